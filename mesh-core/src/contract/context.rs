@@ -1,0 +1,76 @@
+//! What a handler is told beside the message.
+
+use std::sync::Arc;
+
+use crate::{clock::Deadline, envelope::TraceContext};
+
+/// The facts of one attempt. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Context(Arc<Facts>);
+
+/// What [`Context::new`] is made of.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The message's id: the same at every attempt and replay.
+    pub message_id: String,
+    /// The service that published, called or enqueued: made true by the broker.
+    pub caller: String,
+    /// The key to give to a third party, so that a repeat is recognised.
+    pub idempotency_key: String,
+    /// 1 for the first.
+    pub attempt: u32,
+    /// When nobody wants the answer any more.
+    pub deadline: Option<Deadline>,
+    /// The trace that this attempt belongs to.
+    pub trace: TraceContext,
+}
+
+impl Context {
+    /// A context with these facts. Made by the mesh for every attempt; made by hand in a handler's own tests.
+    #[must_use]
+    pub fn new(facts: Facts) -> Context {
+        Context(Arc::new(facts))
+    }
+
+    /// The message's id: the same at every attempt and replay.
+    #[must_use]
+    pub fn message_id(&self) -> &str {
+        &self.0.message_id
+    }
+
+    /// The last part of the message's id, after the producer or caller and the type: what the sender chose.
+    #[must_use]
+    pub fn local_id(&self) -> &str {
+        self.0.message_id.splitn(3, '/').last().unwrap_or_default()
+    }
+
+    /// The service that published, called or enqueued. The broker's permissions make it true.
+    #[must_use]
+    pub fn caller(&self) -> &str {
+        &self.0.caller
+    }
+
+    /// The key to give to a third party, so that a repeat is recognised: at most 255 ASCII characters.
+    #[must_use]
+    pub fn idempotency_key(&self) -> &str {
+        &self.0.idempotency_key
+    }
+
+    /// Which attempt this is; 1 for the first. A delivery that was handed back keeps its number.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.0.attempt
+    }
+
+    /// When nobody wants the answer any more.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Deadline> {
+        self.0.deadline
+    }
+
+    /// The trace that this attempt belongs to.
+    #[must_use]
+    pub fn trace(&self) -> TraceContext {
+        self.0.trace
+    }
+}

@@ -1,0 +1,43 @@
+//! Message types, operations, handlers and what a handler is told.
+//!
+//! The traits here are implemented by code that `mesh-build` generates from `.proto` files; nobody writes them by hand.
+
+mod context;
+mod handler;
+mod operation;
+
+use std::borrow::Cow;
+
+pub use context::{Context, Facts};
+pub use handler::Handler;
+pub use operation::{BoxFuture, Operation, OperationInfo, Repeat, Service};
+
+/// A protobuf message that has a name in a contract.
+///
+/// Only a message of a contract travels; anything else does not compile:
+///
+/// ```compile_fail,E0277
+/// fn travels<M: mesh_core::contract::Contract>() {}
+/// travels::<String>();
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a message of a contract",
+    note = "messages come from .proto files: see mesh_build::compile"
+)]
+pub trait Contract: prost::Message + Default + Send + Sync + 'static {
+    /// `package.Message`
+    const FULL_NAME: &'static str;
+}
+
+/// A fact that happened, published by one service to every consumer that asked for it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event, so it can't be published or consumed",
+    note = "make it one in its .proto: option (mesh.v1.event) = {{ producer: \"…\" }};"
+)]
+pub trait Event: Contract {
+    /// The service that publishes it: `[a-z0-9-]{1,63}`.
+    const PRODUCER: &'static str;
+
+    /// The ordering key; empty where the contract names none.
+    fn key(&self) -> Cow<'_, str>;
+}

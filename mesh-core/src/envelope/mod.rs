@@ -1,0 +1,90 @@
+//! A message with its facts: what its subject and its headers say, read once.
+
+mod note;
+mod trace;
+
+use bytes::Bytes;
+pub use note::{InvalidNote, LaneNote, LetterNote, Note};
+pub use trace::TraceContext;
+
+/// Names of the headers on the wire.
+pub mod header {
+    /// The message's id, `<producer or caller>/<type>/<id>`: the broker's dedupe window knows it.
+    pub const MESSAGE_ID: &str = "Nats-Msg-Id";
+    /// W3C Trace Context.
+    pub const TRACEPARENT: &str = "traceparent";
+    /// Everything that the mesh itself says: see [`super::Note`].
+    pub const MESH: &str = "mesh";
+    /// On lanes only: the attempts so far, `mesh.v1.Attempts` in base64.
+    pub const ATTEMPTS: &str = "mesh-attempts";
+    /// A reply that is a fault: its one line.
+    pub const ERROR: &str = "Nats-Service-Error";
+    /// A reply that is a fault: its HTTP-like code (ADR-32).
+    pub const ERROR_CODE: &str = "Nats-Service-Error-Code";
+    /// Set by the broker on messages that a schedule emitted.
+    pub const SCHEDULER: &str = "Nats-Scheduler";
+}
+
+/// Where a stored message came from, as its delivery says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The stream that it was delivered from.
+    pub stream: String,
+    /// Its sequence there.
+    pub sequence: u64,
+    /// How often the broker says that it delivered it.
+    pub deliveries: u64,
+    /// When it was stored, Unix milliseconds.
+    pub stored_at_ms: i64,
+}
+
+/// A message that the gate opened.
+#[derive(Debug, Clone)]
+pub struct Envelope {
+    /// The subject that the message was first sent to: on a lane, the original's.
+    pub subject: String,
+    /// The message's id: on a lane, the original's.
+    pub message_id: String,
+    /// The producer or caller, made true by the broker.
+    pub caller: String,
+    /// The trace that it belongs to, where it says so.
+    pub trace: Option<TraceContext>,
+    /// What the mesh says about it.
+    pub note: Note,
+    /// Every header as it came.
+    pub headers: Vec<(String, String)>,
+    /// The payload as it came.
+    pub payload: Bytes,
+    /// For stored messages.
+    pub delivery: Option<Delivery>,
+}
+
+impl Envelope {
+    /// The value of a header.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    }
+
+    /// Which attempt this delivery is; 1 for the first.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.note.lane.as_ref().map_or(1, |lane| lane.attempt)
+    }
+
+    /// The key to give to a third party: the note's, else the message's id.
+    #[must_use]
+    pub fn idempotency_key(&self) -> &str {
+        self.note.idempotency_key.as_deref().unwrap_or(&self.message_id)
+    }
+
+    /// The stream and sequence of the original: on a lane, not those of the copy.
+    #[must_use]
+    pub fn source(&self) -> Option<(&str, u64)> {
+        match (&self.note.lane, &self.delivery) {
+            (Some(lane), _) => Some((&lane.source.0, lane.source.1)),
+            (None, Some(delivery)) => Some((&delivery.stream, delivery.sequence)),
+            (None, None) => None,
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The `mesh` header: everything that the mesh itself needs to say about a message, in one header.
+//!
+//! `key=value` pairs joined by `;`. Values are percent-encoded where they hold anything but visible ASCII without `;`, `=`
+//! and `%`. Unknown keys are ignored, so that a newer sender can add some.
+
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+
+use crate::clock::Deadline;
+
+const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b';').add(b'=').add(b'%').add(b'"');
+
+/// What stands in the `mesh` header.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Note {
+    /// `d`: when nobody wants the answer any more, Unix milliseconds.
+    pub deadline: Option<Deadline>,
+    /// `k`: the idempotency key, where it is not the message's id.
+    pub idempotency_key: Option<String>,
+    /// On lanes only.
+    pub lane: Option<LaneNote>,
+}
+
+/// What a delayed or replayed copy carries about its original.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneNote {
+    /// `a`: the number of the next attempt.
+    pub attempt: u32,
+    /// `s`: the subject that the original came on.
+    pub subject: String,
+    /// `i`: the original's id.
+    pub message_id: String,
+    /// `o`: the original's stream and sequence, `<stream>:<sequence>`.
+    pub source: (String, u64),
+    /// `t`: when the original was stored, Unix milliseconds.
+    pub stored_at_ms: i64,
+    /// `l`, `g`, `q`: for a replay, the letter.
+    pub letter: Option<LetterNote>,
+}
+
+/// Which letter a replayed copy belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LetterNote {
+    /// `l`: the letter's id.
+    pub id: String,
+    /// `g`: which replay this is, 1 for the first.
+    pub generation: u32,
+    /// `q`: the sequence of the record that ordered the replay, in the dead-letter stream.
+    pub ordered_at: u64,
+}
+
+/// A `mesh` header that can't be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the header \"mesh\" can't be read: {0}")]
+pub struct InvalidNote(String);
+
+impl Note {
+    /// The header's value; `None` where there is nothing to say.
+    #[must_use]
+    pub fn encode(&self) -> Option<String> {
+        let mut out = String::new();
+        let mut put = |key: &str, value: &dyn std::fmt::Display| {
+            use std::fmt::Write as _;
+            let separator = if out.is_empty() { "" } else { ";" };
+            let text = value.to_string();
+            // Writing to a String can't fail.
+            let _ = write!(out, "{separator}{key}={}", utf8_percent_encode(&text, ESCAPED));
+        };
+        if let Some(deadline) = self.deadline {
+            put("d", &deadline.unix_ms());
+        }
+        if let Some(key) = &self.idempotency_key {
+            put("k", key);
+        }
+        if let Some(lane) = &self.lane {
+            put("a", &lane.attempt);
+            put("s", &lane.subject);
+            put("i", &lane.message_id);
+            put("o", &format_args!("{}:{}", lane.source.0, lane.source.1));
+            put("t", &lane.stored_at_ms);
+            if let Some(letter) = &lane.letter {
+                put("l", &letter.id);
+                put("g", &letter.generation);
+                put("q", &letter.ordered_at);
+            }
+        }
+        (!out.is_empty()).then_some(out)
+    }
+
+    /// Reads the header's value.
+    ///
+    /// # Errors
+    /// Names the pair that can't be read.
+    pub fn parse(header: &str) -> Result<Note, InvalidNote> {
+        let mut pairs = Pairs::default();
+        for pair in header.split(';').filter(|p| !p.is_empty()) {
+            let (key, value) = pair.split_once('=').ok_or_else(|| InvalidNote(format!("{pair:?} is not key=value")))?;
+            let value =
+                percent_decode_str(value).decode_utf8().map_err(|_| InvalidNote(format!("{key:?} is not UTF-8")))?;
+            pairs.0.push((key, value.into_owned()));
+        }
+        Ok(Note {
+            deadline: pairs.number::<i64>("d")?.map(Deadline::at_unix_ms),
+            idempotency_key: pairs.take("k"),
+            lane: lane(&mut pairs)?,
+        })
+    }
+}
+
+fn lane(pairs: &mut Pairs<'_>) -> Result<Option<LaneNote>, InvalidNote> {
+    let Some(subject) = pairs.take("s") else { return Ok(None) };
+    let source = pairs.need("o")?;
+    let (stream, sequence) = source
+        .rsplit_once(':')
+        .and_then(|(stream, sequence)| Some((stream.to_owned(), sequence.parse().ok()?)))
+        .ok_or_else(|| InvalidNote(format!("o={source:?} is not <stream>:<sequence>")))?;
+    let letter = match pairs.take("l") {
+        Some(id) => Some(LetterNote {
+            id,
+            generation: pairs.number("g")?.unwrap_or(1),
+            ordered_at: pairs.number("q")?.ok_or_else(|| InvalidNote("q is missing".into()))?,
+        }),
+        None => None,
+    };
+    Ok(Some(LaneNote {
+        attempt: pairs.number("a")?.unwrap_or(1),
+        subject,
+        message_id: pairs.need("i")?,
+        source: (stream, sequence),
+        stored_at_ms: pairs.number("t")?.unwrap_or(0),
+        letter,
+    }))
+}
+
+#[derive(Default)]
+struct Pairs<'a>(Vec<(&'a str, String)>);
+
+impl Pairs<'_> {
+    fn take(&mut self, key: &str) -> Option<String> {
+        let at = self.0.iter().position(|(k, _)| *k == key)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    fn need(&mut self, key: &str) -> Result<String, InvalidNote> {
+        self.take(key).ok_or_else(|| InvalidNote(format!("{key} is missing")))
+    }
+
+    fn number<T: std::str::FromStr>(&mut self, key: &str) -> Result<Option<T>, InvalidNote> {
+        let Some(text) = self.take(key) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| InvalidNote(format!("{key}={text:?} is not a number that fits")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::{option, prelude::*};
+
+    fn letter() -> impl Strategy<Value = LetterNote> {
+        ("\\PC{1,20}", 1u32.., any::<u64>())
+            .prop_map(|(id, generation, ordered_at)| LetterNote { id, generation, ordered_at })
+    }
+
+    fn lane_note() -> impl Strategy<Value = LaneNote> {
+        (1u32.., "\\PC{1,30}", "\\PC{1,30}", ("\\PC{1,10}", any::<u64>()), any::<i64>(), option::of(letter())).prop_map(
+            |(attempt, subject, message_id, source, stored_at_ms, letter)| LaneNote {
+                attempt,
+                subject,
+                message_id,
+                source,
+                stored_at_ms,
+                letter,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_it_wrote(deadline in option::of(any::<i64>()), key in option::of("\\PC{1,30}"), lane in option::of(lane_note())) {
+            let note = Note { deadline: deadline.map(Deadline::at_unix_ms), idempotency_key: key, lane };
+            let header = note.encode().unwrap_or_default();
+            prop_assert!(header.is_ascii() || !header.contains(['\r', '\n', ';', ' ']) || header.contains(';'));
+            prop_assert_eq!(Note::parse(&header).unwrap(), note);
+        }
+
+        #[test]
+        fn never_panics(text in "\\PC{0,60}") {
+            let _ = Note::parse(&text);
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_ignored_and_broken_ones_named() {
+        assert_eq!(Note::parse("z=1;d=5").unwrap().deadline, Some(Deadline::at_unix_ms(5)));
+        assert!(Note::parse("d=soon").unwrap_err().to_string().contains("d=\"soon\""));
+    }
+}

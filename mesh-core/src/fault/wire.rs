@@ -1,0 +1,77 @@
+//! [`Fault`] to and from `mesh.v1.Fault`.
+
+use std::time::Duration;
+
+use mesh_proto::v1;
+
+use super::{Code, Effect, Fault, Inner, Origin, Reason};
+
+impl From<&Fault> for v1::Fault {
+    fn from(fault: &Fault) -> v1::Fault {
+        let inner = &fault.0;
+        v1::Fault {
+            code: inner.code.into(),
+            effect: inner.effect.into(),
+            reason: inner.reason.code().to_owned(),
+            message: inner.message.clone(),
+            detail: inner.detail.clone(),
+            retry_after_ms: inner.retry_after.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+            origin: Some(v1::Origin {
+                service: inner.origin.service.clone(),
+                vendor: inner.origin.vendor.clone(),
+                operation: inner.origin.operation.clone(),
+                request_id: inner.origin.request_id.clone(),
+                http_status: u32::from(inner.origin.http_status),
+                vendor_code: inner.origin.vendor_code.clone(),
+            }),
+        }
+    }
+}
+
+impl From<v1::Fault> for Fault {
+    /// Reads a fault of any age or origin: an unknown effect counts as *may have happened*, an unknown reason as a refusal.
+    fn from(wire: v1::Fault) -> Fault {
+        let effect = match wire.effect() {
+            Effect::Unspecified => Effect::Unknown,
+            known => known,
+        };
+        let code = Code::try_from(wire.code).unwrap_or(Code::Unknown);
+        let reason = Reason::ALL.iter().find(|r| r.code() == wire.reason).copied().unwrap_or(Reason::HandlerRefused);
+        let origin = wire.origin.unwrap_or_default();
+        Fault(Box::new(Inner {
+            code,
+            effect,
+            reason,
+            message: wire.message,
+            detail: wire.detail,
+            retry_after: (wire.retry_after_ms > 0).then(|| Duration::from_millis(wire.retry_after_ms)),
+            origin: Origin {
+                service: origin.service,
+                vendor: origin.vendor,
+                operation: origin.operation,
+                request_id: origin.request_id,
+                http_status: u16::try_from(origin.http_status).unwrap_or(0),
+                vendor_code: origin.vendor_code,
+            },
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn survives_the_wire() {
+        let fault = Fault::new(Code::ResourceExhausted, Effect::None, Reason::VendorThrottled, "slow down")
+            .with_detail("bucket empty")
+            .with_retry_after(Duration::from_millis(1500))
+            .with_origin(Origin { vendor: "stripe".into(), http_status: 429, ..Origin::default() });
+        assert_eq!(Fault::from(v1::Fault::from(&fault)), fault);
+    }
+
+    #[test]
+    fn an_unstated_effect_may_have_happened() {
+        assert_eq!(Fault::from(v1::Fault::default()).effect(), Effect::Unknown);
+    }
+}

@@ -1,0 +1,22 @@
+//! Messages between services over NATS: publish, consume, call and enqueue, with dead letters and replay.
+//!
+//! The crate is built in floors; a module imports only lower floors, and a test keeps it so:
+//!
+//! ```text
+//! 10 mesh          connect, builder, drain
+//!  9 adapter       an operation -> a vendor's HTTP API -> outcome    operate   what people and tools may ask and order
+//!  8 consume       pull, run, settle
+//!  7 delayed       later, without holding a slot     dead_letter   refused work and its replay
+//!  6 publish       send an event or queue work       request       ask and answer
+//!  4 bus           the broker                        http          one vendor call
+//!  3 gate          seal on the way out, open on the way in           config    files and environment -> valid values
+//!  2 policy        pure decisions      identity   who I am           telemetry what is said about it
+//!  1 contract      message types, the Handler        envelope        a message with its facts
+//!  0 subject       names of places     fault      what went wrong    clock     time, deadlines, task scope
+//! ```
+
+pub mod clock;
+pub mod contract;
+pub mod envelope;
+pub mod fault;
+pub mod subject;

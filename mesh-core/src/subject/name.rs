@@ -1,0 +1,56 @@
+//! Names of services, regions and consumers.
+
+use std::{fmt, str::FromStr};
+
+/// A name of a service, region or consumer: `[a-z0-9-]{1,63}`. It stands as one token of a subject.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(Box<str>);
+
+/// The text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{given:?} is not a name: use 1 to 63 characters of a-z, 0-9 and '-'")]
+pub struct InvalidName {
+    given: String,
+}
+
+impl Name {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `text` is a name.
+    #[must_use]
+    pub fn is_valid(text: &str) -> bool {
+        (1..=63).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+    }
+}
+
+impl FromStr for Name {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Name, InvalidName> {
+        if Name::is_valid(text) { Ok(Name(text.into())) } else { Err(InvalidName { given: text.to_owned() }) }
+    }
+}
+
+impl TryFrom<&str> for Name {
+    type Error = InvalidName;
+
+    fn try_from(text: &str) -> Result<Name, InvalidName> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl AsRef<str> for Name {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
