@@ -15,8 +15,29 @@
 //!  0 subject       names of places     fault      what went wrong    clock     time, deadlines, task scope
 //! ```
 
+pub mod adapter;
+pub mod bus;
 pub mod clock;
+pub mod config;
+pub mod consume;
 pub mod contract;
+pub mod dead_letter;
+pub mod delayed;
 pub mod envelope;
 pub mod fault;
+pub mod gate;
+pub mod http;
+pub mod identity;
+pub mod mesh;
+pub mod policy;
+pub mod publish;
+pub mod request;
 pub mod subject;
+pub mod telemetry;
+
+pub use mesh_proto as proto;
+
+pub use contract::Context;
+pub use fault::Fault;
+pub use mesh::{ConsumerBuilder, Mesh, MeshBuilder, OperationClient, ServeBuilder};
+pub use publish::{Publisher, Receipt};

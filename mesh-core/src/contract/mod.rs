@@ -2,12 +2,17 @@
 //!
 //! The traits here are implemented by code that `mesh-build` generates from `.proto` files; nobody writes them by hand.
 
+pub mod admission;
+pub mod catalog;
 mod context;
+#[doc(hidden)]
+pub mod generated;
 mod handler;
 mod operation;
 
 use std::borrow::Cow;
 
+pub use catalog::Catalog;
 pub use context::{Context, Facts};
 pub use handler::Handler;
 pub use operation::{BoxFuture, Operation, OperationInfo, Repeat, Service};
@@ -40,4 +45,13 @@ pub trait Event: Contract {
 
     /// The ordering key; empty where the contract names none.
     fn key(&self) -> Cow<'_, str>;
+}
+
+/// Includes the code that `mesh_build::compile` wrote in the build script: a module for every protobuf package, and
+/// `DESCRIPTORS`, the encoded descriptor set of the contracts.
+#[macro_export]
+macro_rules! include_contracts {
+    () => {
+        include!(concat!(env!("OUT_DIR"), "/mesh_contracts.rs"));
+    };
 }

@@ -54,6 +54,7 @@ reasons! {
     HandlerTimedOut = "0022", "the handler did not end within its limit";
     OutcomeUnknown = "0023", "whether it happened is unknown: parked for a person";
     LetterChanged = "0024", "the letter changed meanwhile";
+    LetterMissing = "0025", "there is no such letter";
     VendorUnreachable = "0101", "the vendor could not be reached: nothing was sent";
     VendorThrottled = "0102", "the vendor asked to slow down";
     VendorRefused = "0103", "the vendor refused the request as wrong";
@@ -73,6 +74,7 @@ reasons! {
     BrokerMissing = "0205", "nats-server could not be found or installed";
     PortInUse = "0206", "a port is used by another program";
     DownloadDamaged = "0207", "the download is not the pinned file";
+    InvalidInput = "0208", "an argument at the command line is wrong";
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! [`v1`] holds the options that a contract states, and the messages that every part of Mesh exchanges: `Fault`,
 //! `DeadLetter`, `LetterRecord`, `Outcome`. The descriptors are embedded, so that a tool can decode them by name.
 
+pub mod options;
+
 /// The messages and enums of the protobuf package `mesh.v1`.
 #[expect(missing_docs, clippy::all, reason = "generated from proto/mesh/v1, where the comments stand")]
 pub mod v1 {

@@ -67,6 +67,27 @@ pub(crate) struct Stored {
     pub(crate) outcome: Outcome,
 }
 
+/// [`Stored`] as it is kept: 24 bytes instead of 40, 140,000 times.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    params: u64,
+    ready_at_ms: u64,
+    /// The effect's index, or [`NO_EFFECT`].
+    effect: u32,
+    ending: Ending,
+}
+
+/// [`Outcome`] with the rule as its place in [`Book::rules`].
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    Done,
+    Declined,
+    Failed,
+    Refused(u8),
+}
+
+const NO_EFFECT: u32 = u32::MAX;
+
 /// A new effect's place, and what it repeats.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry {
@@ -81,7 +102,9 @@ pub(crate) struct Book {
     effects: Vec<Effect>,
     /// The newest effect of each order; older ones follow by `earlier`.
     by_order: HashMap<Arc<str>, u32>,
-    by_key: HashMap<Arc<str>, Stored>,
+    by_key: HashMap<Arc<str>, Kept>,
+    /// The rules that were remembered so far: a handful.
+    rules: Vec<&'static Rule>,
 }
 
 impl Stored {
@@ -94,22 +117,47 @@ impl Stored {
 impl Book {
     /// What is remembered under `key`.
     pub(crate) fn stored(&self, key: &str) -> Option<Stored> {
-        self.by_key.get(key).copied()
+        let kept = self.by_key.get(key)?;
+        let outcome = match kept.ending {
+            Ending::Done => Outcome::Done,
+            Ending::Declined => Outcome::Declined,
+            Ending::Failed => Outcome::Failed,
+            Ending::Refused(place) => Outcome::Refused(self.rules.get(usize::from(place))?),
+        };
+        let effect = (kept.effect != NO_EFFECT).then_some(kept.effect);
+        Some(Stored { params: kept.params, ready_at_ms: kept.ready_at_ms, effect, outcome })
     }
 
     /// Remembers an outcome under `key`; the first one stays.
     pub(crate) fn store(&mut self, key: &Arc<str>, params: u64, ready_at: Duration, made: (Outcome, Option<u32>)) {
         let ready_at_ms = u64::try_from(ready_at.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         let (outcome, effect) = made;
+        let ending = match outcome {
+            Outcome::Done => Ending::Done,
+            Outcome::Declined => Ending::Declined,
+            Outcome::Failed => Ending::Failed,
+            Outcome::Refused(rule) => Ending::Refused(self.place_of(rule)),
+        };
+        let effect = effect.unwrap_or(NO_EFFECT);
         let entry = self.by_key.entry(Arc::clone(key));
-        let stored = entry.or_insert(Stored { params, ready_at_ms, effect, outcome });
-        stored.effect = stored.effect.or(effect);
+        let kept = entry.or_insert(Kept { params, ready_at_ms, effect, ending });
+        if kept.effect == NO_EFFECT {
+            kept.effect = effect;
+        }
+    }
+
+    fn place_of(&mut self, rule: &'static Rule) -> u8 {
+        let place = self.rules.iter().position(|known| *known == rule).unwrap_or_else(|| {
+            self.rules.push(rule);
+            self.rules.len() - 1
+        });
+        u8::try_from(place).unwrap_or(u8::MAX)
     }
 
     /// Does what is wished, and says what that repeats.
     pub(crate) fn act(&mut self, wish: Wish, key: Option<&Arc<str>>, created_s: u32) -> Entry {
         let index = u32::try_from(self.effects.len()).unwrap_or(u32::MAX);
-        let same_key = key.and_then(|key| self.by_key.get(key)).and_then(|stored| stored.effect);
+        let same_key = key.and_then(|key| self.stored(key)).and_then(|stored| stored.effect);
         let order: Option<Arc<str>> = wish.order.map(Arc::from);
         let earlier = order.as_ref().and_then(|order| self.by_order.insert(Arc::clone(order), index));
         let first = self.first_of(key, order.as_ref(), same_key.or(earlier));
@@ -180,7 +228,7 @@ mod tests {
     #[test]
     fn one_effect_stays_small() {
         assert!(size_of::<Effect>() <= 80, "{}", size_of::<Effect>());
-        assert!(size_of::<Stored>() <= 40, "{}", size_of::<Stored>());
+        assert!(size_of::<Kept>() <= 24, "{}", size_of::<Kept>());
     }
 
     #[test]
@@ -203,6 +251,23 @@ mod tests {
         assert_eq!(counts, [2, 1, 0, 1, 1, 2, 0]);
         assert_eq!(counts.iter().sum::<u32>(), 7, "the counts of the lines are all effects");
         assert_eq!(book.of_order("1").map(|(index, _)| index).collect::<Vec<_>>(), [3, 2, 0]);
+    }
+
+    #[test]
+    fn a_stored_refusal_keeps_its_own_rule() {
+        static RULES: [Rule; 2] = [
+            Rule { status: 400, code: "a", param: "", message: "" },
+            Rule { status: 400, code: "b", param: "", message: "" },
+        ];
+        let mut book = Book::default();
+        for (key, rule) in [("1", 0), ("2", 1), ("3", 0)] {
+            book.store(&key.into(), 0, Duration::ZERO, (Outcome::Refused(&RULES[rule]), None));
+        }
+        let codes = ["1", "2", "3"].map(|key| match book.stored(key).unwrap().outcome {
+            Outcome::Refused(rule) => rule.code,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(codes, ["a", "b", "a"]);
     }
 
     #[test]

@@ -125,8 +125,10 @@ impl Desk {
             return Decision::at_once(now, verdict);
         }
         let ready_at = now + self.pause();
-        if let Some(verdict) = self.recall(now, &call) {
-            return Decision { verdict, ready_at, cut: false };
+        match self.recall(now, &call) {
+            Some(verdict @ Verdict::Ended { .. }) => return Decision { verdict, ready_at, cut: false },
+            Some(verdict) => return Decision::at_once(now, verdict),
+            None => {}
         }
         match call.wish {
             Ok(wish) => self.end(ready_at, wish, (call.key.map(Arc::from), call.params, call.now_s)),

@@ -32,8 +32,7 @@ impl Bucket {
             return true;
         }
         if self.rule != (knobs.rate_per_s, knobs.burst) {
-            *self =
-                Self { tokens: f64::from(knobs.burst), filled_at: now, rule: (knobs.rate_per_s, knobs.burst) };
+            *self = Self { tokens: f64::from(knobs.burst), filled_at: now, rule: (knobs.rate_per_s, knobs.burst) };
         }
         let elapsed = now.saturating_sub(self.filled_at).as_secs_f64();
         self.filled_at = now;
@@ -120,7 +119,10 @@ mod tests {
         let knobs = Knobs { rate_per_s: 10.0, burst: 3, ..Knobs::default() };
         let mut bucket = Bucket::new();
         let at = |bucket: &mut Bucket, t: u64| bucket.take(ms(t), &knobs);
-        assert_eq!([at(&mut bucket, 0), at(&mut bucket, 0), at(&mut bucket, 0), at(&mut bucket, 0)], [true, true, true, false]);
+        assert_eq!(
+            [at(&mut bucket, 0), at(&mut bucket, 0), at(&mut bucket, 0), at(&mut bucket, 0)],
+            [true, true, true, false]
+        );
         assert_eq!([at(&mut bucket, 99), at(&mut bucket, 100), at(&mut bucket, 101)], [false, true, false]);
         let given = (0..10_000).filter(|_| at(&mut bucket, 60_000)).count();
         assert_eq!(given, 3, "a rest fills it to the burst, no more");

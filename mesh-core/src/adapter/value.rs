@@ -1,0 +1,191 @@
+//! What expressions see, filled straight from the decoded message and the answer: nothing that no expression names is
+//! converted, and texts are borrowed.
+
+use std::{borrow::Cow, collections::BTreeMap, collections::HashMap, fmt};
+
+use ::http::HeaderMap;
+use cel::{
+    ExecutionError,
+    common::{
+        traits::Indexer,
+        types::{CelBool, CelBytes, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelString, CelUInt, Type},
+        value::{CowVal, Val},
+    },
+    context::VariableResolver,
+};
+use prost_reflect::{DynamicMessage, MapKey, Value};
+use secrecy::{ExposeSecret, SecretString};
+
+type Boxed<'m> = Box<dyn Val + 'm>;
+
+static RECORD: Type = Type::new_unspecified_type("record");
+
+/// Something with named fields, read on access. Its `Debug` shows no value.
+#[derive(Clone, Copy)]
+pub(super) enum Record<'m> {
+    Message(&'m DynamicMessage),
+    Secrets(&'m BTreeMap<String, SecretString>),
+    Headers(&'m HeaderMap),
+}
+
+impl<'m> Record<'m> {
+    fn field(self, name: &str) -> Option<Boxed<'m>> {
+        match self {
+            Record::Message(message) => field(message, name),
+            Record::Secrets(secrets) => Some(Box::new(CelString::from(secrets.get(name)?.expose_secret()))),
+            Record::Headers(headers) => Some(match String::from_utf8_lossy(headers.get(name)?.as_bytes()) {
+                Cow::Borrowed(text) => Box::new(CelString::from(text)),
+                Cow::Owned(text) => Box::new(CelString::from(text)),
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Record<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("record")
+    }
+}
+
+impl Val for Record<'_> {
+    fn get_type(&self) -> &Type {
+        &RECORD
+    }
+
+    fn cel_type() -> &'static Type {
+        &RECORD
+    }
+
+    fn as_indexer<'b, 'v>(&'b self) -> Option<&'b (dyn Indexer + 'v)>
+    where
+        Self: 'v,
+    {
+        Some(self)
+    }
+
+    fn clone_as_boxed<'v>(&self) -> Boxed<'v>
+    where
+        Self: 'v,
+    {
+        Box::new(*self)
+    }
+}
+
+impl Indexer for Record<'_> {
+    fn get<'b, 'v>(&'b self, index: &dyn Val) -> Result<CowVal<'b, 'v>, ExecutionError>
+    where
+        Self: 'v,
+    {
+        let name = index.downcast_ref::<CelString<'_>>().ok_or_else(|| ExecutionError::UnexpectedType {
+            got: index.get_type().name().to_owned(),
+            want: "string".to_owned(),
+        })?;
+        self.field(name.inner()).map(CowVal::Owned).ok_or_else(|| ExecutionError::no_such_key(name.inner()))
+    }
+
+    fn steal<'v>(self: Box<Self>, index: &dyn Val) -> Result<Boxed<'v>, ExecutionError>
+    where
+        Self: 'v,
+    {
+        self.get(index).map(CowVal::into_owned)
+    }
+}
+
+/// The field's value, its default where it is unset. `None`: unset where the contract tells that apart.
+fn field<'m>(message: &'m DynamicMessage, name: &str) -> Option<Boxed<'m>> {
+    let descriptor = message.descriptor().get_field_by_name(name)?;
+    if descriptor.supports_presence() && !message.has_field(&descriptor) {
+        return None;
+    }
+    Some(match message.get_field(&descriptor) {
+        Cow::Borrowed(value) => borrowed(value),
+        Cow::Owned(value) => owned(&value),
+    })
+}
+
+fn borrowed(value: &Value) -> Boxed<'_> {
+    match value {
+        Value::String(text) => Box::new(CelString::from(text.as_str())),
+        Value::Bytes(bytes) => Box::new(CelBytes::from(bytes.as_ref())),
+        Value::List(items) => Box::new(CelList::from(items.iter().map(borrowed).collect::<Vec<_>>())),
+        Value::Map(entries) => {
+            let entries: HashMap<_, _> = entries.iter().map(|(key, value)| (map_key(key), borrowed(value))).collect();
+            Box::new(CelMap::from(entries))
+        }
+        Value::Message(message) => {
+            let fields = message.descriptor().fields().filter_map(|f| Some((f.name().to_owned(), field(message, f.name())?)));
+            Box::new(CelMap::from(fields.map(|(name, value)| (CelMapKey::from(name), value)).collect::<HashMap<_, _>>()))
+        }
+        scalar => owned(scalar),
+    }
+}
+
+/// A scalar, or the empty default of anything else.
+fn owned<'v>(value: &Value) -> Boxed<'v> {
+    match value {
+        Value::Bool(value) => Box::new(CelBool::from(*value)),
+        Value::I32(number) | Value::EnumNumber(number) => Box::new(CelInt::from(i64::from(*number))),
+        Value::I64(number) => Box::new(CelInt::from(*number)),
+        Value::U32(number) => Box::new(CelUInt::from(u64::from(*number))),
+        Value::U64(number) => Box::new(CelUInt::from(*number)),
+        Value::F32(number) => Box::new(CelDouble::from(f64::from(*number))),
+        Value::F64(number) => Box::new(CelDouble::from(*number)),
+        Value::String(text) => Box::new(CelString::from(text.clone())),
+        Value::Bytes(bytes) => Box::new(CelBytes::from(bytes.to_vec())),
+        Value::List(_) => Box::new(CelList::from(Vec::new())),
+        Value::Map(_) | Value::Message(_) => Box::new(CelMap::from(HashMap::new())),
+    }
+}
+
+fn map_key(key: &MapKey) -> CelMapKey<'_> {
+    match key {
+        MapKey::Bool(value) => CelMapKey::from(*value),
+        MapKey::I32(number) => CelMapKey::from(i64::from(*number)),
+        MapKey::I64(number) => CelMapKey::from(*number),
+        MapKey::U32(number) => CelMapKey::from(u64::from(*number)),
+        MapKey::U64(number) => CelMapKey::from(*number),
+        MapKey::String(text) => CelMapKey::from(text.as_str()),
+    }
+}
+
+/// The variables of a request.
+#[derive(Debug)]
+pub(super) struct Asking<'m> {
+    pub(super) request: Record<'m>,
+    pub(super) secret: Record<'m>,
+    pub(super) id: CelString<'m>,
+    pub(super) key: CelString<'m>,
+    pub(super) attempt: CelInt,
+}
+
+impl VariableResolver for Asking<'_> {
+    fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
+        Some(match variable {
+            "request" => CowVal::Borrowed(&self.request),
+            "secret" => CowVal::Borrowed(&self.secret),
+            "id" => CowVal::Borrowed(&self.id),
+            "key" => CowVal::Borrowed(&self.key),
+            "attempt" => CowVal::Borrowed(&self.attempt),
+            _ => return None,
+        })
+    }
+}
+
+/// The variables of an answer.
+#[derive(Debug)]
+pub(super) struct Answered<'m> {
+    pub(super) status: CelInt,
+    pub(super) headers: Record<'m>,
+    pub(super) body: Boxed<'m>,
+}
+
+impl VariableResolver for Answered<'_> {
+    fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
+        Some(match variable {
+            "status" => CowVal::Borrowed(&self.status),
+            "headers" => CowVal::Borrowed(&self.headers),
+            "body" => CowVal::Borrowed(self.body.as_ref()),
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,187 @@
+//! Streams and consumers: made by `mesh` alone, never by a service.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    self,
+    consumer::{self, AckPolicy, DeliverPolicy},
+    stream::{self, DiscardPolicy, RetentionPolicy, StorageType},
+};
+
+use super::Bus;
+use crate::{
+    fault::{Code, Effect, Fault, Reason},
+    policy::compile::{ConsumerSpec, Kind, StreamSpec},
+};
+
+/// How much a stream may hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// Copies: 1 on one server, 3 in production.
+    pub replicas: usize,
+    /// How long events and outcomes are kept.
+    pub event_age: Duration,
+    /// Bytes that one stream may hold; a full one refuses, it never drops what is old.
+    pub max_bytes: i64,
+    /// How long a delivery's lease lasts without a sign of life.
+    pub ack_wait: Duration,
+    /// Deliveries of one consumer that may be under way.
+    pub max_ack_pending: i64,
+}
+
+impl Default for StreamLimits {
+    fn default() -> StreamLimits {
+        StreamLimits {
+            replicas: 1,
+            event_age: Duration::from_secs(7 * 24 * 3600),
+            max_bytes: 16 * 1024 * 1024 * 1024,
+            ack_wait: Duration::from_secs(30),
+            max_ack_pending: 4096,
+        }
+    }
+}
+
+/// What a stream holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamState {
+    /// Its name.
+    pub name: String,
+    /// Messages in it.
+    pub messages: u64,
+    /// Bytes in it.
+    pub bytes: u64,
+    /// The sequence of the last message that was stored.
+    pub last_sequence: u64,
+}
+
+/// How far a consumer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerState {
+    /// Its name at the broker.
+    pub durable: String,
+    /// Not delivered yet.
+    pub pending: u64,
+    /// Delivered and not settled.
+    pub in_flight: u64,
+}
+
+/// The broker's far backstop: attempts are counted by the mesh.
+const MAX_DELIVER: i64 = 1000;
+/// How long the broker remembers message ids.
+const DEDUPE_WINDOW: Duration = Duration::from_secs(120);
+
+impl Bus {
+    fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(self.0.client.clone())
+    }
+
+    /// Makes the stream what `spec` says, whether it exists or not.
+    ///
+    /// # Errors
+    /// The broker refuses, or this identity may not.
+    pub async fn apply_stream(&self, spec: &StreamSpec, limits: &StreamLimits) -> Result<(), Fault> {
+        let config = stream_config(spec, limits);
+        let applied = self.jetstream().create_or_update_stream(config).await;
+        applied.map(drop).map_err(|error| refused("stream", &spec.name, &error))
+    }
+
+    /// Makes the durable consumer what `spec` says, whether it exists or not.
+    ///
+    /// # Errors
+    /// The broker refuses, or this identity may not.
+    pub async fn apply_consumer(&self, spec: &ConsumerSpec, limits: &StreamLimits) -> Result<(), Fault> {
+        let config = consumer::pull::Config {
+            durable_name: Some(spec.durable.clone()),
+            filter_subjects: spec.filters.clone(),
+            ack_policy: AckPolicy::Explicit,
+            deliver_policy: DeliverPolicy::All,
+            ack_wait: limits.ack_wait,
+            max_ack_pending: limits.max_ack_pending,
+            max_deliver: MAX_DELIVER,
+            ..Default::default()
+        };
+        let applied = self.jetstream().create_consumer_on_stream(config, spec.stream.as_str()).await;
+        applied.map(drop).map_err(|error| refused("consumer", &spec.durable, &error))
+    }
+
+    /// What a stream holds. `None`: there is no such stream.
+    ///
+    /// # Errors
+    /// The broker can't be reached, or this identity may not ask.
+    pub async fn stream_state(&self, name: &str) -> Result<Option<StreamState>, Fault> {
+        use async_nats::jetstream::context::GetStreamErrorKind as Kind;
+        match self.jetstream().get_stream(name).await {
+            Ok(stream) => {
+                let state = &stream.cached_info().state;
+                Ok(Some(StreamState {
+                    name: name.to_owned(),
+                    messages: state.messages,
+                    bytes: state.bytes,
+                    last_sequence: state.last_sequence,
+                }))
+            }
+            Err(error) => match error.kind() {
+                Kind::JetStream(inner) if inner.code() == 404 => Ok(None),
+                _ => Err(refused("stream", name, &error)),
+            },
+        }
+    }
+
+    /// How far a consumer is. `None`: there is no such consumer.
+    ///
+    /// # Errors
+    /// The broker can't be reached, or this identity may not ask.
+    pub async fn consumer_state(&self, stream: &str, durable: &str) -> Result<Option<ConsumerState>, Fault> {
+        let found = self.jetstream().get_consumer_from_stream::<consumer::pull::Config, _, _>(durable, stream).await;
+        match found {
+            Ok(consumer) => {
+                let info = consumer.cached_info();
+                Ok(Some(ConsumerState {
+                    durable: durable.to_owned(),
+                    pending: info.num_pending,
+                    in_flight: u64::try_from(info.num_ack_pending).unwrap_or(0),
+                }))
+            }
+            Err(error) if error.to_string().contains("not found") => Ok(None),
+            Err(error) => Err(refused("consumer", durable, &error)),
+        }
+    }
+}
+
+fn stream_config(spec: &StreamSpec, limits: &StreamLimits) -> stream::Config {
+    let (retention, max_age) = match spec.kind {
+        Kind::Events => (RetentionPolicy::Limits, limits.event_age),
+        Kind::Work | Kind::Lane => (RetentionPolicy::WorkQueue, Duration::ZERO),
+        Kind::Letters => (RetentionPolicy::Limits, Duration::ZERO),
+    };
+    stream::Config {
+        name: spec.name.clone(),
+        subjects: spec.subjects.clone(),
+        retention,
+        max_age,
+        max_bytes: limits.max_bytes,
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        num_replicas: limits.replicas,
+        duplicate_window: DEDUPE_WINDOW,
+        allow_atomic_publish: true,
+        allow_message_schedules: spec.kind == Kind::Lane,
+        deny_delete: spec.kind == Kind::Letters,
+        ..Default::default()
+    }
+}
+
+fn refused(what: &str, name: &str, error: &dyn std::error::Error) -> Fault {
+    let message = format!("the bus did not make or show the {what} {name:?}: {error}");
+    Fault::new(Code::Unavailable, Effect::Unknown, Reason::PublishRefused, message)
+}
+
+/// The words of an error in an answer of JetStream's API. `None`: it is no error.
+pub(super) fn api_error(payload: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Answer {
+        error: Option<super::commit::ApiError>,
+    }
+    let answer: Answer = serde_json::from_slice(payload).ok()?;
+    answer.error.map(|error| format!("{} ({})", error.description, error.err_code))
+}

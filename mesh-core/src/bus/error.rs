@@ -1,0 +1,104 @@
+//! How a message that was sent can end.
+
+use crate::fault::{Code, Effect, Fault, Reason};
+
+/// The broker stored it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The stream.
+    pub stream: String,
+    /// Its sequence there.
+    pub sequence: u64,
+    /// A message with this id was there already; nothing was added.
+    pub duplicate: bool,
+}
+
+/// Why it is not known to be stored or answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// No stream, and no service, listens on the subject (or the broker elects a leader).
+    #[error("nobody listens on the subject")]
+    NobodyListens,
+    /// No answer came in time.
+    #[error("no answer came in time")]
+    TimedOut,
+    /// The connection ended while the answer was awaited.
+    #[error("the connection ended before the answer came")]
+    Disconnected,
+    /// It never left.
+    #[error("not sent: {0}")]
+    NotSent(String),
+    /// The broker's access rules.
+    #[error("the broker denies this identity the subject {subject:?}")]
+    Denied {
+        /// What was denied.
+        subject: String,
+    },
+    /// The stream said no.
+    #[error("the stream refused it: {description} ({code})")]
+    Rejected {
+        /// JetStream's own error code.
+        code: u64,
+        /// Its words.
+        description: String,
+    },
+}
+
+/// JetStream's code for "wrong last sequence": an expectation that did not hold.
+const WRONG_LAST_SEQUENCE: [u64; 2] = [10071, 10164];
+/// JetStream's codes for a limit that is reached: messages, bytes, account storage.
+const FULL: [u64; 5] = [10077, 10047, 10023, 10076, 10110];
+
+impl PublishError {
+    /// Whether it may have been stored or acted upon all the same.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, PublishError::TimedOut | PublishError::Disconnected)
+    }
+
+    /// Whether something else stands already where this was to be the next.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, PublishError::Rejected { code, .. } if WRONG_LAST_SEQUENCE.contains(code))
+    }
+
+    /// Whether the stream has no room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, PublishError::Rejected { code, .. } if FULL.contains(code))
+    }
+
+    /// As a fault of storing `what`.
+    #[must_use]
+    pub fn into_fault(self, what: &str) -> Fault {
+        let detail = self.to_string();
+        let (code, effect, reason, message) = match &self {
+            PublishError::NobodyListens => (
+                Code::Unavailable,
+                Effect::None,
+                Reason::StreamMissing,
+                format!("no stream takes {what} now; is the topology applied (mesh apply) and the leader elected?"),
+            ),
+            PublishError::TimedOut | PublishError::Disconnected => (
+                Code::Unavailable,
+                Effect::Unknown,
+                Reason::PublishUnconfirmed,
+                format!("the bus did not confirm {what}; publish it again with the same id, which is safe"),
+            ),
+            PublishError::NotSent(_) => {
+                (Code::Unavailable, Effect::None, Reason::BusUnavailable, format!("{what} was not sent"))
+            }
+            PublishError::Denied { subject } => (
+                Code::PermissionDenied,
+                Effect::None,
+                Reason::AccessDenied,
+                format!("{what}: the broker denies this identity {subject:?}; declare it in the mesh file"),
+            ),
+            PublishError::Rejected { description, .. } => {
+                let code = if self.is_full() { Code::Unavailable } else { Code::Internal };
+                (code, Effect::None, Reason::PublishRefused, format!("the bus refused {what}: {description}"))
+            }
+        };
+        Fault::new(code, effect, reason, message).with_detail(detail)
+    }
+}

@@ -1,0 +1,96 @@
+//! Reading a stream from its beginning, in order, without taking anything away: for tools.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    self,
+    consumer::{AckPolicy, DeliverPolicy, pull},
+};
+use futures_util::StreamExt as _;
+
+use super::Bus;
+use crate::{
+    fault::{Code, Effect, Fault, Reason},
+    gate::Unopened,
+};
+
+/// Whether to read on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Read on.
+    No,
+    /// That was enough.
+    Yes,
+}
+
+/// No message for so long: the broker went away in the middle.
+const SILENCE: Duration = Duration::from_secs(10);
+
+impl Bus {
+    /// Reads what `stream` holds now on subjects that match `filter`, in the order it was stored, until its end or until
+    /// `each` says stop. A stream that does not exist holds nothing.
+    ///
+    /// # Errors
+    /// The broker can't be reached, goes silent, or this identity may not read.
+    pub async fn read(
+        &self,
+        stream: &str,
+        filter: &str,
+        mut each: impl FnMut(Unopened) -> Stop,
+    ) -> Result<(), Fault> {
+        let Some(_) = self.stream_state(stream).await? else { return Ok(()) };
+        let config = pull::Config {
+            filter_subject: filter.to_owned(),
+            ack_policy: AckPolicy::None,
+            deliver_policy: DeliverPolicy::All,
+            inactive_threshold: Duration::from_secs(30),
+            memory_storage: true,
+            ..Default::default()
+        };
+        let context = jetstream::new(self.0.client.clone());
+        let consumer =
+            context.create_consumer_on_stream(config, stream).await.map_err(|error| unreadable(stream, &error))?;
+        let mut left = consumer.cached_info().num_pending;
+        if left == 0 {
+            return Ok(());
+        }
+        let mut messages = consumer
+            .stream()
+            .max_messages_per_batch(1000)
+            .messages()
+            .await
+            .map_err(|error| unreadable(stream, &error))?;
+        while left > 0 {
+            let next = tokio::time::timeout(SILENCE, messages.next()).await;
+            let message = match next {
+                Ok(Some(Ok(message))) => message,
+                Ok(Some(Err(error))) => return Err(unreadable(stream, &error)),
+                Ok(None) => break,
+                Err(_) => return Err(silent(stream)),
+            };
+            left -= 1;
+            let received = super::convert::Received::from(message.split().0);
+            if each(Unopened::new(received.into_raw())) == Stop::Yes {
+                break;
+            }
+        }
+        let name = consumer.cached_info().name.clone();
+        // It would go by itself after its threshold; an error here harms nothing.
+        let _ = context.delete_consumer_from_stream(&name, stream).await;
+        Ok(())
+    }
+}
+
+fn unreadable(stream: &str, error: &dyn std::error::Error) -> Fault {
+    Fault::new(
+        Code::Unavailable,
+        Effect::None,
+        Reason::BusUnavailable,
+        format!("the stream {stream:?} can't be read: {error}"),
+    )
+}
+
+fn silent(stream: &str) -> Fault {
+    let message = format!("the bus stopped sending {stream:?} for {} s", SILENCE.as_secs());
+    Fault::new(Code::Unavailable, Effect::None, Reason::BusUnavailable, message)
+}

@@ -1,0 +1,34 @@
+//! Durations as people write them: `10s`, `250ms`, `5m`, `24h`, `7d`.
+
+use std::time::Duration;
+
+/// Reads one. `None`: not a whole number with one of the units `ms`, `s`, `m`, `h`, `d`.
+pub(super) fn parse(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let number: u64 = text[..digits].parse().ok()?;
+    let unit_ms: u64 = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    Some(Duration::from_millis(number.checked_mul(unit_ms)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_units_and_nothing_else() {
+        for (text, ms) in [("0s", 0), ("250ms", 250), ("10s", 10_000), ("5m", 300_000), ("24h", 86_400_000), ("1d", 86_400_000)]
+        {
+            assert_eq!(parse(text), Some(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "10", "s", "-1s", "1.5s", "10 s", "10S", "1h30m", "99999999999999999999s", "18446744073709551615d"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+}

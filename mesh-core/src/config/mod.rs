@@ -1,0 +1,17 @@
+//! Files and the environment become valid values, or errors with a place.
+//!
+//! The only module that reads the environment. Everything is checked at load: a vendor file that loads can be run.
+
+mod duration;
+mod environment;
+mod expression;
+pub mod mesh_file;
+mod problem;
+mod template;
+pub mod vendor;
+mod yaml;
+
+pub use environment::{Environment, Unset};
+pub use expression::{Expression, engine};
+pub use problem::{Kind, Place, Problem, Problems};
+pub use template::{Part, Template};

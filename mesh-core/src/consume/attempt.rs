@@ -1,0 +1,195 @@
+//! One attempt, from the delivery to its settlement, to be read from top to bottom.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use mesh_proto::v1;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use super::{
+    feed::InHand,
+    lease::Lease,
+    worker::Worker,
+};
+use crate::{
+    contract::{Context, Facts},
+    delayed::{attempts_of, stored_at},
+    envelope::{Envelope, TraceContext},
+    fault::{Code, Effect, Fault, Reason},
+    gate::{Opened, Unopened},
+    policy::retry::{self, Failure, Verdict, Why},
+    telemetry::trace,
+};
+
+/// How an attempt ended, before anything is done about it.
+pub(super) enum Ended {
+    /// Done; for an operation, the reply's bytes.
+    Done(Bytes),
+    /// It was answered with no: done as well.
+    Refused(Fault),
+    /// Again after the delay.
+    Again { delay: Duration, attempt: u32 },
+    /// To the letters.
+    DeadLetter(Fault),
+    /// Back to the broker, as if it had not been begun.
+    HandedBack,
+}
+
+impl Worker {
+    /// Handles one delivery: permit, gate, limits, handler, verdict, settlement.
+    pub(super) async fn attempt(self: Arc<Self>, delivery: Unopened, reply: Arc<str>, lease: Lease, _here: InHand) {
+        let Some(_permit) = self.place().await else {
+            self.release(&reply).await;
+            return;
+        };
+        let in_flight = self.metrics.begin();
+        let Opened { envelope, refusal, .. } = delivery.open();
+        let span = tracing::debug_span!(
+            "mesh.consume",
+            consumer = %self.lane.consumer,
+            message_id = envelope.message_id,
+            attempt = envelope.attempt()
+        );
+        let trace = envelope.trace.unwrap_or_else(|| TraceContext::root(false));
+        trace::adopt(&span, trace);
+        let started = Instant::now();
+        async {
+            let mut attempts = attempts_of(&envelope);
+            let ended = match refusal {
+                Some(refusal) => Ended::DeadLetter(refusal),
+                None => self.try_once(&envelope, &mut attempts, trace).await,
+            };
+            self.settle(&envelope, &reply, ended, attempts, started).await;
+        }
+        .instrument(span)
+        .await;
+        drop((lease, in_flight));
+    }
+
+    /// A permit, once the admission is open. `None`: the service drains.
+    async fn place(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        let permit = tokio::select! {
+            biased;
+            () = self.scope.stopped() => return None,
+            permit = self.permits.acquire() => permit.ok()?,
+        };
+        while let Some(closed) = self.settings.admission.closed_for() {
+            tokio::select! {
+                () = self.scope.stopped() => return None,
+                () = tokio::time::sleep(closed) => {}
+            }
+        }
+        Some(permit)
+    }
+
+    async fn try_once(&self, envelope: &Envelope, attempts: &mut v1::Attempts, trace: TraceContext) -> Ended {
+        if let Some(fault) = self.over_its_limits(envelope) {
+            return Ended::DeadLetter(fault);
+        }
+        let clock = self.bus.gate().clock();
+        let (started_at_ms, started) = (clock.now_ms(), Instant::now());
+        let handled = tokio::select! {
+            biased;
+            handled = self.handle(envelope, trace) => handled,
+            () = self.abort.stopped() => return Ended::HandedBack,
+        };
+        let fault = match handled {
+            Ok(reply) => return Ended::Done(reply),
+            Err(fault) => self.signed(fault, envelope),
+        };
+        attempts.attempts.push(v1::Attempt {
+            number: envelope.attempt(),
+            started_at_ms,
+            duration_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            fault: Some((&fault).into()),
+        });
+        self.judge(envelope, fault)
+    }
+
+    /// What is captured before its handler runs.
+    fn over_its_limits(&self, envelope: &Envelope) -> Option<Fault> {
+        let clock = self.bus.gate().clock();
+        if envelope.note.deadline.is_some_and(|deadline| deadline.is_over(clock)) {
+            let message = "its deadline had passed before it was handled";
+            return Some(Fault::new(Code::DeadlineExceeded, Effect::None, Reason::DeadlineExpired, message));
+        }
+        (envelope.attempt() > self.settings.retry.max_attempts).then(|| {
+            let message = format!("attempt {} is over the limit of {}", envelope.attempt(), self.settings.retry.max_attempts);
+            Fault::new(Code::Internal, Effect::Unknown, Reason::AttemptsExhausted, message)
+        })
+    }
+
+    /// The handler, with its time limit and its panics caught.
+    async fn handle(&self, envelope: &Envelope, trace: TraceContext) -> Result<Bytes, Fault> {
+        let cx = Context::new(Facts {
+            message_id: envelope.message_id.clone(),
+            caller: envelope.caller.clone(),
+            idempotency_key: envelope.idempotency_key().to_owned(),
+            attempt: envelope.attempt(),
+            deadline: envelope.note.deadline,
+            trace: trace::outgoing(Some(trace)),
+        });
+        let limit = self.settings.handler_limit;
+        let handling = AssertUnwindSafe(self.work.handle(cx, envelope)).catch_unwind();
+        match tokio::time::timeout(limit, handling).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(panic)) => {
+                Err(Fault::new(Code::Internal, Effect::Unknown, Reason::HandlerPanicked, "the handler panicked")
+                    .with_detail(panic_text(&*panic)))
+            }
+            Err(_) => Err(Fault::new(
+                Code::DeadlineExceeded,
+                Effect::Unknown,
+                Reason::HandlerTimedOut,
+                format!("the handler did not end within {} s", limit.as_secs_f32()),
+            )),
+        }
+    }
+
+    fn judge(&self, envelope: &Envelope, fault: Fault) -> Ended {
+        let clock = self.bus.gate().clock();
+        let age_ms = clock.now_ms().saturating_sub(stored_at(envelope));
+        let failure = Failure {
+            fault: &fault,
+            attempt: envelope.attempt(),
+            repeat: self.work.repeat(envelope),
+            age: Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)),
+            remaining: envelope.note.deadline.map(|deadline| deadline.remaining(clock)),
+        };
+        match retry::decide(&self.settings.retry, &failure, fastrand::f64()) {
+            // An event has no requester to whom a no could go: it is a refusal like others.
+            Verdict::Answered if self.work.operation(envelope).is_none() => Ended::DeadLetter(fault),
+            Verdict::Answered => Ended::Refused(fault),
+            Verdict::Delay { delay, attempt } => Ended::Again { delay, attempt },
+            Verdict::DeadLetter(why) => Ended::DeadLetter(explained(fault, why)),
+        }
+    }
+
+    fn signed(&self, fault: Fault, envelope: &Envelope) -> Fault {
+        let mut origin = fault.origin().clone();
+        if let (true, Some((service, method))) = (origin.operation.is_empty(), self.work.operation(envelope)) {
+            origin.operation = format!("{service}/{method}");
+        }
+        fault.with_origin(origin).raised_by(self.lane.service.as_str())
+    }
+}
+
+/// The letter's fault is the last attempt's, with why there is no further one.
+fn explained(fault: Fault, why: Why) -> Fault {
+    let note = match why {
+        Why::Refused => return fault,
+        Why::Parked => "parked: it may have happened, and its contract does not allow to repeat it blindly",
+        Why::AttemptsExhausted => "every attempt was used up",
+        Why::TooOld => "it is older than the rule allows to try again",
+        Why::DeadlineBeforeRetry => "its deadline comes before the next attempt",
+    };
+    let detail = if fault.detail().is_empty() { note.to_owned() } else { format!("{note}; {}", fault.detail()) };
+    fault.with_detail(detail)
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without words".into())
+}

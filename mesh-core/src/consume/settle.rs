@@ -1,0 +1,158 @@
+//! Settling by hand-over: the successor is confirmed first, then the delivery is acknowledged.
+//!
+//! A crash between the two leaves the delivery unacknowledged; the successor is then found to be there already. When the
+//! broker does not take the successor (full, away), the work waits here, with its lease kept alive, and says so.
+
+use std::{future::Future, time::Duration};
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use mesh_proto::v1;
+use prost::Message as _;
+use tokio::time::Instant;
+
+use super::{attempt::Ended, worker::Worker};
+use crate::{
+    bus::{Ack, PublishError},
+    dead_letter,
+    delayed,
+    envelope::Envelope,
+    fault::Fault,
+    subject::OUTCOME_STREAM,
+    telemetry::metrics::How,
+};
+
+/// The delivery was given up by a drain: it is not settled.
+struct GivenUp;
+
+impl Worker {
+    pub(super) async fn settle(
+        &self,
+        envelope: &Envelope,
+        reply: &str,
+        ended: Ended,
+        attempts: v1::Attempts,
+        started: Instant,
+    ) {
+        let (how, handed_over) = match ended {
+            Ended::HandedBack => (How::Release, Err(GivenUp)),
+            Ended::Done(bytes) => (How::Accept, self.done(envelope, v1::outcome::End::Reply(bytes)).await),
+            Ended::Refused(fault) => {
+                (How::Accept, self.done(envelope, v1::outcome::End::Refused((&fault).into())).await)
+            }
+            Ended::Again { delay, attempt } => (How::Delay, self.again(envelope, delay, attempt, &attempts).await),
+            Ended::DeadLetter(fault) => (How::DeadLetter, self.dead_letter(envelope, &fault, attempts).await),
+        };
+        let settled = match handed_over {
+            Ok(()) => self.bus.ack(reply, Ack::Accept).await,
+            Err(GivenUp) => {
+                self.release(reply).await;
+                Ok(())
+            }
+        };
+        if let Err(error) = settled {
+            // It will be delivered again; its successor is there and found.
+            tracing::warn!(%error, message_id = envelope.message_id, "the ack was not sent");
+        }
+        self.metrics.settled(how, started.elapsed());
+    }
+
+    /// Hands a delivery back: it is delivered again at once, to whoever asks, with the same attempt.
+    pub(super) async fn release(&self, reply: &str) {
+        if let Err(error) = self.bus.ack(reply, Ack::Release).await {
+            tracing::debug!(%error, "a delivery was not handed back; its lease will run out");
+        }
+    }
+
+    async fn done(&self, envelope: &Envelope, end: v1::outcome::End) -> Result<(), GivenUp> {
+        self.announce(envelope, end).await?;
+        let Some(letter) = envelope.note.lane.as_ref().and_then(|lane| lane.letter.as_ref()) else { return Ok(()) };
+        self.until_confirmed("the end of a letter", || dead_letter::resolve(&self.bus, &self.lane, letter)).await
+    }
+
+    /// The outcome of queued work, for whoever enqueued it. An event has none.
+    async fn announce(&self, envelope: &Envelope, end: v1::outcome::End) -> Result<(), GivenUp> {
+        let Some(operation) = self.work.operation(envelope) else { return Ok(()) };
+        let outcome = v1::Outcome {
+            message_id: envelope.message_id.clone(),
+            operation: format!("{}/{}", operation.0, operation.1),
+            served_by: self.lane.service.to_string(),
+            at_ms: self.bus.gate().clock().now_ms(),
+            end: Some(end),
+        };
+        let id = match envelope.note.lane.as_ref().and_then(|lane| lane.letter.as_ref()) {
+            Some(letter) => format!("{}/{}", envelope.message_id, letter.generation),
+            None => envelope.message_id.clone(),
+        };
+        let sealed = self.bus.gate().seal_outcome(operation, &envelope.caller, &id, outcome.encode_to_vec().into());
+        self.until_confirmed("an outcome", || self.bus.publish(OUTCOME_STREAM, sealed.clone())).await.map(drop)
+    }
+
+    async fn again(
+        &self,
+        envelope: &Envelope,
+        delay: Duration,
+        attempt: u32,
+        attempts: &v1::Attempts,
+    ) -> Result<(), GivenUp> {
+        let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        let due_ms = self.bus.gate().clock().now_ms().saturating_add(delay_ms);
+        let put_aside = || delayed::delay(&self.bus, &self.lane, envelope, (attempt, due_ms), attempts);
+        self.until_confirmed("a delayed copy", put_aside).await
+    }
+
+    async fn dead_letter(&self, envelope: &Envelope, fault: &Fault, attempts: v1::Attempts) -> Result<(), GivenUp> {
+        let capture = || dead_letter::capture(&self.bus, &self.lane, envelope, fault, attempts.clone());
+        let captured = self.until_confirmed("a dead letter", capture).await?;
+        self.metrics.dead_letter(fault.reason());
+        tracing::warn!(
+            letter = captured.letter_id,
+            message_id = envelope.message_id,
+            consumer = %self.lane.consumer,
+            %fault,
+            "captured as a dead letter"
+        );
+        let end = v1::DeadLettered { letter_id: captured.letter_id, fault: Some(fault.into()) };
+        self.announce_letter(envelope, end, captured.generation).await
+    }
+
+    async fn announce_letter(
+        &self,
+        envelope: &Envelope,
+        end: v1::DeadLettered,
+        generation: u32,
+    ) -> Result<(), GivenUp> {
+        // Beside the outcome of a later replay: an id of its own.
+        let mut envelope = envelope.clone();
+        envelope.message_id = format!("{}/letter/{generation}", envelope.message_id);
+        self.announce(&envelope, v1::outcome::End::DeadLettered(end)).await
+    }
+
+    /// Tries until the broker confirms it, or until the time to drain is over.
+    async fn until_confirmed<T, F, Fut>(&self, what: &str, publish: F) -> Result<T, GivenUp>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<T, PublishError>>,
+    {
+        let mut delays = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_delay(Duration::from_secs(5))
+            .with_jitter()
+            .without_max_times()
+            .build();
+        loop {
+            let error = tokio::select! {
+                biased;
+                confirmed = publish() => match confirmed {
+                    Ok(confirmed) => return Ok(confirmed),
+                    Err(error) => error,
+                },
+                () = self.abort.stopped() => return Err(GivenUp),
+            };
+            tracing::warn!(%error, what, consumer = %self.lane.consumer, "the bus does not take it: the work waits");
+            tokio::select! {
+                () = tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(5))) => {}
+                () = self.abort.stopped() => return Err(GivenUp),
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! From the records of the dead-letter stream to letters with a state: pure.
+
+use std::collections::BTreeMap;
+
+use mesh_proto::v1::{self, letter_record::Record};
+use prost::Message as _;
+
+use crate::{envelope::Envelope, subject::Place};
+
+/// Where a letter stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LetterState {
+    /// Waiting for a person.
+    Open,
+    /// Sent again; the consumer has not said yet.
+    Replaying,
+    /// The replay was handled.
+    Resolved,
+    /// Given up by a person.
+    Discarded,
+}
+
+impl LetterState {
+    /// The word that people read.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            LetterState::Open => "open",
+            LetterState::Replaying => "replaying",
+            LetterState::Resolved => "resolved",
+            LetterState::Discarded => "discarded",
+        }
+    }
+
+    /// Whether nothing more is to be done about it.
+    #[must_use]
+    pub const fn is_ended(self) -> bool {
+        matches!(self, LetterState::Resolved | LetterState::Discarded)
+    }
+}
+
+/// What somebody did to a letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Act {
+    /// What.
+    pub kind: ActKind,
+    /// Of which generation.
+    pub generation: u32,
+    /// When, Unix milliseconds.
+    pub at_ms: i64,
+    /// Who: an operator or a service.
+    pub by: String,
+    /// Why; the fault's one line for a capture.
+    pub why: String,
+}
+
+/// What can be done to a letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActKind {
+    /// It was refused.
+    Captured,
+    /// It was sent again.
+    Replayed,
+    /// It was handled.
+    Resolved,
+    /// It was given up.
+    Discarded,
+}
+
+/// A letter as its records tell it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Letter {
+    /// The newest capture.
+    pub letter: v1::DeadLetter,
+    /// Where it stands.
+    pub state: LetterState,
+    /// What was done to it, in order.
+    pub history: Vec<Act>,
+    /// The sequence of its last record: the next one is written only after this one.
+    pub last_sequence: u64,
+    /// The region of its subject.
+    pub region: String,
+}
+
+/// All letters that were read so far, by id.
+#[derive(Debug, Default)]
+pub struct Letters(BTreeMap<String, Letter>);
+
+impl Letters {
+    /// Takes the next record of the stream. What is no record, or does not follow from the state, changes nothing.
+    pub fn apply(&mut self, envelope: &Envelope) {
+        let Some(delivery) = &envelope.delivery else { return };
+        let Some(Place::DeadLetter { region, letter, .. }) = Place::parse(&envelope.subject) else { return };
+        let Ok(record) = v1::LetterRecord::decode(envelope.payload.clone()) else {
+            tracing::warn!(subject = envelope.subject, "a record among the letters can't be read");
+            return;
+        };
+        self.apply_record(letter, region, delivery.sequence, record);
+    }
+
+    fn apply_record(&mut self, id: &str, region: &str, sequence: u64, record: v1::LetterRecord) {
+        let existing = self.0.get_mut(id);
+        match (record.record, existing) {
+            (Some(Record::Captured(captured)), None) => {
+                let act = capture_act(&captured);
+                let letter = Letter {
+                    letter: captured,
+                    state: LetterState::Open,
+                    history: vec![act],
+                    last_sequence: sequence,
+                    region: region.to_owned(),
+                };
+                self.0.insert(id.to_owned(), letter);
+            }
+            (Some(record), Some(letter)) => {
+                letter.last_sequence = sequence;
+                letter.follow(record);
+            }
+            (_, None) | (None, _) => {}
+        }
+    }
+
+    /// The letters, by id.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Letter)> {
+        self.0.iter().map(|(id, letter)| (id.as_str(), letter))
+    }
+
+    /// The letters, by id.
+    #[must_use]
+    pub fn into_map(self) -> BTreeMap<String, Letter> {
+        self.0
+    }
+}
+
+impl Letter {
+    fn follow(&mut self, record: Record) {
+        match (self.state, record) {
+            (LetterState::Replaying, Record::Captured(captured)) if captured.generation > self.letter.generation => {
+                self.history.push(capture_act(&captured));
+                self.letter = captured;
+                self.state = LetterState::Open;
+            }
+            (LetterState::Open, Record::Replaying(act)) => self.enter(LetterState::Replaying, ActKind::Replayed, act),
+            (LetterState::Replaying, Record::Resolved(act)) => self.enter(LetterState::Resolved, ActKind::Resolved, act),
+            (LetterState::Open, Record::Discarded(act)) => self.enter(LetterState::Discarded, ActKind::Discarded, act),
+            _ => {}
+        }
+    }
+
+    fn enter(&mut self, state: LetterState, kind: ActKind, act: v1::LetterAct) {
+        self.state = state;
+        self.history.push(Act { kind, generation: act.generation, at_ms: act.at_ms, by: act.by, why: act.why });
+    }
+}
+
+fn capture_act(captured: &v1::DeadLetter) -> Act {
+    let fault = captured.fault.as_ref();
+    Act {
+        kind: ActKind::Captured,
+        generation: captured.generation,
+        at_ms: captured.captured_at_ms,
+        by: captured.service.clone(),
+        why: fault.map(|f| format!("{} {}", f.reason, f.message)).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn captured(generation: u32) -> Record {
+        Record::Captured(v1::DeadLetter { generation, ..Default::default() })
+    }
+
+    fn act(generation: u32) -> v1::LetterAct {
+        v1::LetterAct { generation, ..Default::default() }
+    }
+
+    fn fold(records: impl IntoIterator<Item = Record>) -> Option<Letter> {
+        let mut letters = Letters::default();
+        for (sequence, record) in (1..).zip(records) {
+            letters.apply_record("id", "local", sequence, v1::LetterRecord { record: Some(record) });
+        }
+        letters.into_map().remove("id")
+    }
+
+    #[test]
+    fn what_fails_again_is_a_new_generation_of_the_same_letter() {
+        let letter = fold([captured(0), Record::Replaying(act(1)), captured(1)]).unwrap();
+        assert_eq!((letter.state, letter.letter.generation, letter.last_sequence), (LetterState::Open, 1, 3));
+        assert_eq!(letter.history.len(), 3);
+    }
+
+    #[test]
+    fn a_handled_replay_ends_the_letter() {
+        let letter = fold([captured(0), Record::Replaying(act(1)), Record::Resolved(act(1))]).unwrap();
+        assert_eq!(letter.state, LetterState::Resolved);
+        assert!(letter.state.is_ended());
+    }
+
+    fn record() -> impl Strategy<Value = Record> {
+        prop_oneof![
+            (0u32..4).prop_map(captured),
+            (0u32..4).prop_map(|g| Record::Replaying(act(g))),
+            (0u32..4).prop_map(|g| Record::Resolved(act(g))),
+            (0u32..4).prop_map(|g| Record::Discarded(act(g))),
+        ]
+    }
+
+    proptest! {
+        /// Whatever is written, an ended letter stays ended, generations only rise, and history only grows.
+        #[test]
+        fn no_order_of_records_brings_a_letter_back(records in proptest::collection::vec(record(), 0..12)) {
+            let mut letters = Letters::default();
+            let mut before: Option<Letter> = None;
+            for (sequence, record) in (1..).zip(records) {
+                letters.apply_record("id", "local", sequence, v1::LetterRecord { record: Some(record) });
+                let now = letters.0.get("id").cloned();
+                if let (Some(before), Some(now)) = (&before, &now) {
+                    prop_assert!(!before.state.is_ended() || now.state == before.state);
+                    prop_assert!(now.letter.generation >= before.letter.generation);
+                    prop_assert!(now.history.starts_with(&before.history));
+                }
+                before = now;
+            }
+        }
+    }
+}

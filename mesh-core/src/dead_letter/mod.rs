@@ -1,0 +1,12 @@
+//! Refused work: captured with everything that a person needs, and sent again to the consumer that failed.
+//!
+//! A letter is a subject of its own in the dead-letter stream. Its history is appended there, record by record
+//! (`mesh.v1.LetterRecord`), and its state is the fold of them. Each record is written only if the one before is the last
+//! that its writer knew, so a failure is captured once, and of two operators one wins.
+
+mod capture;
+mod fold;
+
+pub(crate) use capture::append;
+pub use capture::{Captured, capture, letter_id, resolve};
+pub use fold::{Act, ActKind, Letter, LetterState, Letters};

@@ -1,0 +1,76 @@
+//! Later, without holding a slot: a delivery waits on the lane of its consumer as a scheduled message (ADR-51).
+//!
+//! A delayed NAK would keep its place among the consumer's pending acks: a thousand sleeping retries stop a whole consumer.
+//! So the copy waits outside. The original is settled only after the broker has the copy.
+
+mod lane;
+
+use std::borrow::Cow;
+
+use crate::{
+    bus::{Bus, PublishError},
+    clock::rfc3339,
+    envelope::{Envelope, LaneNote, Note, header},
+    subject,
+};
+
+pub use lane::{Lane, attempts_of, encode_attempts};
+use mesh_proto::v1;
+
+const SCHEDULE: &str = "Nats-Schedule";
+const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
+
+/// Puts a delivery aside until `due_ms` (Unix milliseconds), as attempt number `attempt`, with the attempts so far.
+///
+/// The same delivery put aside twice (a crash before its ack) is put aside once: its place on the lane follows from the
+/// stream and sequence that it was delivered from.
+///
+/// # Errors
+/// The broker has not confirmed it: the original must not be settled.
+pub async fn delay(
+    bus: &Bus,
+    lane: &Lane,
+    envelope: &Envelope,
+    next: (u32, i64),
+    attempts: &v1::Attempts,
+) -> Result<(), PublishError> {
+    let (attempt, due_ms) = next;
+    let unique = match &envelope.delivery {
+        Some(delivery) => format!("{}-{}", delivery.stream, delivery.sequence),
+        None => nuid::next().to_string(),
+    };
+    let (stream, sequence) = envelope.source().unwrap_or(("", 0));
+    let note = Note {
+        deadline: envelope.note.deadline,
+        idempotency_key: envelope.note.idempotency_key.clone(),
+        lane: Some(LaneNote {
+            attempt,
+            subject: envelope.subject.clone(),
+            message_id: envelope.message_id.clone(),
+            source: (stream.to_owned(), sequence),
+            stored_at_ms: stored_at(envelope),
+            letter: envelope.note.lane.as_ref().and_then(|lane| lane.letter.clone()),
+        }),
+    };
+    let mut headers = lane::own_headers(envelope);
+    headers.extend([
+        (Cow::Borrowed(header::MESSAGE_ID), format!("delay/{}/{unique}", lane.durable())),
+        (Cow::Borrowed(SCHEDULE), format!("@at {}", rfc3339(due_ms))),
+        (Cow::Borrowed(SCHEDULE_TARGET), lane.due(&envelope.caller)),
+        (Cow::Borrowed(header::ATTEMPTS), encode_attempts(attempts)),
+    ]);
+    headers.extend(note.encode().map(|note| (Cow::Borrowed(header::MESH), note)));
+    let hold = subject::lane_hold(&lane.region, &lane.service, &lane.consumer, &unique);
+    let sealed = bus.gate().seal_own(hold, headers, envelope.payload.clone());
+    bus.publish(&lane.stream(), sealed).await.map(drop)
+}
+
+/// When the original was stored, Unix milliseconds; 0 where nobody knows.
+#[must_use]
+pub fn stored_at(envelope: &Envelope) -> i64 {
+    match (&envelope.note.lane, &envelope.delivery) {
+        (Some(lane), _) => lane.stored_at_ms,
+        (None, Some(delivery)) => delivery.stored_at_ms,
+        (None, None) => 0,
+    }
+}

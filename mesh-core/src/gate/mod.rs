@@ -1,0 +1,72 @@
+//! The doors: [`seal`](Gate) on the way out, [`open`](open::Unopened) on the way in.
+//!
+//! The bus sends only what this module sealed and hands out only what this module must open: the fields of [`Sealed`] and
+//! [`Unopened`] are private here. So nothing is published past the limits, the identity and the trace.
+
+mod open;
+mod seal;
+
+use crate::{
+    clock::Clock,
+    fault::{Code, Effect, Fault, Reason},
+    identity::Identity,
+};
+
+pub use open::{Opened, Raw, Unopened};
+pub use seal::{Cause, Sealed};
+
+/// What leaves room for a message's letter and its lane copy: a message may take the broker's limit less this.
+pub const RESERVED_BYTES: usize = 64 * 1024;
+
+/// An id that a sender chooses may have at most this many bytes.
+pub const MAX_ID_BYTES: usize = 128;
+
+/// Seals what an identity sends.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    identity: Identity,
+    clock: Clock,
+    max_message_bytes: usize,
+}
+
+impl Gate {
+    /// The gate of `identity` at a broker that carries `max_payload` bytes.
+    #[must_use]
+    pub fn new(identity: Identity, clock: Clock, max_payload: usize) -> Gate {
+        Gate { identity, clock, max_message_bytes: max_payload.saturating_sub(RESERVED_BYTES) }
+    }
+
+    /// Whose gate it is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The clock that deadlines are read on.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    fn check_size(&self, what: &str, bytes: usize) -> Result<(), Fault> {
+        if bytes <= self.max_message_bytes {
+            return Ok(());
+        }
+        Err(Fault::new(
+            Code::InvalidArgument,
+            Effect::None,
+            Reason::TooLarge,
+            format!("{what} has {bytes} bytes; this mesh carries {} in one message", self.max_message_bytes),
+        ))
+    }
+
+    fn check_id(id: &str) -> Result<(), Fault> {
+        let fits = (1..=MAX_ID_BYTES).contains(&id.len()) && id.bytes().all(|b| (0x21..=0x7e).contains(&b));
+        if fits {
+            return Ok(());
+        }
+        Err(Fault::invalid(format!(
+            "the id {id:?} does not fit: use 1 to {MAX_ID_BYTES} visible ASCII characters without spaces"
+        )))
+    }
+}

@@ -1,0 +1,176 @@
+//! On the way in.
+
+use bytes::Bytes;
+
+use crate::{
+    envelope::{Delivery, Envelope, Note, TraceContext, header},
+    fault::{Code, Effect, Fault, Reason},
+    subject::Place,
+};
+
+/// What the bus received, in parts.
+#[derive(Debug, Clone)]
+pub struct Raw {
+    /// The subject that it came on.
+    pub subject: String,
+    /// Where an answer or an ack goes.
+    pub reply: Option<String>,
+    /// Every header.
+    pub headers: Vec<(String, String)>,
+    /// The payload.
+    pub payload: Bytes,
+    /// For stored messages.
+    pub delivery: Option<Delivery>,
+}
+
+/// A message that came in and must be opened before anybody reads it.
+#[derive(Debug)]
+pub struct Unopened(Raw);
+
+/// A message with its facts, and the refusal where the gate does not let it pass.
+///
+/// Even a refused message has an envelope: its letter needs one.
+#[derive(Debug)]
+pub struct Opened {
+    /// The message.
+    pub envelope: Envelope,
+    /// Where an answer or an ack goes.
+    pub reply: Option<String>,
+    /// Why it may not be handled.
+    pub refusal: Option<Fault>,
+}
+
+impl Unopened {
+    pub(crate) fn new(raw: Raw) -> Unopened {
+        Unopened(raw)
+    }
+
+    /// Where its ack goes: the bus keeps a lease alive without opening the message.
+    pub(crate) fn reply(&self) -> Option<&str> {
+        self.0.reply.as_deref()
+    }
+
+    /// Reads subject and headers.
+    #[must_use]
+    pub fn open(self) -> Opened {
+        let raw = self.0;
+        let (note, mut refusal) = match find(&raw.headers, header::MESH).map(Note::parse) {
+            Some(Ok(note)) => (note, None),
+            Some(Err(error)) => (Note::default(), Some(refused(error.to_string()))),
+            None => (Note::default(), None),
+        };
+        let place = Place::parse(&raw.subject);
+        let on_lane = matches!(place, Some(Place::LaneDue { .. }));
+        if refusal.is_none() {
+            refusal = check(&raw, place.as_ref(), &note, on_lane);
+        }
+        let note = Note { lane: note.lane.filter(|_| on_lane), ..note };
+        let (subject, message_id) = match &note.lane {
+            Some(lane) => (lane.subject.clone(), lane.message_id.clone()),
+            None => (raw.subject.clone(), message_id(&raw)),
+        };
+        let caller = Place::parse(&subject).map(|p| p.caller().to_owned()).unwrap_or_default();
+        Opened {
+            reply: raw.reply,
+            refusal,
+            envelope: Envelope {
+                message_id,
+                caller,
+                trace: find(&raw.headers, header::TRACEPARENT).and_then(TraceContext::parse),
+                note,
+                subject,
+                headers: raw.headers,
+                payload: raw.payload,
+                delivery: raw.delivery,
+            },
+        }
+    }
+}
+
+fn check(raw: &Raw, place: Option<&Place<'_>>, note: &Note, on_lane: bool) -> Option<Fault> {
+    let Some(place) = place else {
+        return Some(refused(format!("{:?} is no subject of this mesh", raw.subject)));
+    };
+    // Whoever may publish a scheduled message chooses its target: outside lanes, a schedule is a forgery.
+    if !on_lane && find(&raw.headers, header::SCHEDULER).is_some() {
+        return Some(refused(format!("a schedule sent it to {:?}, which is no lane", raw.subject)));
+    }
+    match (on_lane, &note.lane) {
+        (true, None) => Some(refused("a delivery on a lane does not say what its original is".into())),
+        (true, Some(lane)) => match Place::parse(&lane.subject) {
+            Some(original) if original.caller() == place.caller() => None,
+            _ => Some(refused(format!("the lane of {:?} does not fit the original {:?}", place.caller(), lane.subject))),
+        },
+        (false, _) => None,
+    }
+}
+
+fn refused(why: String) -> Fault {
+    Fault::new(Code::InvalidArgument, Effect::None, Reason::HeaderRefused, why)
+}
+
+fn message_id(raw: &Raw) -> String {
+    match (find(&raw.headers, header::MESSAGE_ID), &raw.delivery) {
+        (Some(id), _) => id.to_owned(),
+        (None, Some(delivery)) => format!("{}:{}", delivery.stream, delivery.sequence),
+        (None, None) => String::new(),
+    }
+}
+
+fn find<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(subject: &str, headers: &[(&str, &str)]) -> Opened {
+        let headers = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let delivery = Delivery { stream: "s".into(), sequence: 9, deliveries: 1, stored_at_ms: 0 };
+        Unopened::new(Raw {
+            subject: subject.into(),
+            reply: None,
+            headers,
+            payload: Bytes::new(),
+            delivery: Some(delivery),
+        })
+        .open()
+    }
+
+    #[test]
+    fn the_caller_is_what_the_subject_says_never_a_header() {
+        let opened = open("mesh1.call.local.shop.P.Charge.cart", &[("caller", "payments")]);
+        assert_eq!(opened.envelope.caller, "cart");
+        assert!(opened.refusal.is_none());
+    }
+
+    #[test]
+    fn a_message_without_an_id_has_its_place_as_one() {
+        assert_eq!(open("mesh1.event.local.orders.shop.X.0", &[]).envelope.message_id, "s:9");
+    }
+
+    #[test]
+    fn a_schedule_outside_a_lane_is_refused() {
+        let opened = open("mesh1.event.local.orders.shop.X.0", &[("Nats-Scheduler", "x")]);
+        assert_eq!(opened.refusal.unwrap().reason(), Reason::HeaderRefused);
+    }
+
+    #[test]
+    fn a_lane_speaks_for_its_original_and_for_no_other_caller() {
+        let note = "a=3;s=mesh1.work.local.shop.P.Charge.normal.1.cart;i=cart/x/1;o=w:5";
+        let opened = open("mesh1.lane.local.pay.charge.due.cart", &[("mesh", note)]);
+        assert!(opened.refusal.is_none());
+        assert_eq!((opened.envelope.attempt(), opened.envelope.caller.as_str()), (3, "cart"));
+        assert_eq!(opened.envelope.source(), Some(("w", 5)));
+        assert!(open("mesh1.lane.local.pay.charge.due.admin", &[("mesh", note)]).refusal.is_some());
+        assert!(open("mesh1.lane.local.pay.charge.due.cart", &[]).refusal.is_some());
+    }
+
+    #[test]
+    fn a_lane_note_elsewhere_is_not_believed() {
+        let note = "a=3;s=mesh1.work.local.shop.P.Charge.normal.1.admin;i=x;o=w:5";
+        let opened = open("mesh1.event.local.orders.shop.X.0", &[("mesh", note)]);
+        assert_eq!((opened.envelope.attempt(), opened.envelope.caller.as_str()), (1, "orders"));
+    }
+}

@@ -1,0 +1,300 @@
+//! On the way out.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use super::Gate;
+use crate::{
+    clock::Deadline,
+    contract::Context,
+    envelope::{Note, TraceContext, header},
+    fault::{Code, Effect, Fault, Reason},
+    subject::{self, Class, Name},
+};
+
+/// A message that may be sent. Only the gate makes one, and only the bus takes it apart.
+#[derive(Debug, Clone)]
+pub struct Sealed {
+    subject: String,
+    headers: Vec<(Cow<'static, str>, String)>,
+    payload: Bytes,
+}
+
+impl Sealed {
+    /// Where it goes.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// Its id; empty where it has none.
+    #[must_use]
+    pub fn message_id(&self) -> &str {
+        self.headers.iter().find(|(n, _)| n == header::MESSAGE_ID).map_or("", |(_, v)| v)
+    }
+
+    /// Bytes of payload and headers, about.
+    pub(crate) fn size(&self) -> usize {
+        self.payload.len() + self.headers.iter().map(|(n, v)| n.len() + v.len() + 4).sum::<usize>()
+    }
+
+    pub(crate) fn into_parts(self) -> (String, Vec<(Cow<'static, str>, String)>, Bytes) {
+        (self.subject, self.headers, self.payload)
+    }
+}
+
+/// What made a service send something: the attempt that it is handling, or nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Cause {
+    /// The local part of the message's id. `None`: that of `context`, else a new one.
+    pub id: Option<String>,
+    /// When nobody wants the answer any more.
+    pub deadline: Option<Deadline>,
+    /// The trace to go on with.
+    pub trace: Option<TraceContext>,
+}
+
+impl Cause {
+    /// Takes over from the attempt that is being handled: its local id, its deadline and its trace.
+    ///
+    /// The same attempt again sends the same id again, so a repeat is recognised as one.
+    #[must_use]
+    pub fn of(context: &Context) -> Cause {
+        Cause {
+            id: Some(context.local_id().to_owned()),
+            deadline: context.deadline(),
+            trace: Some(context.trace()),
+        }
+    }
+}
+
+impl Gate {
+    /// An event of this service.
+    ///
+    /// # Errors
+    /// The event belongs to another service; it is too large; the id does not fit.
+    pub fn seal_event(
+        &self,
+        producer: &str,
+        message: &str,
+        key: &str,
+        cause: Cause,
+        payload: Bytes,
+    ) -> Result<Sealed, Fault> {
+        let me = self.identity.service().as_str();
+        if producer != me {
+            return Err(Fault::new(
+                Code::PermissionDenied,
+                Effect::None,
+                Reason::AccessDenied,
+                format!("{message} is published by {producer:?} and by nobody else; this service is {me:?}"),
+            ));
+        }
+        self.check_size(message, payload.len())?;
+        let subject =
+            subject::event(self.identity.region(), producer, message, subject::partition(key.as_bytes()));
+        let headers = self.headers(message, cause, true)?;
+        Ok(Sealed { subject, headers, payload })
+    }
+
+    /// Queued work for an operation.
+    ///
+    /// # Errors
+    /// It is too large; the id does not fit.
+    pub fn seal_work(
+        &self,
+        operation: (&str, &str),
+        key: &str,
+        class: Class,
+        cause: Cause,
+        payload: Bytes,
+    ) -> Result<Sealed, Fault> {
+        let contract = format!("{}.{}", operation.0, operation.1);
+        self.check_size(&contract, payload.len())?;
+        let partition = subject::partition(key.as_bytes());
+        let me = self.identity.service();
+        let subject = subject::work(self.identity.region(), operation, class, partition, me);
+        let headers = self.headers(&contract, cause, true)?;
+        Ok(Sealed { subject, headers, payload })
+    }
+
+    /// A call of an operation.
+    ///
+    /// # Errors
+    /// It is too large.
+    pub fn seal_call(&self, operation: (&str, &str), cause: Cause, payload: Bytes) -> Result<Sealed, Fault> {
+        self.check_size(operation.1, payload.len())?;
+        let subject = subject::call(self.identity.region(), operation.0, operation.1, self.identity.service());
+        let headers = self.headers(operation.1, cause, false)?;
+        Ok(Sealed { subject, headers, payload })
+    }
+
+    fn headers(
+        &self,
+        contract: &str,
+        cause: Cause,
+        stored: bool,
+    ) -> Result<Vec<(Cow<'static, str>, String)>, Fault> {
+        let mut headers = Vec::with_capacity(3);
+        if stored {
+            let id = cause.id.unwrap_or_else(new_id);
+            Self::check_id(&id)?;
+            let message_id = format!("{}/{contract}/{id}", self.identity.service());
+            headers.push((Cow::Borrowed(header::MESSAGE_ID), message_id));
+        }
+        if let Some(trace) = cause.trace {
+            headers.push((Cow::Borrowed(header::TRACEPARENT), trace.to_string()));
+        }
+        let note = Note { deadline: cause.deadline, ..Note::default() };
+        if let Some(note) = note.encode() {
+            headers.push((Cow::Borrowed(header::MESH), note));
+        }
+        Ok(headers)
+    }
+
+    /// The answer to a call: the reply's bytes, or a fault's with the headers of ADR-32.
+    ///
+    /// # Errors
+    /// `reply_to` is not an inbox of `caller`: a caller can name any subject as its reply.
+    pub fn seal_reply(&self, caller: &str, reply_to: &str, answer: Result<Bytes, &Fault>) -> Result<Sealed, Fault> {
+        let inbox = reply_to.strip_prefix("_INBOX.").and_then(|rest| rest.strip_prefix(caller));
+        if !inbox.is_some_and(|rest| rest.starts_with('.')) {
+            return Err(Fault::new(
+                Code::PermissionDenied,
+                Effect::None,
+                Reason::ReplyForbidden,
+                format!("{caller:?} asked for its answer outside its own inbox"),
+            )
+            .with_detail(reply_to.to_owned()));
+        }
+        let answer = match answer {
+            Ok(payload) if self.check_size("the reply", payload.len()).is_ok() => Ok(payload),
+            Ok(payload) => Err(Cow::Owned(self.check_size("the reply", payload.len()).err().unwrap_or_else(|| {
+                Fault::unavailable("the reply can't be sent")
+            }))),
+            Err(fault) => Err(Cow::Borrowed(fault)),
+        };
+        Ok(match answer {
+            Ok(payload) => Sealed { subject: reply_to.to_owned(), headers: Vec::new(), payload },
+            Err(fault) => Sealed { subject: reply_to.to_owned(), headers: error_headers(&fault), payload: encode(&fault) },
+        })
+    }
+
+    /// The outcome of queued work, for whoever enqueued it.
+    #[must_use]
+    pub fn seal_outcome(&self, operation: (&str, &str), caller: &str, message_id: &str, payload: Bytes) -> Sealed {
+        let subject = subject::outcome(self.identity.region(), operation.0, operation.1, caller);
+        let headers = vec![(Cow::Borrowed(header::MESSAGE_ID), format!("outcome/{message_id}"))];
+        Sealed { subject, headers, payload }
+    }
+
+    /// Bytes as they came, with headers as given, to a place of the mesh's own: lanes and letters. The payload is not
+    /// looked at; the size was checked when it first entered.
+    #[must_use]
+    pub fn seal_own(&self, subject: String, headers: Vec<(Cow<'static, str>, String)>, payload: Bytes) -> Sealed {
+        Sealed { subject, headers, payload }
+    }
+
+    /// A message of JetStream's own API or of discovery: JSON, not the mesh's business.
+    #[must_use]
+    pub(crate) fn seal_api(subject: String, payload: Bytes) -> Sealed {
+        Sealed { subject, headers: Vec::new(), payload }
+    }
+
+    /// The name of a caller, where it is one.
+    #[must_use]
+    pub fn caller(text: &str) -> Option<Name> {
+        text.parse().ok()
+    }
+}
+
+/// A new local id: unique, without meaning.
+#[must_use]
+pub(crate) fn new_id() -> String {
+    nuid::next().to_string()
+}
+
+fn encode(fault: &Fault) -> Bytes {
+    use prost::Message as _;
+    mesh_proto::v1::Fault::from(fault).encode_to_vec().into()
+}
+
+/// ADR-32: a code that tools show, and one line. Header values hold no line breaks.
+fn error_headers(fault: &Fault) -> Vec<(Cow<'static, str>, String)> {
+    let line: String = fault.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    vec![
+        (Cow::Borrowed(header::ERROR), line),
+        (Cow::Borrowed(header::ERROR_CODE), http_code(fault.code()).to_string()),
+    ]
+}
+
+/// The HTTP status that says about the same, as in the gRPC mapping.
+fn http_code(code: Code) -> u16 {
+    match code {
+        Code::Ok => 200,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => 400,
+        Code::Unauthenticated => 401,
+        Code::PermissionDenied => 403,
+        Code::NotFound => 404,
+        Code::Aborted | Code::AlreadyExists => 409,
+        Code::ResourceExhausted => 429,
+        Code::Cancelled => 499,
+        Code::Unimplemented => 501,
+        Code::Unavailable => 503,
+        Code::DeadlineExceeded => 504,
+        Code::Unknown | Code::Internal | Code::DataLoss => 500,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::Clock,
+        identity::{Credential, Identity},
+    };
+
+    fn gate() -> Gate {
+        let identity =
+            Identity::new("orders".parse().unwrap(), "local".parse().unwrap(), Credential::None);
+        Gate::new(identity, Clock::system(), 1024 * 1024)
+    }
+
+    fn cause(id: &str) -> Cause {
+        Cause { id: Some(id.into()), ..Cause::default() }
+    }
+
+    #[test]
+    fn an_event_carries_its_id_and_nothing_that_is_not_needed() {
+        let sealed = gate().seal_event("orders", "shop.X", "", cause("17"), Bytes::new()).unwrap();
+        assert_eq!(sealed.subject(), "mesh1.event.local.orders.shop.X.0");
+        assert_eq!(sealed.headers, [(Cow::Borrowed("Nats-Msg-Id"), "orders/shop.X/17".to_owned())]);
+    }
+
+    #[test]
+    fn nobody_publishes_as_another() {
+        let fault = gate().seal_event("payments", "shop.X", "", cause("17"), Bytes::new()).unwrap_err();
+        assert_eq!(fault.reason(), Reason::AccessDenied);
+    }
+
+    #[test]
+    fn limits_hold() {
+        let large = Bytes::from(vec![0; 1024 * 1024 - super::super::RESERVED_BYTES + 1]);
+        let fault = gate().seal_event("orders", "shop.X", "", cause("17"), large).unwrap_err();
+        assert_eq!(fault.reason(), Reason::TooLarge);
+        for id in ["", "a b", "a\r\nNats-Rollup: all", &"x".repeat(129)] {
+            assert!(gate().seal_event("orders", "shop.X", "", cause(id), Bytes::new()).is_err(), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn answers_go_to_the_callers_inbox_and_nowhere_else() {
+        let gate = gate();
+        assert!(gate.seal_reply("cart", "_INBOX.cart.abc", Ok(Bytes::new())).is_ok());
+        for elsewhere in ["_INBOX.cartel.abc", "mesh1.work.local.x", "_INBOX.cart", "$JS.API.STREAM.DELETE.x"] {
+            let fault = gate.seal_reply("cart", elsewhere, Ok(Bytes::new())).unwrap_err();
+            assert_eq!(fault.reason(), Reason::ReplyForbidden, "{elsewhere}");
+        }
+    }
+}

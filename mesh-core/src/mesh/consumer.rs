@@ -1,0 +1,75 @@
+//! Consuming an event.
+
+use std::{marker::PhantomData, sync::Arc, time::Duration};
+
+use super::Mesh;
+use crate::{
+    consume::{ConsumerSettings, EventWork, Worker},
+    contract::{Event, Handler},
+    delayed::Lane,
+    fault::Fault,
+    policy::retry::RetryRule,
+    subject,
+};
+
+/// A consumer of events of one type, before it starts.
+#[must_use = "nothing is consumed until start() is awaited"]
+pub struct ConsumerBuilder<E> {
+    mesh: Mesh,
+    name: String,
+    settings: ConsumerSettings,
+    event: PhantomData<fn(E)>,
+}
+
+impl<E: Event> ConsumerBuilder<E> {
+    pub(super) fn new(mesh: &Mesh, name: &str) -> ConsumerBuilder<E> {
+        ConsumerBuilder {
+            mesh: mesh.clone(),
+            name: name.to_owned(),
+            settings: ConsumerSettings::default(),
+            event: PhantomData,
+        }
+    }
+
+    /// How many events are handled at once. Default: 64.
+    pub fn concurrency(mut self, concurrency: usize) -> ConsumerBuilder<E> {
+        self.settings.concurrency = concurrency;
+        self
+    }
+
+    /// Whether and when a failed attempt is made again. Default: [`RetryRule::default`].
+    pub fn retry(mut self, retry: RetryRule) -> ConsumerBuilder<E> {
+        self.settings.retry = retry;
+        self
+    }
+
+    /// How long one attempt may take. Default: five minutes.
+    pub fn handler_limit(mut self, limit: Duration) -> ConsumerBuilder<E> {
+        self.settings.handler_limit = limit;
+        self
+    }
+
+    /// All settings at once.
+    pub fn settings(mut self, settings: ConsumerSettings) -> ConsumerBuilder<E> {
+        self.settings = settings;
+        self
+    }
+
+    /// Begins to consume, in the background, until the mesh drains.
+    ///
+    /// # Errors
+    /// The name is none; the bus has no such consumer or can't be reached.
+    pub async fn start(self, handler: impl Handler<E>) -> Result<(), Fault> {
+        let identity = self.mesh.identity();
+        let lane = Lane {
+            region: identity.region().clone(),
+            service: identity.service().clone(),
+            consumer: self.name.parse().map_err(|error| Fault::invalid(format!("the consumer's name: {error}")))?,
+        };
+        let work = Arc::new(EventWork::<E, _>::new(handler));
+        let inner = &*self.mesh.0;
+        let about = (inner.metrics.consumer(&self.name), &inner.scope, &inner.abort);
+        let stream = subject::event_stream(E::PRODUCER);
+        Worker::new(&inner.bus, lane, self.settings, work, about).start(&stream).await
+    }
+}

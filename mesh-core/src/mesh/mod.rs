@@ -1,0 +1,135 @@
+//! Connect, declare what this service does, drain: the only place that knows everyone.
+
+mod builder;
+mod consumer;
+mod operation;
+mod serve;
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    bus::Bus,
+    clock::TaskScope,
+    contract::{Event, Operation, Service},
+    identity::Identity,
+    publish::Publisher,
+    telemetry::metrics::Metrics,
+};
+
+pub use builder::MeshBuilder;
+pub use consumer::ConsumerBuilder;
+pub use operation::OperationClient;
+pub use serve::ServeBuilder;
+
+/// A service's place in the mesh. Cheap to clone; all clones are one connection.
+#[derive(Clone)]
+pub struct Mesh(Arc<Inner>);
+
+struct Inner {
+    bus: Bus,
+    metrics: Metrics,
+    /// The tasks that serve and consume. Stopped when the service drains.
+    scope: TaskScope,
+    /// Stopped when the time to drain is over.
+    abort: TaskScope,
+}
+
+impl Mesh {
+    /// Prepares the service `service` (`[a-z0-9-]{1,63}`) to connect.
+    #[must_use]
+    pub fn builder(service: &str) -> MeshBuilder {
+        MeshBuilder::new(service)
+    }
+
+    fn new(bus: Bus, metrics: Metrics) -> Mesh {
+        Mesh(Arc::new(Inner { bus, metrics, scope: TaskScope::new(), abort: TaskScope::new() }))
+    }
+
+    /// Publishes events of one type.
+    #[must_use]
+    pub fn publisher<E: Event>(&self) -> Publisher<E> {
+        Publisher::new(self.bus(), self.metrics())
+    }
+
+    /// Consumes events of one type as the consumer `name`, which the mesh file declares.
+    #[must_use]
+    pub fn consumer<E: Event>(&self, name: &str) -> ConsumerBuilder<E> {
+        ConsumerBuilder::new(self, name)
+    }
+
+    /// Calls or enqueues an operation.
+    #[must_use]
+    pub fn operation<O: Operation>(&self) -> OperationClient<O> {
+        OperationClient::new(self)
+    }
+
+    /// Serves the operations of one rpc service: calls and queued work.
+    #[must_use]
+    pub fn serve(&self, service: impl Service) -> ServeBuilder {
+        ServeBuilder::new(self, Arc::new(service))
+    }
+
+    /// Who this service is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        self.0.bus.gate().identity()
+    }
+
+    /// The connection to the broker, for tools.
+    #[must_use]
+    pub fn bus(&self) -> &Bus {
+        &self.0.bus
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Runs until the process is told to stop (SIGINT, SIGTERM), then drains.
+    pub async fn run_until_stopped(&self) {
+        stop_signal().await;
+        self.drain().await;
+    }
+
+    /// Takes nothing new, lets what runs come to its end, hands back what does not within the grace, and closes the
+    /// connection. Nothing is lost, no attempt is spent.
+    pub async fn drain(&self) {
+        let Inner { bus, scope, abort, .. } = &*self.0;
+        scope.stop();
+        let grace = crate::consume::DRAIN_GRACE;
+        if tokio::time::timeout(grace, scope.idle()).await.is_err() {
+            tracing::warn!(still_running = scope.running(), "the time to drain is over: the rest is handed back");
+        }
+        abort.stop();
+        // What was told to hand back needs a moment to say so.
+        if tokio::time::timeout(Duration::from_secs(5), scope.idle()).await.is_err() {
+            tracing::error!(still_running = scope.running(), "ended without an answer: its leases will run out");
+        }
+        bus.close().await;
+    }
+}
+
+/// Ends when the process is told to stop.
+async fn stop_signal() {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        let terminate = async {
+            match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+                Ok(mut signal) => drop(signal.recv().await),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! { _ = interrupt => {} () = terminate => {} }
+    }
+    #[cfg(not(unix))]
+    let _ = interrupt.await;
+}
+
+impl std::fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mesh").field("identity", self.identity()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,240 @@
+//! Replay and discard: written into the letter's history by whoever saw its last record.
+
+use std::{borrow::Cow, time::Duration};
+
+use mesh_proto::v1::{self, letter_record::Record};
+
+use crate::{
+    bus::{Bus, PublishError},
+    dead_letter::{ActKind, Letter, LetterState, append},
+    delayed::Lane,
+    envelope::{LaneNote, LetterNote, Note, header},
+    fault::{Code, Effect, Fault, Reason},
+    subject::Name,
+};
+
+/// Shorter than the broker's dedupe window: within it, the same copy sent again is stored once.
+const SAFE_TO_SEND_AGAIN: Duration = Duration::from_secs(100);
+
+/// Who orders something for a letter, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// The operator's name.
+    pub by: String,
+    /// The reason, for the letter's history.
+    pub why: String,
+    /// Send a letter that is replaying once more, even where its copy may still wait on the lane.
+    pub again: bool,
+}
+
+/// A letter that was sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replayed {
+    /// Its id.
+    pub letter_id: String,
+    /// Which replay it is; 1 for the first.
+    pub generation: u32,
+    /// The sequence of the record that ordered it.
+    pub ordered_at: u64,
+}
+
+/// Sends a letter to the consumer that failed, and to no other.
+///
+/// # Errors
+/// The letter has ended, or changed since it was read (nothing was done); the consumer does not exist any more (nothing was
+/// done); the bus did not confirm it (the same order again is safe).
+pub async fn replay(bus: &Bus, letter: &Letter, order: &Order) -> Result<Replayed, Fault> {
+    let lane = lane_of(letter)?;
+    check_consumer(bus, &lane).await?;
+    let replayed = match letter.state {
+        LetterState::Open => enter(bus, &lane, letter, order).await?,
+        LetterState::Replaying => under_way(bus, &lane, letter, order).await?,
+        LetterState::Resolved | LetterState::Discarded => return Err(ended(letter)),
+    };
+    send_copy(bus, &lane, letter, &replayed).await?;
+    Ok(replayed)
+}
+
+/// Gives a letter up: it is never sent again.
+///
+/// # Errors
+/// The letter is being replayed, has ended, or changed since it was read; the bus did not confirm it.
+pub async fn discard(bus: &Bus, letter: &Letter, order: &Order) -> Result<(), Fault> {
+    let lane = lane_of(letter)?;
+    match letter.state {
+        LetterState::Open => {}
+        LetterState::Replaying => return Err(changed("its replay is under way: wait for what becomes of it", letter)),
+        LetterState::Resolved | LetterState::Discarded => return Err(ended(letter)),
+    }
+    let act = act(bus, letter.letter.generation, order);
+    let written = write(bus, &lane, letter, Record::Discarded(act.clone()), (&act, ActKind::Discarded));
+    written.await.map(drop)
+}
+
+async fn enter(bus: &Bus, lane: &Lane, letter: &Letter, order: &Order) -> Result<Replayed, Fault> {
+    let generation = letter.letter.generation + 1;
+    let act = act(bus, generation, order);
+    let ordered_at = write(bus, lane, letter, Record::Replaying(act.clone()), (&act, ActKind::Replayed)).await?;
+    Ok(Replayed { letter_id: letter.letter.id.clone(), generation, ordered_at })
+}
+
+/// The replay that somebody ordered and perhaps did not carry out.
+async fn under_way(bus: &Bus, lane: &Lane, letter: &Letter, order: &Order) -> Result<Replayed, Fault> {
+    let ordered = letter.history.last();
+    let age_ms = bus.gate().clock().now_ms().saturating_sub(ordered.map_or(0, |act| act.at_ms));
+    let deduped = u128::try_from(age_ms).is_ok_and(|age_ms| age_ms < SAFE_TO_SEND_AGAIN.as_millis());
+    if !deduped && !order.again {
+        let waiting = bus.stream_state(&lane.stream()).await?.is_some_and(|state| state.messages > 0);
+        if waiting {
+            return Err(changed("its last replay may still wait on its consumer's lane", letter));
+        }
+    }
+    let generation = ordered.map_or(letter.letter.generation + 1, |act| act.generation);
+    Ok(Replayed { letter_id: letter.letter.id.clone(), generation, ordered_at: letter.last_sequence })
+}
+
+/// Appends a record after the last one that was read; its sequence.
+async fn write(
+    bus: &Bus,
+    lane: &Lane,
+    letter: &Letter,
+    record: Record,
+    (act, kind): (&v1::LetterAct, ActKind),
+) -> Result<u64, Fault> {
+    let id = &letter.letter.id;
+    let record = v1::LetterRecord { record: Some(record) };
+    match append(bus, lane, id, letter.last_sequence, &record).await {
+        Ok(sequence) => Ok(sequence),
+        Err(error) if error.is_conflict() => ours_after_all(bus, letter, act, kind).await,
+        Err(error) => Err(error.into_fault(&format!("the order for letter {id}"))),
+    }
+}
+
+/// A first try whose acknowledgement was lost makes the second one a conflict with ourselves.
+async fn ours_after_all(bus: &Bus, letter: &Letter, act: &v1::LetterAct, kind: ActKind) -> Result<u64, Fault> {
+    let now = super::find(bus, &letter.letter.id).await?;
+    let is_ours = now.history.last().is_some_and(|last| {
+        last.kind == kind && last.at_ms == act.at_ms && last.by == act.by && last.generation == act.generation
+    });
+    if is_ours { Ok(now.last_sequence) } else { Err(changed("somebody else was first", &now)) }
+}
+
+/// The original's bytes and headers on the lane of the consumer that failed.
+async fn send_copy(bus: &Bus, lane: &Lane, letter: &Letter, replayed: &Replayed) -> Result<(), Fault> {
+    let headers = copy_headers(&letter.letter, replayed);
+    let sealed = bus.gate().seal_own(lane.due(&letter.letter.caller), headers, letter.letter.payload.clone());
+    let sent = bus.publish(&lane.stream(), sealed).await;
+    sent.map(drop).map_err(|error: PublishError| {
+        let again = "the letter says replaying; order the replay again, which sends the same copy";
+        error.into_fault(&format!("the copy of letter {}", letter.letter.id)).with_detail(again)
+    })
+}
+
+fn copy_headers(letter: &v1::DeadLetter, replayed: &Replayed) -> Vec<(Cow<'static, str>, String)> {
+    let source = letter.source.clone().unwrap_or_default();
+    let original = letter.headers.iter().find(|h| h.name.eq_ignore_ascii_case(header::MESH));
+    let original = original.and_then(|h| Note::parse(&h.value).ok()).unwrap_or_default();
+    let note = Note {
+        // The original's deadline is over or was not the trouble: a person wants it now.
+        deadline: None,
+        idempotency_key: original.idempotency_key,
+        lane: Some(LaneNote {
+            attempt: 1,
+            subject: source.subject,
+            message_id: source.message_id,
+            source: (source.stream, source.sequence),
+            stored_at_ms: source.stored_at_ms,
+            letter: Some(LetterNote {
+                id: letter.id.clone(),
+                generation: replayed.generation,
+                ordered_at: replayed.ordered_at,
+            }),
+        }),
+    };
+    let kept = letter.headers.iter().filter(|h| travels(&h.name));
+    let mut headers: Vec<_> = kept.map(|h| (Cow::Owned(h.name.clone()), h.value.clone())).collect();
+    let message_id = format!("replay/{}/{}", letter.id, replayed.generation);
+    headers.push((Cow::Borrowed(header::MESSAGE_ID), message_id));
+    headers.extend(note.encode().map(|note| (Cow::Borrowed(header::MESH), note)));
+    headers
+}
+
+/// Whether a header of the original is its sender's own: the broker's and the mesh's are made anew.
+fn travels(name: &str) -> bool {
+    let of_broker = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
+    !of_broker && ![header::MESH, header::ATTEMPTS].iter().any(|own| name.eq_ignore_ascii_case(own))
+}
+
+fn act(bus: &Bus, generation: u32, order: &Order) -> v1::LetterAct {
+    let at_ms = bus.gate().clock().now_ms();
+    v1::LetterAct { generation, at_ms, by: order.by.clone(), why: order.why.clone() }
+}
+
+fn lane_of(letter: &Letter) -> Result<Lane, Fault> {
+    let name = |text: &str| {
+        text.parse::<Name>().map_err(|error| {
+            let message = format!("letter {} names no consumer of this mesh: {error}", letter.letter.id);
+            Fault::new(Code::DataLoss, Effect::None, Reason::Undecodable, message)
+        })
+    };
+    let (service, consumer) = (name(&letter.letter.service)?, name(&letter.letter.consumer)?);
+    Ok(Lane { region: name(&letter.region)?, service, consumer })
+}
+
+async fn check_consumer(bus: &Bus, lane: &Lane) -> Result<(), Fault> {
+    if bus.consumer_state(&lane.stream(), &lane.durable()).await?.is_some() {
+        return Ok(());
+    }
+    let message = format!("the consumer {}/{} does not exist any more: nobody would get it", lane.service, lane.consumer);
+    Err(Fault::new(Code::NotFound, Effect::None, Reason::ConsumerMissing, message))
+}
+
+fn ended(letter: &Letter) -> Fault {
+    changed(&format!("it is {} already", letter.state.word()), letter)
+}
+
+fn changed(why: &str, letter: &Letter) -> Fault {
+    let message = format!("letter {}: {why}; look again: mesh dead-letter show {}", letter.letter.id, letter.letter.id);
+    Fault::new(Code::Aborted, Effect::None, Reason::LetterChanged, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter() -> v1::DeadLetter {
+        let header = |name: &str, value: &str| v1::Header { name: name.into(), value: value.into() };
+        v1::DeadLetter {
+            id: "ab".into(),
+            source: Some(v1::Source {
+                stream: "mesh1-work-x".into(),
+                sequence: 7,
+                subject: "mesh1.work.local.x.P.Charge.normal.1.payments".into(),
+                message_id: "payments/x.P.Charge/17".into(),
+                stored_at_ms: 5,
+                deliveries: 1,
+            }),
+            headers: vec![
+                header("Nats-Msg-Id", "payments/x.P.Charge/17"),
+                header("mesh", "d=1;k=key"),
+                header("traceparent", "00-1-2-01"),
+                header("mesh-attempts", "x"),
+            ],
+            ..v1::DeadLetter::default()
+        }
+    }
+
+    #[test]
+    fn a_copy_says_which_letter_it_is_and_keeps_what_is_its_senders() {
+        let replayed = Replayed { letter_id: "ab".into(), generation: 2, ordered_at: 9 };
+        let headers = copy_headers(&letter(), &replayed);
+        let names: Vec<_> = headers.iter().map(|(name, _)| name.as_ref()).collect();
+        assert_eq!(names, ["traceparent", "Nats-Msg-Id", "mesh"]);
+        assert_eq!(headers[1].1, "replay/ab/2");
+        let note = Note::parse(&headers[2].1).unwrap();
+        let lane = note.lane.unwrap();
+        assert_eq!((note.deadline, note.idempotency_key.as_deref()), (None, Some("key")));
+        assert_eq!((lane.attempt, lane.message_id.as_str(), lane.source.1), (1, "payments/x.P.Charge/17", 7));
+        assert_eq!(lane.letter, Some(LetterNote { id: "ab".into(), generation: 2, ordered_at: 9 }));
+    }
+}

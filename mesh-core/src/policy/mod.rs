@@ -1,0 +1,7 @@
+//! Pure decisions: a function of (rule, state, now), without I/O, `async`, hidden clock or randomness.
+//!
+//! So every decision is a table test, and a tool that explains a decision calls the very function that enforces it.
+
+pub mod compile;
+pub mod quota;
+pub mod retry;

@@ -1,0 +1,248 @@
+//! Whether a failed attempt is made again, and when.
+//!
+//! The contract says what a repeat does, the fault says whether the other side may have acted; together they decide.
+//! No retry exists that the contract does not allow. Delays are exponential with full jitter: `random(0, base · 2ⁿ)`, so
+//! that many failures at one moment do not come back at one moment.
+
+use std::time::Duration;
+
+use crate::{
+    contract::Repeat,
+    fault::{Code, Effect, Fault, Reason},
+};
+
+/// The limits of retrying for one consumer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryRule {
+    /// How many attempts there may be, the first included. At least 1.
+    pub max_attempts: u32,
+    /// The mean of the first delay is half of this.
+    pub base: Duration,
+    /// No delay by backoff is longer. What the other side states (Retry-After) may be.
+    pub cap: Duration,
+    /// A message older than this is not tried again.
+    pub max_age: Duration,
+}
+
+impl Default for RetryRule {
+    /// Five attempts within about a minute; throttled and unauthenticated work waits up to a day.
+    fn default() -> RetryRule {
+        RetryRule {
+            max_attempts: 5,
+            base: Duration::from_millis(500),
+            cap: Duration::from_secs(30),
+            max_age: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// What is known when an attempt has failed.
+#[derive(Debug, Clone, Copy)]
+pub struct Failure<'a> {
+    /// What came back.
+    pub fault: &'a Fault,
+    /// Which attempt it was; 1 for the first.
+    pub attempt: u32,
+    /// What a repeat does.
+    pub repeat: Repeat,
+    /// How long ago the message was stored.
+    pub age: Duration,
+    /// How long anybody still wants the answer. `None`: for ever.
+    pub remaining: Option<Duration>,
+}
+
+/// What happens to a failed delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was answered (no is an answer): the requester acts.
+    Answered,
+    /// Again after the delay, as attempt number `attempt`.
+    Delay {
+        /// How long to wait.
+        delay: Duration,
+        /// The number that the next attempt has. The same as before where the failure costs none.
+        attempt: u32,
+    },
+    /// To the dead letters.
+    DeadLetter(Why),
+}
+
+/// Why there is no further attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// The same will fail again.
+    Refused,
+    /// It may have happened and the contract does not allow to repeat it blindly: a person has to look.
+    Parked,
+    /// Every attempt was used up.
+    AttemptsExhausted,
+    /// Older than the rule allows.
+    TooOld,
+    /// Its deadline comes before the next attempt.
+    DeadlineBeforeRetry,
+}
+
+/// What one more attempt costs, where it is allowed.
+enum Again {
+    /// An attempt, after backoff or what the other side stated.
+    Counted,
+    /// No attempt, after the stated time.
+    Free(Duration),
+}
+
+/// Decides. `jitter` is a random number from 0 up to 1.
+#[must_use]
+pub fn decide(rule: &RetryRule, failure: &Failure<'_>, jitter: f64) -> Verdict {
+    if failure.fault.is_answer() {
+        return Verdict::Answered;
+    }
+    let (delay, attempt) = match again(failure) {
+        Err(why) => return Verdict::DeadLetter(why),
+        Ok(Again::Free(delay)) => (delay, failure.attempt),
+        Ok(Again::Counted) if failure.attempt >= rule.max_attempts => {
+            return Verdict::DeadLetter(Why::AttemptsExhausted);
+        }
+        Ok(Again::Counted) => {
+            let stated = failure.fault.retry_after().unwrap_or(Duration::ZERO);
+            (backoff(rule, failure.attempt, jitter).max(stated), failure.attempt + 1)
+        }
+    };
+    if failure.age.saturating_add(delay) > rule.max_age {
+        return Verdict::DeadLetter(Why::TooOld);
+    }
+    if failure.remaining.is_some_and(|remaining| remaining <= delay) {
+        return Verdict::DeadLetter(Why::DeadlineBeforeRetry);
+    }
+    Verdict::Delay { delay, attempt }
+}
+
+/// How long throttled or unauthenticated work waits where nothing is stated.
+const UNSTATED_WAIT: Duration = Duration::from_secs(10);
+
+fn again(failure: &Failure<'_>) -> Result<Again, Why> {
+    let fault = failure.fault;
+    if fault.effect() == Effect::Done {
+        return Err(Why::Refused);
+    }
+    match fault.code() {
+        Code::ResourceExhausted | Code::Unauthenticated if fault.effect() == Effect::None => {
+            Ok(Again::Free(fault.retry_after().unwrap_or(UNSTATED_WAIT)))
+        }
+        // The vendor is still busy with this very key: waiting for its answer repeats nothing.
+        Code::Aborted if fault.reason() == Reason::VendorInProgress => Ok(Again::Counted),
+        Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::Internal | Code::Unknown
+        | Code::Cancelled | Code::ResourceExhausted => unknown_or_none(failure),
+        Code::DataLoss if !failure.repeat.is_safe_when_unknown() => Err(Why::Parked),
+        _ => Err(Why::Refused),
+    }
+}
+
+fn unknown_or_none(failure: &Failure<'_>) -> Result<Again, Why> {
+    match failure.fault.effect() {
+        // An error stored for our key comes back for ever.
+        Effect::None if failure.fault.reason() == Reason::VendorStoredError => Err(Why::Refused),
+        Effect::None if failure.fault.reason() == Reason::DeadlineExpired => Err(Why::Refused),
+        Effect::None => Ok(Again::Counted),
+        _ if failure.repeat.is_safe_when_unknown() => Ok(Again::Counted),
+        _ => Err(Why::Parked),
+    }
+}
+
+/// The delay before attempt `attempt + 1`: `jitter · min(cap, base · 2^(attempt-1))`.
+#[must_use]
+pub fn backoff(rule: &RetryRule, attempt: u32, jitter: f64) -> Duration {
+    let doubled = rule.base.saturating_mul(1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX));
+    doubled.min(rule.cap).mul_f64(jitter.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn fault(code: Code, effect: Effect) -> Fault {
+        Fault::new(code, effect, Reason::VendorFailed, "x")
+    }
+
+    fn verdict(fault: &Fault, attempt: u32, repeat: Repeat) -> Verdict {
+        let failure = Failure { fault, attempt, repeat, age: Duration::ZERO, remaining: None };
+        decide(&RetryRule::default(), &failure, 1.0)
+    }
+
+    /// The table of the design, line by line.
+    #[test]
+    fn every_kind_of_answer_has_its_verdict() {
+        let counted = Verdict::Delay { delay: Duration::from_millis(500), attempt: 2 };
+        let letter = Verdict::DeadLetter(Why::Refused);
+        let parked = Verdict::DeadLetter(Why::Parked);
+        let table = [
+            (fault(Code::Unavailable, Effect::None), Repeat::Once, counted),
+            (fault(Code::InvalidArgument, Effect::None), Repeat::Keyed, letter),
+            (fault(Code::NotFound, Effect::None), Repeat::Keyed, letter),
+            (fault(Code::FailedPrecondition, Effect::None), Repeat::Once, Verdict::Answered),
+            (fault(Code::Internal, Effect::Unknown), Repeat::Keyed, counted),
+            (fault(Code::Internal, Effect::Unknown), Repeat::Once, parked),
+            (fault(Code::Unavailable, Effect::Unknown), Repeat::LookUp, parked),
+            (fault(Code::DeadlineExceeded, Effect::Unknown), Repeat::Idempotent, counted),
+            (fault(Code::DataLoss, Effect::Unknown), Repeat::Keyed, letter),
+            (fault(Code::DataLoss, Effect::Unknown), Repeat::Once, parked),
+            (fault(Code::Internal, Effect::Done), Repeat::Keyed, letter),
+        ];
+        for (fault, repeat, expected) in table {
+            assert_eq!(verdict(&fault, 1, repeat), expected, "{fault} {repeat:?}");
+        }
+        let stored = Fault::new(Code::Internal, Effect::None, Reason::VendorStoredError, "x");
+        assert_eq!(verdict(&stored, 1, Repeat::Keyed), letter);
+        let busy = Fault::new(Code::Aborted, Effect::Unknown, Reason::VendorInProgress, "x");
+        assert_eq!(verdict(&busy, 1, Repeat::Once), counted);
+    }
+
+    #[test]
+    fn a_stated_time_is_kept_and_costs_no_attempt() {
+        let throttled = fault(Code::ResourceExhausted, Effect::None).with_retry_after(Duration::from_secs(90));
+        let expected = Verdict::Delay { delay: Duration::from_secs(90), attempt: 7 };
+        assert_eq!(verdict(&throttled, 7, Repeat::Once), expected);
+    }
+
+    #[test]
+    fn a_retry_after_the_deadline_is_not_made() {
+        let fault = fault(Code::Unavailable, Effect::None);
+        let failure = Failure {
+            fault: &fault,
+            attempt: 1,
+            repeat: Repeat::Keyed,
+            age: Duration::ZERO,
+            remaining: Some(Duration::from_millis(400)),
+        };
+        let verdict = decide(&RetryRule::default(), &failure, 1.0);
+        assert_eq!(verdict, Verdict::DeadLetter(Why::DeadlineBeforeRetry));
+    }
+
+    proptest! {
+        /// No retry exists that the contract does not allow.
+        #[test]
+        fn once_is_never_repeated_blindly(code in 0i32..17, attempt in 1u32..9, jitter in 0.0f64..1.0) {
+            let fault = fault(Code::try_from(code).unwrap(), Effect::Unknown);
+            for repeat in [Repeat::Once, Repeat::LookUp] {
+                let failure = Failure { fault: &fault, attempt, repeat, age: Duration::ZERO, remaining: None };
+                let verdict = decide(&RetryRule::default(), &failure, jitter);
+                prop_assert!(!matches!(verdict, Verdict::Delay { .. }), "{:?}", verdict);
+            }
+        }
+
+        #[test]
+        fn attempts_end(code in 0i32..17, effect in 1i32..4, jitter in 0.0f64..1.0) {
+            let fault = fault(Code::try_from(code).unwrap(), Effect::try_from(effect).unwrap());
+            let failure = Failure { fault: &fault, attempt: 5, repeat: Repeat::Keyed, age: Duration::ZERO, remaining: None };
+            if let Verdict::Delay { attempt, .. } = decide(&RetryRule::default(), &failure, jitter) {
+                prop_assert_eq!(attempt, 5, "only a wait that costs nothing goes on");
+            }
+        }
+
+        #[test]
+        fn backoff_stays_within_its_bounds(attempt in 0u32..200, jitter in 0.0f64..1.0) {
+            let rule = RetryRule::default();
+            prop_assert!(backoff(&rule, attempt, jitter) <= rule.cap);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Queued work.
+
+use std::{
+    borrow::Cow,
+    future::{Future, IntoFuture},
+};
+
+use bytes::Bytes;
+
+use super::Receipt;
+use crate::{
+    bus::Bus,
+    clock::Deadline,
+    contract::{BoxFuture, Context, Operation},
+    fault::Fault,
+    gate::Cause,
+    subject::{self, Class},
+};
+
+/// Which operation the work is for.
+#[derive(Debug, Clone)]
+pub struct WorkTarget {
+    service: Cow<'static, str>,
+    method: Cow<'static, str>,
+}
+
+impl WorkTarget {
+    /// The operation `method` of the rpc service `service`.
+    #[must_use]
+    pub fn new(service: impl Into<Cow<'static, str>>, method: impl Into<Cow<'static, str>>) -> WorkTarget {
+        WorkTarget { service: service.into(), method: method.into() }
+    }
+
+    /// The operation `O`.
+    #[must_use]
+    pub fn of<O: Operation>() -> WorkTarget {
+        WorkTarget::new(O::SERVICE, O::METHOD)
+    }
+}
+
+/// One piece of work on its way into the queue. Await it.
+#[must_use = "nothing is queued until it is awaited"]
+pub struct Enqueue {
+    bus: Bus,
+    target: WorkTarget,
+    key: String,
+    class: Class,
+    cause: Cause,
+    payload: Bytes,
+}
+
+impl Enqueue {
+    /// Work for an operation: `payload` is the encoded request, `key` its ordering key.
+    pub fn new(bus: &Bus, target: WorkTarget, key: String, payload: Bytes) -> Enqueue {
+        Enqueue { bus: bus.clone(), target, key, class: Class::Normal, cause: Cause::default(), payload }
+    }
+
+    /// The local part of its id, 1 to 128 visible ASCII characters. The same id again is the same work again.
+    pub fn id(mut self, id: impl Into<String>) -> Enqueue {
+        self.cause.id = Some(id.into());
+        self
+    }
+
+    /// How urgent it is.
+    pub fn class(mut self, class: Class) -> Enqueue {
+        self.class = class;
+        self
+    }
+
+    /// When nobody wants it any more: work that is not begun by then ends as a dead letter.
+    pub fn deadline(mut self, deadline: Deadline) -> Enqueue {
+        self.cause.deadline = Some(deadline);
+        self
+    }
+
+    /// Takes id, deadline and trace over from the attempt that is being handled. An id set before stays.
+    pub fn caused_by(mut self, context: &Context) -> Enqueue {
+        let id = self.cause.id.take();
+        self.cause = Cause::of(context);
+        self.cause.id = id.or(self.cause.id);
+        self
+    }
+
+    fn send(self) -> impl Future<Output = Result<Receipt, Fault>> + Send + use<> {
+        let Enqueue { bus, target, key, class, mut cause, payload } = self;
+        async move {
+            cause.trace = Some(crate::telemetry::trace::outgoing(cause.trace));
+            let operation = (target.service.as_ref(), target.method.as_ref());
+            let sealed = bus.gate().seal_work(operation, &key, class, cause, payload)?;
+            let message_id = sealed.message_id().to_owned();
+            let what = format!("work for {}/{}", operation.0, operation.1);
+            let stream = subject::work_stream(operation.0);
+            let stored = bus.publish(&stream, sealed).await.map_err(|error| error.into_fault(&what))?;
+            Ok(Receipt::new(message_id, stored))
+        }
+    }
+}
+
+impl IntoFuture for Enqueue {
+    type Output = Result<Receipt, Fault>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}
