@@ -29,6 +29,7 @@ pub mod gate;
 pub mod http;
 pub mod identity;
 pub mod mesh;
+pub mod operate;
 pub mod policy;
 pub mod publish;
 pub mod request;

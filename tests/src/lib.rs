@@ -1,1 +1,9 @@
-//! (being written)
+//! What the tests of the whole share: the program `mesh`, a real broker with real users, and waiting for a condition.
+
+pub mod binary;
+pub mod broker;
+pub mod wait;
+
+pub use binary::mesh_binary;
+pub use broker::TestBroker;
+pub use wait::eventually;

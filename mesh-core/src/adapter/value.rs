@@ -13,7 +13,7 @@ use cel::{
     },
     context::VariableResolver,
 };
-use prost_reflect::{DynamicMessage, MapKey, Value};
+use prost_reflect::{DynamicMessage, MapKey, ReflectMessage as _, Value};
 use secrecy::{ExposeSecret, SecretString};
 
 type Boxed<'m> = Box<dyn Val + 'm>;
@@ -113,8 +113,10 @@ fn borrowed(value: &Value) -> Boxed<'_> {
             Box::new(CelMap::from(entries))
         }
         Value::Message(message) => {
-            let fields = message.descriptor().fields().filter_map(|f| Some((f.name().to_owned(), field(message, f.name())?)));
-            Box::new(CelMap::from(fields.map(|(name, value)| (CelMapKey::from(name), value)).collect::<HashMap<_, _>>()))
+            let descriptor = message.descriptor();
+            let read =
+                |f: prost_reflect::FieldDescriptor| Some((f.name().to_owned().into(), field(message, f.name())?));
+            Box::new(CelMap::from(descriptor.fields().filter_map(read).collect::<HashMap<CelMapKey<'_>, _>>()))
         }
         scalar => owned(scalar),
     }

@@ -21,8 +21,11 @@ pub struct StreamLimits {
     pub replicas: usize,
     /// How long events and outcomes are kept.
     pub event_age: Duration,
-    /// Bytes that one stream may hold; a full one refuses, it never drops what is old.
-    pub max_bytes: i64,
+    /// Bytes that one stream may hold, set aside for it beforehand. `None`: as much as the broker has.
+    ///
+    /// A full stream refuses, it never drops what is old. Lanes have no limit of their own: the broker allows schedules
+    /// only on streams that drop what is old when they are full, so they must never be full.
+    pub max_bytes: Option<i64>,
     /// How long a delivery's lease lasts without a sign of life.
     pub ack_wait: Duration,
     /// Deliveries of one consumer that may be under way.
@@ -34,7 +37,7 @@ impl Default for StreamLimits {
         StreamLimits {
             replicas: 1,
             event_age: Duration::from_secs(7 * 24 * 3600),
-            max_bytes: 16 * 1024 * 1024 * 1024,
+            max_bytes: None,
             ack_wait: Duration::from_secs(30),
             max_ack_pending: 4096,
         }
@@ -154,18 +157,19 @@ fn stream_config(spec: &StreamSpec, limits: &StreamLimits) -> stream::Config {
         Kind::Work | Kind::Lane => (RetentionPolicy::WorkQueue, Duration::ZERO),
         Kind::Letters => (RetentionPolicy::Limits, Duration::ZERO),
     };
+    let scheduled = spec.kind == Kind::Lane;
     stream::Config {
         name: spec.name.clone(),
         subjects: spec.subjects.clone(),
         retention,
         max_age,
-        max_bytes: limits.max_bytes,
-        discard: DiscardPolicy::New,
+        max_bytes: limits.max_bytes.filter(|_| !scheduled).unwrap_or(-1),
+        discard: if scheduled { DiscardPolicy::Old } else { DiscardPolicy::New },
         storage: StorageType::File,
         num_replicas: limits.replicas,
         duplicate_window: DEDUPE_WINDOW,
         allow_atomic_publish: true,
-        allow_message_schedules: spec.kind == Kind::Lane,
+        allow_message_schedules: scheduled,
         deny_delete: spec.kind == Kind::Letters,
         ..Default::default()
     }

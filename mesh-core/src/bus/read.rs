@@ -69,7 +69,7 @@ impl Bus {
                 Err(_) => return Err(silent(stream)),
             };
             left -= 1;
-            let received = super::convert::Received::from(message.split().0);
+            let received = super::convert::Received::from(message.message);
             if each(Unopened::new(received.into_raw())) == Stop::Yes {
                 break;
             }

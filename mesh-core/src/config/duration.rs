@@ -23,11 +23,14 @@ mod tests {
 
     #[test]
     fn reads_units_and_nothing_else() {
-        for (text, ms) in [("0s", 0), ("250ms", 250), ("10s", 10_000), ("5m", 300_000), ("24h", 86_400_000), ("1d", 86_400_000)]
+        for (text, ms) in
+            [("0s", 0), ("250ms", 250), ("10s", 10_000), ("5m", 300_000), ("24h", 86_400_000), ("1d", 86_400_000)]
         {
             assert_eq!(parse(text), Some(Duration::from_millis(ms)), "{text}");
         }
-        for text in ["", "10", "s", "-1s", "1.5s", "10 s", "10S", "1h30m", "99999999999999999999s", "18446744073709551615d"] {
+        for text in
+            ["", "10", "s", "-1s", "1.5s", "10 s", "10S", "1h30m", "99999999999999999999s", "18446744073709551615d"]
+        {
             assert_eq!(parse(text), None, "{text}");
         }
     }

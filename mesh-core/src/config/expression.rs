@@ -13,21 +13,67 @@ use prost_reflect::{Kind, MessageDescriptor};
 
 use super::problem::{Place, Report, hint};
 
-/// The functions of CEL's standard library and `base64`: the ones that an expression may call.
+/// The functions that an expression may call: those of CEL's standard library, of its strings and of its encoders.
 const FUNCTIONS: &[&str] = &[
-    "base64", "bool", "bytes", "contains", "decode", "double", "duration", "dyn", "encode", "endsWith", "getDate",
-    "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours", "getMilliseconds", "getMinutes", "getMonth",
-    "getSeconds", "has", "hasValue", "int", "matches", "max", "min", "none", "of", "ofNonZeroValue", "optional", "or",
-    "orValue", "size", "startsWith", "string", "timestamp", "type", "uint", "value",
+    "base64",
+    "bool",
+    "bytes",
+    "charAt",
+    "contains",
+    "decode",
+    "double",
+    "duration",
+    "dyn",
+    "encode",
+    "endsWith",
+    "format",
+    "getDate",
+    "getDayOfMonth",
+    "getDayOfWeek",
+    "getDayOfYear",
+    "getFullYear",
+    "getHours",
+    "getMilliseconds",
+    "getMinutes",
+    "getMonth",
+    "getSeconds",
+    "has",
+    "hasValue",
+    "indexOf",
+    "int",
+    "join",
+    "lastIndexOf",
+    "lowerAscii",
+    "matches",
+    "none",
+    "of",
+    "ofNonZeroValue",
+    "optional",
+    "or",
+    "orValue",
+    "replace",
+    "reverse",
+    "size",
+    "split",
+    "startsWith",
+    "string",
+    "substring",
+    "timestamp",
+    "trim",
+    "type",
+    "uint",
+    "upperAscii",
+    "value",
 ];
 
-/// CEL with its standard library and `base64.encode` and `base64.decode`: built once.
+/// CEL with its standard library, its strings (`lowerAscii`, `replace`, …) and `base64`: built once.
 #[must_use]
 pub fn engine() -> &'static Arc<Env> {
     static ENGINE: LazyLock<Arc<Env>> = LazyLock::new(|| {
         let mut env = Env::stdlib();
-        // Nothing else declares these functions, so nothing can clash.
+        // Nothing else declares these functions, so nothing can clash; a test calls one of each.
         let _ = env.add_extension(cel::extensions::encoders);
+        let _ = env.add_extension(cel::extensions::strings);
         Arc::new(env)
     });
     &ENGINE
@@ -97,7 +143,9 @@ pub(super) fn compile(text: &str, place: Place, scope: &Scope<'_>, report: &mut 
         Err(errors) => {
             for error in errors.errors.iter().take(1) {
                 let offset = usize::try_from(error.pos.1.saturating_sub(1)).unwrap_or(0);
-                let said = error.msg.replace('\n', " ");
+                // The parser's list of every token that it would have taken helps nobody.
+                let said = error.msg.lines().next().unwrap_or_default();
+                let said = said.split(" expecting ").next().unwrap_or_default().replace("'<EOF>'", "the end");
                 report.add(report.within(place, offset), format!("not a CEL expression: {said}"));
             }
             return None;
@@ -210,6 +258,54 @@ impl<'a> Check<'a> {
 
     fn add(&mut self, id: u64, what: String) {
         let offset = self.info.offset_for(id).map_or(0, |(start, _)| start as usize);
+        // A selection stands at its dot: what is wrong is the name behind it.
+        let offset = offset + usize::from(self.info.source.chars().nth(offset) == Some('.'));
         self.report.add(self.report.within(self.place, offset), what);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Result<Expression, String> {
+        let mut report = Report::new("f", text);
+        let scope = Scope { names: &["body"], request: None, secrets: &[] };
+        compile(text, Place { line: 1, column: 1 }, &scope, &mut report)
+            .ok_or_else(|| report.into_problems().0.first().unwrap().to_string())
+    }
+
+    #[test]
+    fn the_extensions_are_there() {
+        for text in ["base64.encode(b'a') == 'YQ=='", "'A'.lowerAscii() == 'a'", "has({'a': 1}.a)", "[1].all(x, x > 0)"]
+        {
+            let context = cel::Context::with_env(engine().clone());
+            let expression = check(text).unwrap();
+            let value = expression.evaluate(&context).unwrap();
+            assert_eq!(value.downcast_ref(), Some(&cel::common::types::CelBool::from(true)), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_and_functions_are_checked_where_they_stand() {
+        for (text, said) in [
+            ("1 +", "f:1:"),
+            ("1 + bodi", "f:1:5: unknown name \"bodi\" (did you mean \"body\"?)"),
+            ("[1].map(x, y)", "f:1:12: unknown name \"y\""),
+            ("body.sise()", "unknown function \"sise\" (did you mean \"size\"?)"),
+        ] {
+            let error = check(text).unwrap_err();
+            assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn errors_show_no_value() {
+        let context = cel::Context::with_env(engine().clone());
+        for text in ["'sk_1' + 1", "{'a': 'sk_1'}['sk_2x'] + 'x'", "int('sk_1')", "'sk_1'.matches('[')", "['sk_1'][7]"]
+        {
+            let error = check(text).unwrap().evaluate(&context).unwrap_err();
+            assert!(!error.contains("sk_1"), "{text}: {error}");
+        }
     }
 }

@@ -75,6 +75,7 @@ reasons! {
     PortInUse = "0206", "a port is used by another program";
     DownloadDamaged = "0207", "the download is not the pinned file";
     InvalidInput = "0208", "an argument at the command line is wrong";
+    LocalFailed = "0209", "a part of the local cluster failed";
 }
 
 #[cfg(test)]

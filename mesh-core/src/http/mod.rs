@@ -9,6 +9,8 @@ mod client;
 mod connect;
 mod sent;
 #[cfg(test)]
+pub(crate) mod stand_in;
+#[cfg(test)]
 mod tests;
 
 pub use client::{Client, ClientError, Limits, Request};

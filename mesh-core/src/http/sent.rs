@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use ::http::{HeaderMap, StatusCode};
+use bytes::Bytes;
 
 /// How far a call got.
 #[derive(Debug)]

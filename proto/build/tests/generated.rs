@@ -1,4 +1,5 @@
 //! The code that is generated for a contract with one of everything, compared with what stands in `golden/`.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where it can't go on")]
 
 use std::{fs, path::Path};
 

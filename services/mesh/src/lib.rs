@@ -1,3 +1,11 @@
-//! (being written)
+//! The program `mesh` as a library: its command line, the local cluster with its embedded nats-server, and the roles that
+//! its processes take.
 
+pub mod cli;
+pub mod cluster;
 pub mod engine;
+pub mod ledger;
+pub mod roles;
+pub mod stop;
+pub mod demo;
+pub mod dev;

@@ -11,5 +11,5 @@ fn main() -> ExitCode {
     if words.iter().flatten().eq(GUARD_WORDS.iter()) {
         return guard_main(arguments);
     }
-    ExitCode::SUCCESS
+    mesh::cli::main(std::env::args_os().collect())
 }

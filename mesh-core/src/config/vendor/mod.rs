@@ -9,17 +9,17 @@ mod operation;
 mod read;
 mod request;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use ::http::{HeaderName, Method};
 pub use base_url::BaseUrl;
-use prost_reflect::{DescriptorPool, FieldDescriptor, MessageDescriptor};
+use prost_reflect::{FieldDescriptor, MessageDescriptor};
 pub use secrecy::{ExposeSecret, SecretString};
 
 use super::{Environment, Expression, Problems, Template};
-use crate::contract::OperationInfo;
+use crate::contract::{OperationInfo, catalog::Catalog};
 
 /// A vendor file, checked.
 #[derive(Debug)]
@@ -179,6 +179,6 @@ impl fmt::Display for Verdict {
 ///
 /// # Errors
 /// Everything that is wrong, each with its place.
-pub fn load(file: &str, text: &str, environment: &Environment, pool: &DescriptorPool) -> Result<VendorFile, Problems> {
-    read::read(file, text, environment, pool)
+pub fn load(file: &str, text: &str, environment: &Environment, catalog: &Catalog) -> Result<VendorFile, Problems> {
+    read::read(file, text, environment, catalog)
 }

@@ -19,7 +19,7 @@ pub(super) const KEYS: &[&str] = &["method", "path", "query", "headers", "form",
 /// The keys of `idempotency`.
 pub(super) const IDEMPOTENCY_KEYS: &[&str] = &["header", "value", "retention", "quoted"];
 
-const METHODS: &[&str] = &["GET", "POST", "PUT", "PATCH", "DELETE"];
+pub(super) const METHODS: &[&str] = &["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 /// How long most vendors remember a key, where the file says nothing.
 const RETENTION: Duration = Duration::from_secs(24 * 3600);
@@ -61,7 +61,10 @@ fn path(node: &Node, scope: &Scope<'_>, report: &mut Report) -> Option<Template>
         Part::Value(_) => true,
     };
     if !starts || !path.parts().iter().all(clean) {
-        report.add(node.place, "not a path, expected it to begin with '/' and to hold no space, '?' or '#' (see \"query\")");
+        report.add(
+            node.place,
+            "not a path, expected it to begin with '/' and to hold no space, '?' or '#' (see \"query\")",
+        );
         return None;
     }
     Some(path)
@@ -89,7 +92,8 @@ fn headers(node: &Node, scope: &Scope<'_>, report: &mut Report) -> Vec<(HeaderNa
 
 /// Headers that frame the message or are the mesh's own can't be set by a file.
 fn header_name(text: &str) -> Option<HeaderName> {
-    const OURS: &[&str] = &["host", "content-length", "transfer-encoding", "connection", "te", "upgrade", "traceparent"];
+    const OURS: &[&str] =
+        &["host", "content-length", "transfer-encoding", "connection", "te", "upgrade", "traceparent"];
     HeaderName::from_bytes(text.as_bytes()).ok().filter(|name| !OURS.contains(&name.as_str()))
 }
 

@@ -113,7 +113,7 @@ impl Names {
             &format!(
                 r#"
 /// Asks for the operations of `{full}`: `call` answers now, `enqueue` has it done later.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct {service}Client {{
     mesh: ::mesh_core::Mesh,
 }}
@@ -175,16 +175,8 @@ impl {service}Client {{
         push(text, "}\n");
     }
 
-    fn push_server(&self, text: &mut String, rpcs: &[Rpc]) {
-        let Names { service, module, full, .. } = self;
-        let infos: String = rpcs
-            .iter()
-            .map(|rpc| {
-                let operation = &rpc.operation;
-                format!("            <{module}::{operation} as ::mesh_core::contract::Operation>::info(),\n")
-            })
-            .collect();
-        let arms: String = rpcs.iter().map(arm).collect();
+    fn push_server_type(&self, text: &mut String) {
+        let Names { service, .. } = self;
         push(
             text,
             &format!(
@@ -200,7 +192,26 @@ impl<T: {service}> {service}Server<T> {{
         Self(inner)
     }}
 }}
+"#
+            ),
+        );
+    }
 
+    fn push_server(&self, text: &mut String, rpcs: &[Rpc]) {
+        let Names { service, module, full, .. } = self;
+        let infos: String = rpcs
+            .iter()
+            .map(|rpc| {
+                let operation = &rpc.operation;
+                format!("            <{module}::{operation} as ::mesh_core::contract::Operation>::info(),\n")
+            })
+            .collect();
+        let arms: String = rpcs.iter().map(arm).collect();
+        self.push_server_type(text);
+        push(
+            text,
+            &format!(
+                r#"
 impl<T: {service}> ::mesh_core::contract::Service for {service}Server<T> {{
     fn name(&self) -> &str {{
         "{full}"

@@ -140,7 +140,7 @@ pub mod carrier {
 }
 
 /// Asks for the operations of `parcel.v1.Carrier`: `call` answers now, `enqueue` has it done later.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct CarrierClient {
     mesh: ::mesh_core::Mesh,
 }

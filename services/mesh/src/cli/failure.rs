@@ -1,0 +1,198 @@
+//! The one renderer of errors: what happened, whether it had an effect, what to do next, and the page that says more.
+
+use std::{ffi::OsString, fmt::Write as _, io};
+
+use mesh_core::{
+    config::Problems,
+    contract::catalog::CatalogError,
+    fault::{Code, Effect, Fault, Reason},
+};
+use serde_json::{Value, json};
+
+use super::{Output, Status, hints};
+
+/// A fault with the advice that only the command knows.
+#[derive(Debug, thiserror::Error)]
+#[error("{fault}")]
+pub struct Failure {
+    fault: Fault,
+    help: String,
+}
+
+impl Failure {
+    /// A fault, and what to do about it.
+    #[must_use]
+    pub fn new(fault: Fault, help: impl Into<String>) -> Failure {
+        Failure { fault, help: help.into() }
+    }
+
+    /// An argument is wrong: nothing happened.
+    #[must_use]
+    pub fn input(message: impl Into<String>, help: impl Into<String>) -> Failure {
+        Failure::new(Fault::new(Code::InvalidArgument, Effect::None, Reason::InvalidInput, message), help)
+    }
+}
+
+/// Shows an error and says how the program ends.
+pub(super) fn show(output: &Output, error: &anyhow::Error) -> Status {
+    if is_broken_pipe(error) {
+        return Status::Ok;
+    }
+    let report = Report::of(error);
+    if output.is_json() {
+        eprintln!("{}", report.json());
+    } else {
+        eprintln!("{}", report.text(output.colours_errors()).trim_end());
+    }
+    report.status
+}
+
+/// Shows what clap says about the words that it could not read, or the help that was asked for.
+pub(super) fn usage(error: &clap::Error, words: &[OsString]) -> Status {
+    if !error.use_stderr() {
+        // Nobody reads the help any more: no reason to complain.
+        let _ = error.print();
+        return Status::Ok;
+    }
+    let wants_json = words.windows(2).any(|w| (w[0] == "-o" || w[0] == "--output") && w[1] == "json")
+        || words.iter().any(|word| word == "-ojson" || word == "--output=json");
+    if wants_json {
+        let text = error.to_string();
+        let (message, help) = text.split_once("\n\n").unwrap_or((&text, ""));
+        let message = message.trim_start_matches("error: ");
+        let report = Report::plain(Failure::input(message, help.trim()));
+        eprintln!("{}", report.json());
+    } else {
+        let _ = error.print();
+    }
+    Status::BadInput
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    let json = error.chain().find_map(|cause| cause.downcast_ref::<serde_json::Error>());
+    let kind = io.map(io::Error::kind).or_else(|| json.and_then(serde_json::Error::io_error_kind));
+    kind == Some(io::ErrorKind::BrokenPipe)
+}
+
+struct Report {
+    fault: Fault,
+    help: Vec<String>,
+    status: Status,
+    /// Not every error of the program has a reason: then no page is named.
+    has_reason: bool,
+}
+
+impl Report {
+    fn of(error: &anyhow::Error) -> Report {
+        for cause in error.chain() {
+            if let Some(failure) = cause.downcast_ref::<Failure>() {
+                return Report::plain(Failure::new(failure.fault.clone(), failure.help.clone()));
+            }
+            let fault = cause
+                .downcast_ref::<Fault>()
+                .cloned()
+                .or_else(|| cause.downcast_ref::<Problems>().cloned().map(Fault::from))
+                .or_else(|| cause.downcast_ref::<CatalogError>().map(of_catalog));
+            if let Some(fault) = fault {
+                return Report::plain(Failure::new(fault, ""));
+            }
+        }
+        let fault = Fault::new(Code::Unknown, Effect::Unknown, Reason::InvalidInput, format!("{error:#}"));
+        Report { fault, help: Vec::new(), status: Status::Failed, has_reason: false }
+    }
+
+    fn plain(failure: Failure) -> Report {
+        let Failure { fault, help } = failure;
+        let help = if help.is_empty() { hints::help(&fault) } else { help };
+        let help = help.lines().map(str::to_owned).collect();
+        Report { status: status(&fault), fault, help, has_reason: true }
+    }
+
+    fn text(&self, colour: bool) -> String {
+        let paint = |code: &str, text: &str| if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
+        let mut lines = self.fault.message().lines();
+        let first = lines.next().unwrap_or_default();
+        let mut out = match self.has_reason {
+            true => format!("{}: {first}\n", paint("1;31", &format!("error[{}]", self.fault.reason().code()))),
+            false => format!("{}: {first}\n", paint("1;31", "error")),
+        };
+        // Writing to a String can't fail.
+        let mut add = |name: &str, text: &str| drop(writeln!(out, "  {} {text}", paint("1", &format!("{name}:"))));
+        for line in lines {
+            add("     ", line);
+        }
+        if !self.fault.detail().is_empty() {
+            add("detail", self.fault.detail());
+        }
+        for line in &self.help {
+            add("help", line);
+        }
+        if self.has_reason {
+            add("effect", hints::effect(self.fault.effect()));
+            add("page", &page(self.fault.reason()));
+        }
+        out.replace("       :", "       ")
+    }
+
+    fn json(&self) -> Value {
+        let fault = &self.fault;
+        if !self.has_reason {
+            return json!({ "error": { "message": fault.message() } });
+        }
+        json!({ "error": {
+            "reason": fault.reason().code(),
+            "title": fault.reason().title(),
+            "message": fault.message(),
+            "detail": fault.detail(),
+            "help": self.help.join("\n"),
+            "code": fault.code().as_str_name().trim_start_matches("CODE_"),
+            "effect": fault.effect().as_str_name().trim_start_matches("EFFECT_"),
+            "page": page(fault.reason()),
+        } })
+    }
+}
+
+fn page(reason: Reason) -> String {
+    format!("docs/errors/{}.md", reason.code())
+}
+
+/// Wrong input, files and environment are the user's to mend; the rest failed.
+fn status(fault: &Fault) -> Status {
+    let bad_input = fault.reason().code() >= "MESH-0200"
+        || matches!(fault.reason(), Reason::BusUnavailable | Reason::BrokerTooOld | Reason::LetterMissing);
+    if bad_input { Status::BadInput } else { Status::Failed }
+}
+
+fn of_catalog(error: &CatalogError) -> Fault {
+    let reason = match error {
+        CatalogError::UnknownName { .. } => Reason::UnknownName,
+        CatalogError::Json(_) => Reason::InvalidJson,
+        CatalogError::Undecodable { .. } | CatalogError::NotJson { .. } => Reason::Undecodable,
+        _ => Reason::InvalidFile,
+    };
+    Fault::new(Code::InvalidArgument, Effect::None, reason, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_to_do_and_where_more_stands() {
+        let fault = Fault::new(Code::InvalidArgument, Effect::None, Reason::InvalidFile, "f:1:2: a\nf:3:4: b");
+        let text = Report::of(&fault.into()).text(false);
+        assert_eq!(
+            text,
+            "error[MESH-0203]: f:1:2: a\n        f:3:4: b\n  help: mend each line, then check again: mesh check FILE\n  \
+             effect: nothing happened\n  page: docs/errors/MESH-0203.md\n"
+        );
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_no_error() {
+        let error = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("while writing");
+        assert!(is_broken_pipe(&error));
+        assert!(!is_broken_pipe(&io::Error::from(io::ErrorKind::NotFound).into()));
+    }
+}

@@ -1,0 +1,137 @@
+//! Replay: to the consumer that failed, and to no other.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use futures_util::{StreamExt as _, stream};
+use mesh_core::{
+    bus::Bus,
+    dead_letter::{Letter, LetterState},
+    fault::Fault,
+    operate::letters::{self, Order, Replayed},
+};
+use serde_json::json;
+
+use super::{
+    super::{Failure, failure, place, place::Place},
+    GlobalArgs, Output, ReplayArgs, Status, Wanted, consumer, fault, filter, short,
+};
+
+/// Replays that are ordered at once.
+const UNDER_WAY: usize = 16;
+
+pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
+    let bus = Place::find(global)?.connect().await?;
+    let letters = chosen(&bus, &args).await?;
+    if letters.is_empty() {
+        output.remark("no open letters: nothing to replay");
+        if output.is_json() {
+            output.json(&json!([]))?;
+        }
+        return Ok(Status::Ok);
+    }
+    if args.all && !args.yes && !agreed(&letters)? {
+        output.remark("nothing was replayed");
+        return Ok(Status::Failed);
+    }
+    let order = Order { by: place::person(), why: args.why.clone(), again: args.again };
+    let (replayed, refused) = order_all(&bus, &letters, &order).await;
+    let letters = match args.no_wait {
+        true => Vec::new(),
+        false => letters::await_end(&bus, &replayed, args.timeout).await?,
+    };
+    bus.close().await;
+    tell(&Told { replayed: &replayed, letters: &letters, waited: !args.no_wait, output })?;
+    let mut status = Status::Ok;
+    if letters.iter().any(|letter| letter.state != LetterState::Resolved) {
+        status = Status::Failed;
+    }
+    for fault in refused {
+        status = failure::show(output, &fault.into());
+    }
+    Ok(status)
+}
+
+/// The letters that are meant; an id that fits nothing ends it before anything is replayed.
+async fn chosen(bus: &Bus, args: &ReplayArgs) -> anyhow::Result<Vec<Letter>> {
+    if args.all {
+        return Ok(letters::list(bus, &filter(args.consumer.clone(), Wanted::Open.states())).await?);
+    }
+    let mut chosen: Vec<Letter> = Vec::new();
+    for id in &args.ids {
+        let letter = letters::find(bus, id).await?;
+        if chosen.iter().all(|other| other.letter.id != letter.letter.id) {
+            chosen.push(letter);
+        }
+    }
+    Ok(chosen)
+}
+
+/// Asks the person; without one, `--yes` is needed.
+fn agreed(letters: &[Letter]) -> anyhow::Result<bool> {
+    let mut consumers: Vec<_> = letters.iter().map(consumer).collect();
+    consumers.sort();
+    consumers.dedup();
+    let question = format!("replay {} letters to {}?", letters.len(), consumers.join(", "));
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::input(format!("{question} Nobody is there to ask"), "say --yes to replay them").into());
+    }
+    eprint!("{question} [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+async fn order_all(bus: &Bus, letters: &[Letter], order: &Order) -> (Vec<Replayed>, Vec<Fault>) {
+    let orders = letters.iter().map(|letter| letters::replay(bus, letter, order));
+    let mut under_way = stream::iter(orders).buffered(UNDER_WAY);
+    let (mut replayed, mut refused) = (Vec::new(), Vec::new());
+    while let Some(result) = under_way.next().await {
+        match result {
+            Ok(one) => replayed.push(one),
+            Err(fault) => refused.push(fault),
+        }
+    }
+    (replayed, refused)
+}
+
+struct Told<'a> {
+    replayed: &'a [Replayed],
+    letters: &'a [Letter],
+    waited: bool,
+    output: &'a Output,
+}
+
+fn tell(told: &Told<'_>) -> anyhow::Result<()> {
+    let ends: Vec<_> = told.replayed.iter().map(|one| (one, became(told, one))).collect();
+    if told.output.is_json() {
+        let ends = ends.iter().map(|(one, (word, said))| {
+            json!({ "id": one.letter_id, "generation": one.generation, "state": word, "said": said })
+        });
+        return Ok(told.output.json(&ends.collect::<Vec<_>>())?);
+    }
+    for (one, (word, said)) in &ends {
+        told.output.line(&format!("{}  {word}{said}", short(&one.letter_id)))?;
+    }
+    let count = |wanted: &str| ends.iter().filter(|(_, (word, _))| *word == wanted).count();
+    if told.waited && ends.len() > 1 {
+        let (ok, again, waiting) = (count("resolved"), count("failed again"), count("replaying"));
+        told.output.remark(&format!("{ok} resolved, {again} failed again, {waiting} not ended yet"));
+    }
+    Ok(())
+}
+
+fn became(told: &Told<'_>, one: &Replayed) -> (&'static str, String) {
+    let Some(letter) = told.letters.iter().find(|letter| letter.letter.id == one.letter_id) else {
+        return ("replaying", format!(": sent to its consumer (generation {})", one.generation));
+    };
+    match letter.state {
+        LetterState::Open => {
+            let fault = fault(letter);
+            let said = format!(" as generation {}: {} {}", letter.letter.generation, fault.reason().code(), fault.message());
+            ("failed again", said)
+        }
+        LetterState::Replaying => ("replaying", format!(": not ended yet; mesh dead-letter show {}", short(&one.letter_id))),
+        ended => (ended.word(), String::new()),
+    }
+}

@@ -1,0 +1,96 @@
+//! Payloads as JSON for people: fields of a sensitive data class are masked.
+
+use mesh_core::contract::Catalog;
+use mesh_core::proto::{options, v1::DataClass};
+use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
+use serde_json::{Value, json};
+
+/// What may be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mask {
+    /// Personal and payment fields too. Secrets never.
+    pub(super) reveal: bool,
+}
+
+impl Mask {
+    /// A payload as JSON. What can't be decoded is shown by its length alone: nobody knows what it holds.
+    pub(super) fn payload(self, catalog: &Catalog, message: &str, payload: &[u8]) -> Value {
+        let Some(descriptor) = catalog.message(message) else {
+            return json!({ "undecoded": format!("{} bytes of an unknown type {message:?}", payload.len()) });
+        };
+        match catalog.to_json(message, payload) {
+            Ok(mut value) => {
+                self.message(&descriptor, &mut value);
+                value
+            }
+            Err(error) => json!({ "undecoded": error.to_string() }),
+        }
+    }
+
+    fn message(self, descriptor: &MessageDescriptor, value: &mut Value) {
+        let Value::Object(fields) = value else { return };
+        for (name, value) in fields {
+            if let Some(field) = descriptor.get_field_by_json_name(name) {
+                self.field(&field, value);
+            }
+        }
+    }
+
+    fn field(self, field: &FieldDescriptor, value: &mut Value) {
+        if let Some(word) = self.hides(options::data_class(field)) {
+            *value = Value::String(word.to_owned());
+            return;
+        }
+        let kind = match field.kind() {
+            Kind::Message(entry) if field.is_map() => entry.map_entry_value_field().kind(),
+            kind => kind,
+        };
+        let Kind::Message(message) = kind else { return };
+        match value {
+            Value::Array(items) => items.iter_mut().for_each(|item| self.message(&message, item)),
+            Value::Object(entries) if field.is_map() => entries.values_mut().for_each(|item| self.message(&message, item)),
+            one => self.message(&message, one),
+        }
+    }
+
+    fn hides(self, class: DataClass) -> Option<&'static str> {
+        match class {
+            DataClass::Secret => Some("[secret]"),
+            DataClass::Personal if !self.reveal => Some("[personal]"),
+            DataClass::Payment if !self.reveal => Some("[payment]"),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message as _;
+
+    fn catalog() -> Catalog {
+        Catalog::new([mesh_core::proto::DESCRIPTORS, shop_proto::DESCRIPTORS]).unwrap()
+    }
+
+    fn shown(reveal: bool, name: &str, text: &str) -> Value {
+        let catalog = catalog();
+        let bytes = catalog.from_json(name, text).unwrap().encode_to_vec();
+        Mask { reveal }.payload(&catalog, name, &bytes)
+    }
+
+    #[test]
+    fn personal_and_payment_fields_are_masked_unless_revealed() {
+        let text = r#"{"orderId":"1","to":"a@b.c","data":{"name":"Ada"}}"#;
+        let name = "shop.notifications.v1.SendRequest";
+        assert_eq!(shown(false, name, text), json!({"orderId":"1","to":"[personal]","data":"[personal]"}));
+        assert_eq!(shown(true, name, text), json!({"orderId":"1","to":"a@b.c","data":{"name":"Ada"}}));
+        let charge = shown(false, "shop.payments.v1.ChargeRequest", r#"{"orderId":"1","amountCents":"5"}"#);
+        assert_eq!(charge, json!({"orderId":"1","amountCents":"[payment]"}));
+    }
+
+    #[test]
+    fn what_nobody_can_decode_is_not_shown() {
+        let value = Mask { reveal: true }.payload(&catalog(), "nobody.Knows", b"ada@example.com");
+        assert!(!value.to_string().contains("ada"), "{value}");
+    }
+}

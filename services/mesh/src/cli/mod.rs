@@ -1,0 +1,130 @@
+//! The command line of `mesh`: data on stdout, the rest on stderr; exit status 0 all well, 1 something failed, 2 bad input.
+
+mod apply;
+mod arguments;
+mod check;
+mod completions;
+mod contracts;
+mod failure;
+mod hints;
+mod letters;
+mod mask;
+mod output;
+mod place;
+mod send;
+mod tap;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::Parser as _;
+
+pub use arguments::{Cli, GlobalArgs};
+pub use failure::Failure;
+pub use output::Output;
+
+use arguments::{Command, Internal};
+use mesh_core::{config::Environment, telemetry};
+
+use crate::roles::{self, AdapterArgs};
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy)]
+pub enum Status {
+    /// All went well.
+    Ok,
+    /// Something failed.
+    Failed,
+    /// The input, a file or the environment is wrong.
+    BadInput,
+    /// A role has told its own end.
+    Told(ExitCode),
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> ExitCode {
+        match status {
+            Status::Ok => ExitCode::SUCCESS,
+            Status::Failed => ExitCode::FAILURE,
+            Status::BadInput => ExitCode::from(2),
+            Status::Told(code) => code,
+        }
+    }
+}
+
+/// Runs the program with the words that it was called with, its own name first.
+#[must_use]
+pub fn main(words: Vec<OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(&words) {
+        Ok(cli) => cli,
+        Err(error) => return failure::usage(&error, &words).into(),
+    };
+    let output = Output::new(cli.global.output, cli.global.color);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failure::show(&output, &error.into()).into(),
+    };
+    let ended = runtime.block_on(Box::pin(run(cli, output)));
+    // A read of standard input that nobody waits for any more must not hold up the end.
+    runtime.shutdown_background();
+    ended.unwrap_or_else(|error| failure::show(&output, &error)).into()
+}
+
+async fn run(cli: Cli, output: Output) -> anyhow::Result<Status> {
+    let Cli { global, command } = cli;
+    let _logging = if command.is_tool() { Some(begin_logging(&output)?) } else { None };
+    match command {
+        Command::DeadLetter(command) => Box::pin(letters::run(command, &global, &output)).await,
+        Command::Publish(args) => send::publish(args, &global, &output).await,
+        Command::Enqueue(args) => send::enqueue(args, &global, &output).await,
+        Command::Call(args) => send::call(args, &global, &output).await,
+        Command::Tap(args) => tap::run(args, &global, &output).await,
+        Command::Check(args) => check::run(&args, &global, &output),
+        Command::Apply(args) => apply::run(args, &global, &output).await,
+        Command::Completions(args) => completions::run(&args, &output),
+        Command::Adapter(args) => adapter(args, &global).await,
+        Command::Internal(Internal::Role(args)) => Ok(Status::Told(Box::pin(roles::run(args)).await)),
+        Command::Internal(Internal::VendorSim(args)) => vendor_sim(args).await,
+        Command::Internal(Internal::Guard) => Err(Failure::input("mesh internal guard takes words of its own", "").into()),
+    }
+}
+
+/// A tool says what went wrong itself: of the library's lines only errors are wanted, unless `RUST_LOG` asks for more.
+fn begin_logging(output: &Output) -> anyhow::Result<telemetry::Guard> {
+    let environment = Environment::from_process();
+    let mut settings = telemetry::Settings::new("mesh");
+    settings.log_filter = environment.get("RUST_LOG").unwrap_or("error").to_owned();
+    settings.colour = output.colours_errors();
+    Ok(telemetry::init(&settings)?)
+}
+
+async fn adapter(args: AdapterArgs, global: &GlobalArgs) -> anyhow::Result<Status> {
+    let sets = contracts::descriptors(global)?;
+    let sets: Vec<&[u8]> = sets.iter().map(Vec::as_slice).collect();
+    Ok(Status::Told(Box::pin(roles::run_adapter(args, &sets)).await))
+}
+
+async fn vendor_sim(args: vendor_sim::Args) -> anyhow::Result<Status> {
+    vendor_sim::run(args.into(), stopped()).await?;
+    Ok(Status::Ok)
+}
+
+/// Ends with Ctrl-C or SIGTERM.
+async fn stopped() {
+    let interrupted = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // No handler to be had: then only SIGTERM or a kill ends us.
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        tokio::select! {
+            () = interrupted => return,
+            _ = terminate.recv() => return,
+        }
+    }
+    interrupted.await;
+}

@@ -1,0 +1,107 @@
+//! Where output goes and how it looks.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use super::arguments::Color;
+
+/// How data is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs: one document, or one object a line for a stream of them.
+    Json,
+}
+
+/// How to write: made once from the options.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    format: Format,
+    colour: bool,
+    colour_errors: bool,
+}
+
+/// Columns of a line where the terminal does not say.
+const DEFAULT_WIDTH: u16 = 160;
+
+impl Output {
+    pub(super) fn new(format: Format, color: Color) -> Output {
+        let colour = |terminal: bool| match color {
+            Color::Auto => terminal && format == Format::Table,
+            Color::Always => true,
+            Color::Never => false,
+        };
+        Output { format, colour: colour(io::stdout().is_terminal()), colour_errors: colour(io::stderr().is_terminal()) }
+    }
+
+    /// Whether programs read it.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Whether standard error may be coloured.
+    #[must_use]
+    pub fn colours_errors(&self) -> bool {
+        self.colour_errors
+    }
+
+    /// One line of data on stdout.
+    ///
+    /// # Errors
+    /// Nobody reads any more.
+    pub fn line(&self, text: &str) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        out.write_all(b"\n")?;
+        out.flush()
+    }
+
+    /// One JSON document on stdout, indented on a terminal.
+    ///
+    /// # Errors
+    /// Nobody reads any more.
+    pub fn json(&self, document: &impl Serialize) -> io::Result<()> {
+        let indented = io::stdout().is_terminal();
+        let text = if indented { serde_json::to_string_pretty(document) } else { serde_json::to_string(document) };
+        self.line(&text?)
+    }
+
+    /// A remark for the person, on stderr. Programs don't get it.
+    pub fn remark(&self, text: &str) {
+        if !self.is_json() {
+            eprintln!("{text}");
+        }
+    }
+
+    /// `text` bold, where stdout may be coloured.
+    pub(super) fn bold(&self, text: &str) -> String {
+        if self.colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// Columns that a line may have. `None`: any number, nobody's terminal is there.
+    pub(super) fn width(&self) -> Option<u16> {
+        let out = io::stdout();
+        if !out.is_terminal() {
+            return None;
+        }
+        let columns = rustix::termios::tcgetwinsize(&out).map_or(0, |size| size.ws_col);
+        Some(if columns == 0 { DEFAULT_WIDTH } else { columns })
+    }
+
+    /// A table with a header, as wide as the terminal.
+    pub(super) fn table(&self, header: &[&str]) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(header.iter().map(|text| self.bold(text)));
+        match self.width() {
+            Some(width) => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
+            None => table.set_content_arrangement(ContentArrangement::Disabled),
+        };
+        table
+    }
+}

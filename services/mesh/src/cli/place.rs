@@ -1,0 +1,93 @@
+//! Where the broker is and who connects: options and environment first, else a running cluster of this machine.
+
+use std::path::PathBuf;
+
+use mesh_core::{
+    bus::{Bus, BusSettings},
+    clock::Clock,
+    config::Environment,
+    identity::{Credential, Identity},
+    subject::Name,
+};
+use secrecy::SecretString;
+
+use super::{Failure, GlobalArgs};
+use crate::cluster::{ClusterContext, OPERATOR, Registry};
+
+/// A broker that tools can connect to.
+pub(super) struct Place {
+    url: String,
+    region: Name,
+    credentials: Credentials,
+}
+
+enum Credentials {
+    /// Of a cluster of this machine: its run directory has the seed of every user.
+    Cluster(ClusterContext),
+    File(PathBuf),
+    None,
+}
+
+impl Place {
+    /// Finds the place that the options mean.
+    ///
+    /// # Errors
+    /// No cluster runs, or several and none is named; the seed's file can't be read.
+    pub(super) fn find(global: &GlobalArgs) -> anyhow::Result<Place> {
+        let Some(url) = &global.url else {
+            let cluster = Registry::of(&Environment::from_process())?.find(global.cluster.as_deref())?;
+            let region = match &global.region {
+                Some(region) => region.clone(),
+                None => cluster.region.parse()?,
+            };
+            let url = cluster.url.clone();
+            let credentials = match &global.seed_file {
+                Some(file) => Credentials::File(file.clone()),
+                None => Credentials::Cluster(cluster),
+            };
+            return Ok(Place { url, region, credentials });
+        };
+        let region = global.region.clone().map_or_else(|| "local".parse(), Ok)?;
+        let credentials = global.seed_file.clone().map_or(Credentials::None, Credentials::File);
+        Ok(Place { url: url.clone(), region, credentials })
+    }
+
+    /// Connects as the operator.
+    ///
+    /// # Errors
+    /// The bus can't be reached, or does not accept the credential.
+    pub(super) async fn connect(&self) -> anyhow::Result<Bus> {
+        self.connect_as(&OPERATOR.parse()?).await
+    }
+
+    /// Connects as the service `user`.
+    ///
+    /// # Errors
+    /// The bus can't be reached, or does not accept the credential; the cluster has no such user.
+    pub(super) async fn connect_as(&self, user: &Name) -> anyhow::Result<Bus> {
+        let credential = match &self.credentials {
+            Credentials::Cluster(cluster) => cluster.credential(user.as_str())?,
+            Credentials::File(path) => Credential::Nkey(read_seed(path)?),
+            Credentials::None => Credential::None,
+        };
+        let identity = Identity::new(user.clone(), self.region.clone(), credential);
+        let settings = BusSettings { connect_timeout: CONNECT, ..BusSettings::new(&self.url) };
+        Ok(Bus::connect(settings, identity, Clock::system()).await?)
+    }
+}
+
+/// A person waits: shorter than a service would.
+const CONNECT: std::time::Duration = std::time::Duration::from_secs(4);
+
+fn read_seed(path: &std::path::Path) -> Result<SecretString, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let message = format!("the seed's file {} can't be read: {error}", path.display());
+        Failure::input(message, "--seed-file names a file that holds one line: SU…")
+    })?;
+    Ok(SecretString::from(text.trim().to_owned()))
+}
+
+/// Who orders something, for the history of letters.
+pub(super) fn person() -> String {
+    Environment::from_process().get("USER").unwrap_or(OPERATOR).to_owned()
+}

@@ -1,0 +1,101 @@
+//! `mesh dev`: a local cluster that stays, for services of one's own.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use mesh_core::config::Environment;
+use mesh_core::fault::{Code, Effect, Fault, Reason};
+use mesh_core::subject::Name;
+
+use crate::cli::Output;
+use crate::cluster::{Cluster, ClusterContext, ClusterSettings, Registry, state_folder};
+use crate::engine::Progress as News;
+use crate::stop::Stop;
+
+/// Options of `mesh dev`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DevArgs {
+    /// The broker's port on 127.0.0.1; 0 takes any free one
+    #[arg(long, default_value_t = 4222, value_name = "PORT")]
+    pub port: u16,
+    /// The mesh file: what each service does. The shop's where nothing is said
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The cluster's name: its messages and keys are there again the next time
+    #[arg(long, default_value = "dev", value_name = "NAME")]
+    pub name: Name,
+}
+
+/// Runs the cluster until Ctrl-C.
+///
+/// # Errors
+/// A wrong mesh file, no nats-server to be had, a port or name in use, a broker that ended by itself.
+pub async fn run(args: DevArgs, output: &Output) -> anyhow::Result<ExitCode> {
+    let stop = Stop::listen()?;
+    let environment = Environment::from_process();
+    let registry = Registry::of(&environment)?;
+    let settings = settings(&args, &environment)?;
+    let remarks = *output;
+    let mut listener = move |news: News| {
+        if !matches!(news, News::Received { .. }) {
+            remarks.remark(&news.to_string());
+        }
+    };
+    let mut cluster = tokio::select! {
+        () = stop.told() => return Ok(ExitCode::SUCCESS),
+        cluster = Box::pin(Cluster::start(settings, &mut listener)) => cluster?,
+    };
+    let registered = registry.enter(cluster.context())?;
+    if output.is_json() {
+        output.json(cluster.context())?;
+    } else {
+        output.line(&how_to_connect(cluster.context()))?;
+    }
+    let ended = tokio::select! {
+        () = stop.told() => None,
+        ended = cluster.server().ended() => Some(ended),
+    };
+    drop(registered);
+    match ended {
+        None => {
+            cluster.stop().await?;
+            output.remark("stopped by you; messages and keys stay for the next time");
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(status) => {
+            let how = status.map(|status| format!(" ({status})")).unwrap_or_default();
+            let tail = cluster.server().log_tail(12);
+            let message = format!("nats-server ended by itself{how}. The end of its log:\n{tail}\n");
+            Err(Fault::new(Code::Unavailable, Effect::Unknown, Reason::LocalFailed, message).into())
+        }
+    }
+}
+
+fn settings(args: &DevArgs, environment: &Environment) -> Result<ClusterSettings, Fault> {
+    let (mesh_file, mesh_text) = match &args.config {
+        None => (shop::MESH_FILE.to_owned(), shop::mesh_file().to_owned()),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                let message = format!("the mesh file {} can't be read: {error}", path.display());
+                Fault::new(Code::InvalidArgument, Effect::None, Reason::InvalidFile, message)
+            })?;
+            (path.display().to_string(), text)
+        }
+    };
+    let folder = state_folder(environment)?.join("dev").join(args.name.as_str());
+    Ok(ClusterSettings { name: args.name.to_string(), port: args.port, folder, mesh_file, mesh_text })
+}
+
+/// What a service needs to connect, ready to be copied.
+fn how_to_connect(context: &ClusterContext) -> String {
+    let ClusterContext { name, url, region, folder, seeds, .. } = context;
+    let mut text = format!("the cluster {name} runs at {url}, region {region}, in {}\n\nFor every service:\n", folder.display());
+    // Writing to a String can't fail.
+    let _ = writeln!(text, "  export MESH_NATS_URL={url} MESH_REGION={region}\n\nand who it is:");
+    for (user, seed) in seeds {
+        let _ = writeln!(text, "  export MESH_NATS_SEED_FILE={}   # {user}", seed.display());
+    }
+    let _ = write!(text, "\nCommands of mesh find it by themselves. Ctrl-C ends it; messages and keys stay.");
+    text
+}

@@ -1,0 +1,16 @@
+//! The ledger: what became of every order, per operation and as sets of ids, so that one loss can't hide one double.
+//!
+//! Both sides are counted by others: what was asked for by the broker's streams, what was done by the vendor. Everything
+//! in [`account`] is pure; [`read`] fetches what it is made from, [`show`] writes it.
+
+mod account;
+mod ids;
+pub mod read;
+mod show;
+
+pub use account::{
+    Account, Counted, Ended, Ledger, Memory, Operation, Published, Run, VendorCounts, operation, published, verdict,
+};
+pub use ids::{Effects, Ids};
+pub(crate) use show::grouped;
+pub use show::{last_line, text};

@@ -1,0 +1,64 @@
+//! `mesh adapter`: operations of a contract, carried out by a third party's HTTP API as a vendor file says.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use mesh_core::adapter::{Adapter, Declared};
+use mesh_core::clock::Clock;
+use mesh_core::config::{Environment, vendor};
+use mesh_core::fault::{Code, Effect, Fault, Reason};
+use mesh_core::http::{Client, Limits};
+use mesh_core::subject::Name;
+
+use super::frame::{Frame, finish};
+
+/// Options of an adapter.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AdapterArgs {
+    /// The vendor file: docs/adapters.md explains it
+    #[arg(long, value_name = "FILE")]
+    pub vendor: PathBuf,
+    /// The service's name in the mesh file; adapter-<vendor> where nothing is said
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<Name>,
+    /// How many calls of the vendor are under way at once
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub concurrency: usize,
+}
+
+/// Is the adapter until the process is told to stop. `descriptors` are encoded descriptor sets of the contracts.
+pub async fn run(args: AdapterArgs, descriptors: &[&[u8]]) -> ExitCode {
+    finish(Box::pin(serve(args, descriptors)).await)
+}
+
+async fn serve(args: AdapterArgs, descriptors: &[&[u8]]) -> Result<(), Fault> {
+    let environment = Environment::from_process();
+    let (adapter, vendor) = load(&args.vendor, descriptors, &environment)?;
+    let name = args.name.as_ref().map_or_else(|| format!("adapter-{vendor}"), Name::to_string);
+    let frame = Frame::begin(&name, &environment).await?;
+    for service in adapter.services() {
+        let admission = Arc::new(service.clone());
+        let serving = frame.mesh.serve(service).admission(admission);
+        serving.concurrency(args.concurrency).call_concurrency(args.concurrency).start().await?;
+    }
+    frame.ready()?;
+    frame.run_until_stopped().await;
+    Ok(())
+}
+
+/// The adapter of a vendor file, and the vendor's name.
+fn load(path: &Path, descriptors: &[&[u8]], environment: &Environment) -> Result<(Adapter, String), Fault> {
+    let wrong = |message: String| Fault::new(Code::InvalidArgument, Effect::None, Reason::InvalidFile, message);
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| wrong(format!("the vendor file {} can't be read: {error}", path.display())))?;
+    let mut pool = prost_reflect::DescriptorPool::new();
+    for set in descriptors {
+        pool.decode_file_descriptor_set(*set).map_err(|error| wrong(format!("the contracts: {error}")))?;
+    }
+    let file = vendor::load(&path.display().to_string(), &text, environment, &pool)?;
+    let name = file.vendor.clone();
+    let client = Client::new(Limits::default()).map_err(|error| Fault::unavailable(error.to_string()))?;
+    let adapter = Adapter::new(Declared::new(file)?, client, &pool, Clock::system())?;
+    Ok((adapter, name))
+}

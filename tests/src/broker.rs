@@ -1,0 +1,110 @@
+//! A real nats-server with the users that declarations ask for.
+
+use std::collections::HashMap;
+
+use mesh::engine::{
+    AllowResponses, Environment, Guard, JetStream, Server, ServerConfig, UserEntry, obtain,
+};
+use mesh_core::{
+    Fault, Mesh,
+    bus::StreamLimits,
+    identity::Credential,
+    policy::compile::{Declaration, Permissions, compile, operator},
+    subject::Name,
+};
+use tempfile::TempDir;
+
+use crate::mesh_binary;
+
+/// The region of every test.
+pub const REGION: &str = "local";
+
+/// A broker of its own for one test, with a user for every declared service, and one called `operator`.
+pub struct TestBroker {
+    /// The server: to be killed and restarted.
+    pub server: Server,
+    seeds: HashMap<String, String>,
+    _folder: TempDir,
+}
+
+impl TestBroker {
+    /// Starts a broker that syncs always, and makes what the declarations need.
+    ///
+    /// # Errors
+    /// It can't be had or started.
+    pub async fn start(declarations: &[Declaration]) -> anyhow::Result<TestBroker> {
+        TestBroker::with(declarations, true, &StreamLimits::default()).await
+    }
+
+    /// The same, with the sync mode and the limits as given.
+    ///
+    /// # Errors
+    /// It can't be had or started.
+    pub async fn with(
+        declarations: &[Declaration],
+        sync_always: bool,
+        limits: &StreamLimits,
+    ) -> anyhow::Result<TestBroker> {
+        let folder = tempfile::tempdir()?;
+        let binary = obtain(&Environment::from_process(), &mut |_| {}).await?;
+        let region: Name = REGION.parse()?;
+        let (mut users, mut seeds) = (Vec::new(), HashMap::new());
+        let permissions = declarations.iter().map(|d| (d.service.to_string(), compile(d, &region)));
+        for (name, permissions) in permissions.chain([("operator".to_owned(), operator(&"operator".parse()?))]) {
+            let pair = nkeys::KeyPair::new_user();
+            seeds.insert(name, pair.seed()?);
+            users.push(user(pair.public_key(), permissions));
+        }
+        let mut jetstream = JetStream::default();
+        jetstream.sync_always = sync_always;
+        let config = ServerConfig::new("test").users(users).jetstream(Some(jetstream));
+        let guard = Guard::new(mesh_binary());
+        let server = Server::start(&guard, &binary.path, config, &folder.path().join("server")).await?;
+        let broker = TestBroker { server, seeds, _folder: folder };
+        broker.apply(declarations, limits).await?;
+        Ok(broker)
+    }
+
+    async fn apply(&self, declarations: &[Declaration], limits: &StreamLimits) -> anyhow::Result<()> {
+        let operator = self.connect("operator").await?;
+        mesh_core::operate::topology::apply(operator.bus(), declarations, limits).await?;
+        operator.drain().await;
+        Ok(())
+    }
+
+    /// Connects as a declared service, or as `operator`.
+    ///
+    /// # Errors
+    /// What connecting says.
+    pub async fn connect(&self, service: &str) -> Result<Mesh, Fault> {
+        Mesh::builder(service)
+            .region(REGION)
+            .url(&self.server.client_url())
+            .credential(self.credential(service))
+            .connect()
+            .await
+    }
+
+    /// The credential of a service.
+    #[must_use]
+    pub fn credential(&self, service: &str) -> Credential {
+        self.seeds.get(service).map_or(Credential::None, |seed| Credential::Nkey(seed.clone().into()))
+    }
+
+    /// The seed of a service, for clients that are not ours.
+    #[must_use]
+    pub fn seed(&self, service: &str) -> Option<&str> {
+        self.seeds.get(service).map(String::as_str)
+    }
+}
+
+fn user(nkey_public: String, permissions: Permissions) -> UserEntry {
+    UserEntry {
+        nkey_public,
+        publish_allow: permissions.publish,
+        subscribe_allow: permissions.subscribe,
+        allow_responses: permissions
+            .may_answer
+            .then_some(AllowResponses { max: 1, expires: std::time::Duration::from_secs(120) }),
+    }
+}

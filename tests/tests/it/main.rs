@@ -1,0 +1,6 @@
+//! The tests of the whole: real brokers, real processes, real HTTP, all on loopback.
+
+mod access;
+mod letters;
+mod shop;
+mod verbs;

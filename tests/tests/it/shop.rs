@@ -1,0 +1,70 @@
+//! What the tests declare and send.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use mesh_core::{
+    Context, Fault,
+    policy::compile::{Consumes, Declaration},
+};
+use shop_proto::shop::{
+    orders::v1::OrderPlaced,
+    payments::v1::{ChargeReply, ChargeRequest, Payments},
+};
+use tokio::sync::Mutex;
+
+pub const EVENT: &str = "shop.orders.v1.OrderPlaced";
+pub const PAYMENTS: &str = "shop.payments.v1.Payments";
+
+pub fn declaration(name: &str) -> Declaration {
+    Declaration::new(name.parse().unwrap())
+}
+
+pub fn orders() -> Declaration {
+    Declaration { publishes: BTreeSet::from([EVENT.into()]), ..declaration("orders") }
+}
+
+pub fn consumer(service: &str, consumer: &str) -> Declaration {
+    let consumes = Consumes { consumer: consumer.parse().unwrap(), producer: "orders".into(), event: EVENT.into() };
+    Declaration { consumes: BTreeSet::from([consumes]), ..declaration(service) }
+}
+
+fn charge() -> BTreeSet<(String, String)> {
+    BTreeSet::from([(PAYMENTS.into(), "Charge".into())])
+}
+
+pub fn till() -> Declaration {
+    Declaration { calls: charge(), enqueues: charge(), ..declaration("till") }
+}
+
+pub fn bank() -> Declaration {
+    Declaration { serves: charge(), ..declaration("bank") }
+}
+
+pub fn order(number: usize) -> OrderPlaced {
+    OrderPlaced { order_id: number.to_string(), customer_id: (number % 7).to_string(), ..OrderPlaced::default() }
+}
+
+pub fn charge_of(number: usize, cents: i64) -> ChargeRequest {
+    ChargeRequest { order_id: number.to_string(), amount_cents: cents, currency: "usd".into(), ..Default::default() }
+}
+
+/// Every id in the order that it was seen.
+pub type Seen = Arc<Mutex<Vec<String>>>;
+
+/// A bank that refuses 0, declines over 1,000,000 and writes down what it charged.
+#[derive(Clone, Default)]
+pub struct Bank(pub Seen);
+
+impl Payments for Bank {
+    async fn charge(&self, cx: Context, request: ChargeRequest) -> Result<ChargeReply, Fault> {
+        match request.amount_cents {
+            0 => Err(Fault::invalid("an amount of 0 can't be charged")),
+            13 => panic!("unlucky"),
+            cents if cents > 1_000_000 => Err(Fault::declined("too much for this card")),
+            _ => {
+                self.0.lock().await.push(cx.idempotency_key().to_owned());
+                Ok(ChargeReply { charge_id: format!("ch_{}", request.order_id), status: cx.caller().to_owned() })
+            }
+        }
+    }
+}
