@@ -15,8 +15,8 @@ use tracing::{Instrument as _, Span, field::Empty};
 use super::{Declared, Terms, Vendor, outcome};
 use crate::{
     clock::Clock,
-    config::vendor::VendorFile,
-    contract::{BoxFuture, Context, OperationInfo, Service, admission::Admission, catalog::Catalog},
+    config::vendor::{Contracts, VendorFile},
+    contract::{BoxFuture, Context, OperationInfo, Service, admission::Admission},
     fault::{Code, Effect, Fault, Origin, Reason},
     http::{Client, Limits, Request, Sent},
     policy::quota::Pause,
@@ -66,15 +66,20 @@ impl fmt::Debug for AdapterService {
 }
 
 impl Adapter {
-    /// An adapter. `catalog` must know the messages of the vendor's operations.
+    /// An adapter. `contracts` must know the messages of the vendor's operations.
     ///
     /// # Errors
-    /// Names a message that the catalog does not know.
-    pub fn new(vendor: impl Vendor, client: Client, catalog: &Catalog, clock: Clock) -> Result<Adapter, Fault> {
-        let (mut groups, mut operations) = (Vec::new(), Vec::new());
+    /// Names a message that the contracts do not know.
+    pub fn new(
+        vendor: impl Vendor,
+        client: Client,
+        contracts: &impl Contracts,
+        clock: Clock,
+    ) -> Result<Adapter, Fault> {
+        let (pool, mut groups, mut operations) = (contracts.pool(), Vec::new(), Vec::new());
         for terms in vendor.terms() {
             let name = &terms.info.request;
-            let input = catalog.message(name).ok_or_else(|| {
+            let input = pool.get_message_by_name(name).ok_or_else(|| {
                 let what = format!("no contract has the message {name:?}");
                 Fault::new(Code::InvalidArgument, Effect::None, Reason::UnknownName, what)
             })?;
@@ -92,13 +97,13 @@ impl Adapter {
     ///
     /// # Errors
     /// This machine's TLS can't be used, or a header of the file can't be made from its secrets.
-    pub fn by_file(file: VendorFile, catalog: &Catalog, clock: Clock) -> Result<Adapter, Fault> {
+    pub fn by_file(file: VendorFile, contracts: &impl Contracts, clock: Clock) -> Result<Adapter, Fault> {
         let limits = Limits::default();
         let client = if file.base_url.is_plain() { Client::plain(limits) } else { Client::secure(limits) };
         let client = client.map_err(|e| {
             Fault::new(Code::Unavailable, Effect::None, Reason::VendorUnreachable, format!("{}: {e}", file.vendor))
         })?;
-        Adapter::new(Declared::new(file)?, client, catalog, clock)
+        Adapter::new(Declared::new(file)?, client, contracts, clock)
     }
 
     /// The rpc services that the vendor's operations belong to, each to be served.

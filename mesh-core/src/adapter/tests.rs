@@ -23,7 +23,7 @@ use crate::{
         Environment,
         vendor::{
             load,
-            tests::{STRIPE, catalog},
+            tests::{STRIPE, pool},
         },
     },
     contract::{Service as _, admission::Admission as _},
@@ -39,8 +39,8 @@ fn adapter(url: &str) -> (Adapter, AdapterService, Arc<AtomicI64>) {
         SystemTime::UNIX_EPOCH + Duration::from_millis(read.load(Ordering::SeqCst).unsigned_abs())
     });
     let environment = Environment::from_iter([("STRIPE_BASE_URL", url), ("STRIPE_API_KEY", "sk_test_1")]);
-    let file = load("stripe.yaml", STRIPE, &environment, &catalog()).unwrap();
-    let adapter = Adapter::by_file(file, &catalog(), clock).unwrap();
+    let file = load("stripe.yaml", STRIPE, &environment, &pool()).unwrap();
+    let adapter = Adapter::by_file(file, &pool(), clock).unwrap();
     let service = adapter.services().remove(0);
     (adapter, service, now)
 }

@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn every_problem_has_its_place_and_the_nearest_name() {
         let cases = [
-            ("services: {a: {publishs: []}}", "1:15", "did you mean \"publishes\""),
+            ("services: {a: {publishs: []}}", "1:16", "did you mean \"publishes\""),
             ("services: {a: {calls: [demo.v1.Payments/Charg]}}", "1:24", "did you mean \"demo.v1.Payments/Charge\""),
             ("services:\n  a:\n    consumes: {x: demo.v1.Place}", "3:19", "did you mean \"demo.v1.Placed\""),
             ("services: {a: {publishes: [demo.v1.Placed]}}", "1:28", "published by \"orders\""),

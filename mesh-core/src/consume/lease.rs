@@ -55,7 +55,7 @@ impl Leases {
         Lease { leases: self.clone(), id }
     }
 
-    /// How many are held.
+    #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.lock().len()
     }

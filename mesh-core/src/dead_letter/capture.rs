@@ -26,10 +26,14 @@ pub struct Captured {
 }
 
 /// The id of the letter of a message at a consumer: 32 hexadecimal digits, the same however often it is captured.
+///
+/// The sequence tells a message from one that was sent again later with the same id; the message's id tells it from one
+/// of a stream that was made anew and counts from 1 again.
 #[must_use]
-pub fn letter_id(lane: &Lane, source_stream: &str, message_id: &str) -> String {
+pub fn letter_id(lane: &Lane, source: (&str, u64), message_id: &str) -> String {
     use std::fmt::Write as _;
-    let text = format!("{}\n{source_stream}\n{message_id}", lane.durable());
+    let (stream, sequence) = source;
+    let text = format!("{}\n{stream}\n{sequence}\n{message_id}", lane.durable());
     let hash = digest::digest(&digest::SHA256, text.as_bytes());
     hash.as_ref().iter().take(16).fold(String::with_capacity(32), |mut hex, byte| {
         // Writing to a String can't fail.
@@ -50,8 +54,8 @@ pub async fn capture(
     attempts: v1::Attempts,
 ) -> Result<Captured, PublishError> {
     let replayed = envelope.note.lane.as_ref().and_then(|note| note.letter.as_ref());
-    let (stream, _) = envelope.source().unwrap_or(("", 0));
-    let id = replayed.map_or_else(|| letter_id(lane, stream, &envelope.message_id), |letter| letter.id.clone());
+    let source = envelope.source().unwrap_or(("", 0));
+    let id = replayed.map_or_else(|| letter_id(lane, source, &envelope.message_id), |letter| letter.id.clone());
     let captured = Captured { letter_id: id, generation: replayed.map_or(0, |letter| letter.generation) };
     let letter = letter(bus, lane, envelope, fault, (&captured, attempts));
     let record = v1::LetterRecord { record: Some(v1::letter_record::Record::Captured(letter)) };
@@ -147,11 +151,12 @@ mod tests {
             service: "payments".parse().unwrap(),
             consumer: consumer.parse().unwrap(),
         };
-        let id = letter_id(&lane("charge"), "s", "m");
+        let id = letter_id(&lane("charge"), ("s", 1), "m");
         assert_eq!(id.len(), 32);
-        assert_eq!(id, letter_id(&lane("charge"), "s", "m"));
-        assert_ne!(id, letter_id(&lane("refund"), "s", "m"));
-        assert_ne!(id, letter_id(&lane("charge"), "t", "m"));
-        assert_ne!(id, letter_id(&lane("charge"), "s", "n"));
+        assert_eq!(id, letter_id(&lane("charge"), ("s", 1), "m"));
+        assert_ne!(id, letter_id(&lane("refund"), ("s", 1), "m"));
+        assert_ne!(id, letter_id(&lane("charge"), ("t", 1), "m"));
+        assert_ne!(id, letter_id(&lane("charge"), ("s", 2), "m"));
+        assert_ne!(id, letter_id(&lane("charge"), ("s", 1), "n"));
     }
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tracing::Instrument as _;
 
 use super::Receipt;
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     fault::Fault,
     gate::Cause,
     subject::{self, Class},
+    telemetry::{metrics::OperationMetrics, trace},
 };
 
 /// Which operation the work is for.
@@ -47,12 +49,19 @@ pub struct Enqueue {
     class: Class,
     cause: Cause,
     payload: Bytes,
+    metrics: Option<OperationMetrics>,
 }
 
 impl Enqueue {
     /// Work for an operation: `payload` is the encoded request, `key` its ordering key.
     pub fn new(bus: &Bus, target: WorkTarget, key: String, payload: Bytes) -> Enqueue {
-        Enqueue { bus: bus.clone(), target, key, class: Class::Normal, cause: Cause::default(), payload }
+        Enqueue { bus: bus.clone(), target, key, class: Class::Normal, cause: Cause::default(), payload, metrics: None }
+    }
+
+    /// Counts it.
+    pub fn metrics(mut self, metrics: OperationMetrics) -> Enqueue {
+        self.metrics = Some(metrics);
+        self
     }
 
     /// The local part of its id, 1 to 128 visible ASCII characters. The same id again is the same work again.
@@ -82,16 +91,26 @@ impl Enqueue {
     }
 
     fn send(self) -> impl Future<Output = Result<Receipt, Fault>> + Send + use<> {
-        let Enqueue { bus, target, key, class, mut cause, payload } = self;
+        let Enqueue { bus, target, key, class, mut cause, payload, metrics } = self;
         async move {
-            cause.trace = Some(crate::telemetry::trace::outgoing(cause.trace));
             let operation = (target.service.as_ref(), target.method.as_ref());
-            let sealed = bus.gate().seal_work(operation, &key, class, cause, payload)?;
-            let message_id = sealed.message_id().to_owned();
-            let what = format!("work for {}/{}", operation.0, operation.1);
-            let stream = subject::work_stream(operation.0);
-            let stored = bus.publish(&stream, sealed).await.map_err(|error| error.into_fault(&what))?;
-            Ok(Receipt::new(message_id, stored))
+            let span = tracing::debug_span!("mesh.enqueue", otel.kind = "producer", operation = operation.1);
+            trace::follow(&span, cause.trace);
+            let result = async {
+                cause.trace = Some(trace::outgoing(cause.trace));
+                let sealed = bus.gate().seal_work(operation, &key, class, cause, payload)?;
+                let message_id = sealed.message_id().to_owned();
+                let stream = subject::work_stream(operation.0);
+                let stored = bus.publish(&stream, sealed).await;
+                let stored = stored.map_err(|e| e.into_fault(&format!("work for {}/{}", operation.0, operation.1)))?;
+                Ok(Receipt::new(message_id, stored))
+            }
+            .instrument(span)
+            .await;
+            if let Some(metrics) = metrics {
+                metrics.enqueued(result.as_ref().map(drop));
+            }
+            result
         }
     }
 }

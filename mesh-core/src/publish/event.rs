@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
+use tracing::Instrument as _;
 
 use super::Receipt;
 use crate::{
@@ -126,14 +127,17 @@ impl Publish {
     fn send(self) -> impl Future<Output = Result<Receipt, Fault>> + Send + use<> {
         let Publish { bus, target, metrics, key, mut cause, payload } = self;
         async move {
-            cause.trace = Some(crate::telemetry::trace::outgoing(cause.trace));
+            let span = tracing::debug_span!("mesh.publish", otel.kind = "producer", message = %target.message);
+            crate::telemetry::trace::follow(&span, cause.trace);
             let result = async {
+                cause.trace = Some(crate::telemetry::trace::outgoing(cause.trace));
                 let sealed = bus.gate().seal_event(&target.producer, &target.message, &key, cause, payload)?;
                 let message_id = sealed.message_id().to_owned();
                 let stored =
                     bus.publish(&target.stream, sealed).await.map_err(|e| e.into_fault(&target.message))?;
                 Ok(Receipt::new(message_id, stored))
             }
+            .instrument(span)
             .await;
             if let Some(metrics) = metrics {
                 metrics.published(result.as_ref().map(drop));

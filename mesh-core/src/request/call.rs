@@ -2,12 +2,14 @@
 
 use std::{
     borrow::Cow,
+    fmt,
     future::{Future, IntoFuture},
     marker::PhantomData,
     time::Duration,
 };
 
 use bytes::Bytes;
+use tracing::Instrument as _;
 
 use crate::{
     bus::{Bus, PublishError},
@@ -16,6 +18,7 @@ use crate::{
     envelope::header,
     fault::{Code, Effect, Fault, Reason},
     gate::{Cause, Opened},
+    telemetry::{metrics::OperationMetrics, trace},
 };
 
 /// How long a call waits where nothing is said.
@@ -42,6 +45,12 @@ impl CallTarget {
     }
 }
 
+impl fmt::Display for CallTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.service, self.method)
+    }
+}
+
 /// One call on its way; `R` is the reply message. Await it.
 #[must_use = "nothing is asked until it is awaited"]
 pub struct Call<R> {
@@ -49,13 +58,20 @@ pub struct Call<R> {
     target: CallTarget,
     cause: Cause,
     payload: Bytes,
+    metrics: Option<OperationMetrics>,
     reply: PhantomData<fn() -> R>,
 }
 
 impl<R> Call<R> {
     /// A call: `payload` is the encoded request.
     pub fn new(bus: &Bus, target: CallTarget, payload: Bytes) -> Call<R> {
-        Call { bus: bus.clone(), target, cause: Cause::default(), payload, reply: PhantomData }
+        Call { bus: bus.clone(), target, cause: Cause::default(), payload, metrics: None, reply: PhantomData }
+    }
+
+    /// Counts it.
+    pub fn metrics(mut self, metrics: OperationMetrics) -> Call<R> {
+        self.metrics = Some(metrics);
+        self
     }
 
     /// Waits at most so long from now.
@@ -83,22 +99,32 @@ impl<R> Call<R> {
     /// # Errors
     /// As for awaiting the call.
     pub fn bytes(self) -> impl Future<Output = Result<Bytes, Fault>> + Send + use<R> {
-        let Call { bus, target, mut cause, payload, .. } = self;
+        let Call { bus, target, cause, payload, metrics, .. } = self;
         async move {
-            let clock = bus.gate().clock();
-            let deadline = cause.deadline.unwrap_or_else(|| Deadline::after(clock, DEFAULT_TIMEOUT));
-            cause.deadline = Some(deadline);
-            cause.trace = Some(crate::telemetry::trace::outgoing(cause.trace));
-            let remaining = deadline.remaining(clock);
-            let name = format!("{}/{}", target.service, target.method);
-            if remaining.is_zero() {
-                return Err(expired(&name));
+            let span = tracing::debug_span!("mesh.call", otel.kind = "client", operation = %target.method);
+            trace::follow(&span, cause.trace);
+            let started = tokio::time::Instant::now();
+            let result = ask(&bus, &target, cause, payload).instrument(span).await;
+            if let Some(metrics) = metrics {
+                metrics.called(result.as_ref().map(drop), started.elapsed());
             }
-            let sealed = bus.gate().seal_call((&target.service, &target.method), cause, payload)?;
-            let answer = bus.request(sealed, remaining).await.map_err(|error| unanswered(&name, error))?;
-            read(answer.open())
+            result
         }
     }
+}
+
+async fn ask(bus: &Bus, target: &CallTarget, mut cause: Cause, payload: Bytes) -> Result<Bytes, Fault> {
+    let clock = bus.gate().clock();
+    let deadline = cause.deadline.unwrap_or_else(|| Deadline::after(clock, DEFAULT_TIMEOUT));
+    cause.deadline = Some(deadline);
+    cause.trace = Some(trace::outgoing(cause.trace));
+    let remaining = deadline.remaining(clock);
+    if remaining.is_zero() {
+        return Err(expired(target));
+    }
+    let sealed = bus.gate().seal_call((&target.service, &target.method), cause, payload)?;
+    let answer = bus.request(sealed, remaining).await.map_err(|error| unanswered(target, error))?;
+    read(answer.open())
 }
 
 impl<R: Contract> IntoFuture for Call<R> {
@@ -134,12 +160,12 @@ fn read(opened: Opened) -> Result<Bytes, Fault> {
     }
 }
 
-fn expired(name: &str) -> Fault {
+fn expired(name: &CallTarget) -> Fault {
     let message = format!("{name} was not called: its deadline had passed");
     Fault::new(Code::DeadlineExceeded, Effect::None, Reason::DeadlineExpired, message)
 }
 
-fn unanswered(name: &str, error: PublishError) -> Fault {
+fn unanswered(name: &CallTarget, error: PublishError) -> Fault {
     match error {
         PublishError::NobodyListens => Fault::new(
             Code::Unavailable,

@@ -17,6 +17,7 @@ use crate::{
     contract::OperationInfo,
     fault::Fault,
     gate::Gate,
+    telemetry::metrics::OperationMetrics,
 };
 
 /// What one endpoint has done.
@@ -28,10 +29,11 @@ pub(super) struct EndpointStats {
     errors: AtomicU64,
     busy_ns: AtomicU64,
     last_error: Mutex<String>,
+    pub(super) metrics: OperationMetrics,
 }
 
 impl EndpointStats {
-    pub(super) fn new(operation: &OperationInfo, subject: String, queue: &'static str) -> EndpointStats {
+    pub(super) fn new(operation: &OperationInfo, subject: String, queue: &'static str, metrics: OperationMetrics) -> EndpointStats {
         EndpointStats {
             name: operation.method.to_string(),
             subject,
@@ -40,6 +42,7 @@ impl EndpointStats {
             errors: AtomicU64::new(0),
             busy_ns: AtomicU64::new(0),
             last_error: Mutex::default(),
+            metrics,
         }
     }
 

@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::Instrument as _;
 
 use super::discovery::{Discovery, EndpointStats};
 use crate::{
@@ -18,6 +19,7 @@ use crate::{
     fault::{Code, Effect, Fault, Reason},
     gate::{Opened, Unopened},
     subject::WIRE,
+    telemetry::{metrics::Metrics, trace},
 };
 
 /// One of the responders of an operation gets each call.
@@ -53,8 +55,9 @@ impl Responder {
         bus: &Bus,
         service: Arc<dyn Service>,
         settings: &ResponderSettings,
-        scope: &TaskScope,
+        about: (&Metrics, &TaskScope),
     ) -> Result<(), Fault> {
+        let (metrics, scope) = about;
         let responder = Arc::new(Responder {
             bus: bus.clone(),
             permits: Arc::new(Semaphore::new(settings.concurrency)),
@@ -66,7 +69,8 @@ impl Responder {
             let region = bus.gate().identity().region();
             let subject = format!("{WIRE}.call.{region}.{}.{}.*", operation.service, operation.method);
             let calls = bus.subscribe(&subject, Some(QUEUE)).await?;
-            let stats = Arc::new(EndpointStats::new(&operation, subject, QUEUE));
+            let counted = metrics.operation(&operation.full_name());
+            let stats = Arc::new(EndpointStats::new(&operation, subject, QUEUE, counted));
             endpoints.push(Arc::clone(&stats));
             scope.spawn(Arc::clone(&responder).answer_all(calls, operation, stats));
         }
@@ -120,8 +124,13 @@ impl Responder {
         _permit: OwnedSemaphorePermit,
     ) {
         let started = tokio::time::Instant::now();
-        let answer = self.handle(&opened, &operation).await;
+        let span = tracing::debug_span!("mesh.respond", otel.kind = "server", operation = %operation.method);
+        if let Some(parent) = opened.envelope.trace {
+            trace::adopt(&span, parent);
+        }
+        let answer = self.handle(&opened, &operation).instrument(span).await;
         stats.answered(started.elapsed(), answer.as_ref().err());
+        stats.metrics.served(answer.as_ref().map(drop), started.elapsed());
         self.reply(&opened, answer.map_err(|fault| self.signed(fault, &operation))).await;
     }
 
@@ -190,6 +199,6 @@ fn context(envelope: &Envelope) -> Context {
         idempotency_key: envelope.idempotency_key().to_owned(),
         attempt: 1,
         deadline: envelope.note.deadline,
-        trace: crate::telemetry::trace::outgoing(envelope.trace),
+        trace: trace::outgoing(envelope.trace),
     })
 }

@@ -36,6 +36,13 @@ pub fn adopt(span: &Span, parent: TraceContext) {
     let _ = span.set_parent(Context::new().with_remote_span_context(remote));
 }
 
+/// Makes `span` a child of `given`, unless it was opened within another span, whose child it is already.
+pub fn follow(span: &Span, given: Option<TraceContext>) {
+    if let (Some(parent), true) = (given, ON.load(Ordering::Relaxed) && Span::current().is_none()) {
+        adopt(span, parent);
+    }
+}
+
 /// The place of `span` in its trace; `None` where it is not exported.
 #[must_use]
 pub fn current(span: &Span) -> Option<TraceContext> {

@@ -1,6 +1,8 @@
 //! The tests of the whole: real brokers, real processes, real HTTP, all on loopback.
 
 mod access;
+mod bad_input;
+mod command_line;
 mod letters;
 mod shop;
 mod verbs;

@@ -13,7 +13,7 @@ use crate::{
         Environment,
         vendor::{
             self,
-            tests::{COURIER, STRIPE, catalog, environment},
+            tests::{COURIER, STRIPE, environment, pool},
         },
     },
     contract::{Context, Facts},
@@ -34,7 +34,7 @@ pub(crate) fn context(key: &str, deadline: Option<Deadline>) -> Context {
 }
 
 pub(crate) fn message(name: &str, json: &str) -> DynamicMessage {
-    let descriptor = catalog().message(name).unwrap();
+    let descriptor = pool().get_message_by_name(name).unwrap();
     DynamicMessage::deserialize(descriptor, &mut serde_json::Deserializer::from_str(json)).unwrap()
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn charge() -> DynamicMessage {
 }
 
 fn declared(file: &str, text: &str) -> Declared {
-    Declared::new(vendor::load(file, text, &environment(), &catalog()).unwrap()).unwrap()
+    Declared::new(vendor::load(file, text, &environment(), &pool()).unwrap()).unwrap()
 }
 
 fn stripe() -> Declared {
@@ -166,7 +166,7 @@ fn interpret(
 #[test]
 fn stripes_reply() {
     let reply = interpret(&stripe(), 200, &[], r#"{"id": "ch_1", "status": "succeeded", "amount": 1999}"#).unwrap();
-    let descriptor = catalog().message("shop.payments.v1.ChargeReply").unwrap();
+    let descriptor = pool().get_message_by_name("shop.payments.v1.ChargeReply").unwrap();
     let reply = DynamicMessage::decode(descriptor, reply).unwrap();
     assert_eq!(reply.get_field_by_name("charge_id").unwrap().as_str(), Some("ch_1"));
     assert_eq!(reply.get_field_by_name("status").unwrap().as_str(), Some("succeeded"));
@@ -239,7 +239,7 @@ fn throttling_may_be_said_with_200() {
 
 #[test]
 fn secrets_are_needed_to_run_but_never_shown() {
-    let missing = vendor::load("stripe.yaml", STRIPE, &Environment::default(), &catalog()).unwrap_err();
+    let missing = vendor::load("stripe.yaml", STRIPE, &Environment::default(), &pool()).unwrap_err();
     assert_eq!(Fault::from(missing).reason(), Reason::SecretMissing);
     let request = stripe().request(0, &context("k", None), &charge()).unwrap();
     assert!(!format!("{request:?}{:?}", stripe()).contains("sk_test_1"));

@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use ::http::{HeaderName, Method};
 pub use base_url::BaseUrl;
-use prost_reflect::{FieldDescriptor, MessageDescriptor};
+use prost_reflect::{DescriptorPool, FieldDescriptor, MessageDescriptor};
 pub use secrecy::{ExposeSecret, SecretString};
 
 use super::{Environment, Expression, Problems, Template};
@@ -175,10 +175,33 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// Where operations and messages are looked up: a [`Catalog`], or a bare [`DescriptorPool`].
+pub trait Contracts {
+    /// The descriptors.
+    fn pool(&self) -> DescriptorPool;
+}
+
+impl Contracts for DescriptorPool {
+    fn pool(&self) -> DescriptorPool {
+        self.clone()
+    }
+}
+
+impl Contracts for Catalog {
+    fn pool(&self) -> DescriptorPool {
+        self.operations().next().map(|entry| entry.request.parent_pool().clone()).unwrap_or_default()
+    }
+}
+
 /// Reads and checks a vendor file. `file` is its name for errors, `text` what stands in it.
 ///
 /// # Errors
 /// Everything that is wrong, each with its place.
-pub fn load(file: &str, text: &str, environment: &Environment, catalog: &Catalog) -> Result<VendorFile, Problems> {
-    read::read(file, text, environment, catalog)
+pub fn load(
+    file: &str,
+    text: &str,
+    environment: &Environment,
+    contracts: &impl Contracts,
+) -> Result<VendorFile, Problems> {
+    read::read(file, text, environment, &contracts.pool())
 }

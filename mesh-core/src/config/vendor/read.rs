@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use prost_reflect::DescriptorPool;
 use secrecy::SecretString;
 
 use super::{BaseUrl, VendorFile, operation};
@@ -11,7 +12,6 @@ use crate::{
         problem::Report,
         yaml::{self, Fields, Node},
     },
-    contract::catalog::Catalog,
     subject::Name,
 };
 
@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What operations are read with.
 pub(super) struct Surroundings<'a> {
-    pub(super) catalog: &'a Catalog,
+    pub(super) pool: &'a DescriptorPool,
     pub(super) vendor: String,
     pub(super) timeout: Duration,
     /// The names that the file declares under `secrets`.
@@ -34,23 +34,23 @@ pub(super) fn read(
     file: &str,
     text: &str,
     environment: &Environment,
-    catalog: &Catalog,
+    pool: &DescriptorPool,
 ) -> Result<VendorFile, Problems> {
     let mut report = Report::new(file, text);
-    let read = yaml::parse(text, &mut report).and_then(|root| top(&root, environment, catalog, &mut report));
+    let read = yaml::parse(text, &mut report).and_then(|root| top(&root, environment, pool, &mut report));
     match read {
         Some(file) if report.len() == 0 => Ok(file),
         _ => Err(report.into_problems()),
     }
 }
 
-fn top(root: &Node, environment: &Environment, catalog: &Catalog, report: &mut Report) -> Option<VendorFile> {
+fn top(root: &Node, environment: &Environment, pool: &DescriptorPool, report: &mut Report) -> Option<VendorFile> {
     let fields = root.fields(KEYS, report)?;
     let vendor = fields.need("vendor", report).and_then(|node| name(node, report));
     let base_url = base_url(fields, environment, report);
     let timeout = fields.get("timeout").and_then(|node| time(node, report)).unwrap_or(TIMEOUT);
     let (declared, secrets) = secrets(fields, environment, report);
-    let around = Surroundings { catalog, vendor: vendor.clone().unwrap_or_default(), timeout, secrets: declared };
+    let around = Surroundings { pool, vendor: vendor.clone().unwrap_or_default(), timeout, secrets: declared };
     let operations = fields
         .need("operations", report)
         .and_then(|node| node.entries("the operation's name and how it is called", report))?

@@ -12,12 +12,12 @@ use crate::{
 };
 
 /// The shop's contracts, compiled here.
-pub(crate) fn catalog() -> Catalog {
+pub(crate) fn pool() -> DescriptorPool {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../proto");
     let files = ["shop/payments/v1/payments.proto", "shop/notifications/v1/notifications.proto"];
     let mut compiler = protox::Compiler::new([root.join("shop/proto"), root.join("mesh/proto")]).unwrap();
     compiler.include_imports(true).open_files(files).unwrap();
-    Catalog::new([compiler.encode_file_descriptor_set().as_slice()]).unwrap()
+    compiler.descriptor_pool()
 }
 
 pub(crate) const STRIPE: &str = include_str!("../../../../services/shop/vendors/stripe.yaml");
@@ -28,25 +28,25 @@ pub(crate) fn environment() -> Environment {
 }
 
 fn problems(text: &str) -> Problems {
-    load("stripe.yaml", text, &environment(), &catalog()).unwrap_err()
+    load("stripe.yaml", text, &environment(), &pool()).unwrap_err()
 }
 
 #[test]
 fn the_shops_files_load() {
-    let stripe = load("stripe.yaml", STRIPE, &environment(), &catalog()).unwrap();
+    let stripe = load("stripe.yaml", STRIPE, &environment(), &pool()).unwrap();
     assert_eq!(stripe.base_url.as_str(), "https://api.stripe.com");
     let charge = &stripe.operations[0];
     assert_eq!(charge.info.full_name(), "shop.payments.v1.Payments/Charge");
     assert_eq!(charge.info.repeat, crate::contract::Repeat::Keyed);
     assert_eq!((charge.timeout, charge.quota.as_str()), (Duration::from_secs(20), "stripe"));
     assert_eq!(charge.idempotency.as_ref().unwrap().retention, Duration::from_secs(86_400));
-    assert_eq!(load("courier.yaml", COURIER, &environment(), &catalog()).unwrap().operations.len(), 1);
+    assert_eq!(load("courier.yaml", COURIER, &environment(), &pool()).unwrap().operations.len(), 1);
 }
 
 #[test]
 fn the_environment_moves_the_base_url() {
     let environment = Environment::from_iter([("STRIPE_BASE_URL", "http://127.0.0.1:9"), ("STRIPE_API_KEY", "k")]);
-    let stripe = load("stripe.yaml", STRIPE, &environment, &catalog()).unwrap();
+    let stripe = load("stripe.yaml", STRIPE, &environment, &pool()).unwrap();
     assert_eq!((stripe.base_url.as_str(), stripe.base_url.port()), ("http://127.0.0.1:9", 9));
 }
 
@@ -119,7 +119,7 @@ fn text_that_is_no_yaml_has_a_place_too() {
 
 #[test]
 fn a_missing_secret_is_its_own_reason() {
-    let found = load("stripe.yaml", STRIPE, &Environment::default(), &catalog()).unwrap_err();
+    let found = load("stripe.yaml", STRIPE, &Environment::default(), &pool()).unwrap_err();
     assert!(found.0.iter().all(|problem| problem.kind == Kind::SecretMissing), "{found}");
     let fault = Fault::from(found);
     assert_eq!(fault.reason(), Reason::SecretMissing);
@@ -129,7 +129,7 @@ fn a_missing_secret_is_its_own_reason() {
 
 #[test]
 fn debug_shows_no_secret() {
-    let stripe = load("stripe.yaml", STRIPE, &environment(), &catalog()).unwrap();
+    let stripe = load("stripe.yaml", STRIPE, &environment(), &pool()).unwrap();
     assert!(!format!("{stripe:?}").contains("sk_test_1"));
 }
 
@@ -183,10 +183,10 @@ proptest! {
     /// A file with a piece cut out or repeated is read or refused, with places that lie in the file.
     #[test]
     fn damaged_files_never_panic(at in 0usize..1600, length in 0usize..40, twice: bool) {
-        static CATALOG: std::sync::LazyLock<Catalog> = std::sync::LazyLock::new(catalog);
+        static POOL: std::sync::LazyLock<DescriptorPool> = std::sync::LazyLock::new(pool);
         let (at, end) = (at.min(STRIPE.len()), (at + length).min(STRIPE.len()));
         let text = format!("{}{}", &STRIPE[..if twice { end } else { at }], &STRIPE[if twice { at } else { end }..]);
-        if let Err(problems) = load("f", &text, &environment(), &CATALOG) {
+        if let Err(problems) = load("f", &text, &environment(), &*POOL) {
             prop_assert!(!problems.0.is_empty());
             prop_assert!(problems.0.iter().all(|problem| problem.place.line <= text.lines().count() + 1), "{problems}");
         }

@@ -8,6 +8,8 @@ use mesh_core::subject::Name;
 use super::{completions::CompletionArgs, letters::LetterCommand, output::Format, tap::TapArgs};
 use crate::{
     cluster::MAKER,
+    demo::DemoArgs,
+    dev::DevArgs,
     roles::{AdapterArgs, RoleArgs},
 };
 
@@ -63,6 +65,11 @@ pub enum Color {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Watch a small shop at work: real orders, two third-party APIs, dead letters, and the ledger that proves it
+    #[command(after_help = "Examples: mesh demo --orders 1000\n          mesh demo --keep")]
+    Demo(DemoArgs),
+    /// Run a local cluster that stays, for services of your own
+    Dev(DevArgs),
     /// Look at what failed, replay it or give it up
     #[command(subcommand, visible_alias = "dlq")]
     DeadLetter(LetterCommand),

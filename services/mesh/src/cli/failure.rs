@@ -93,7 +93,8 @@ impl Report {
                 .downcast_ref::<Fault>()
                 .cloned()
                 .or_else(|| cause.downcast_ref::<Problems>().cloned().map(Fault::from))
-                .or_else(|| cause.downcast_ref::<CatalogError>().map(of_catalog));
+                .or_else(|| cause.downcast_ref::<CatalogError>().map(of_catalog))
+                .or_else(|| cause.downcast_ref::<vendor_sim::Error>().map(of_vendors));
             if let Some(fault) = fault {
                 return Report::plain(Failure::new(fault, ""));
             }
@@ -118,21 +119,21 @@ impl Report {
             false => format!("{}: {first}\n", paint("1;31", "error")),
         };
         // Writing to a String can't fail.
-        let mut add = |name: &str, text: &str| drop(writeln!(out, "  {} {text}", paint("1", &format!("{name}:"))));
+        let mut add = |name: &str, text: &str| drop(writeln!(out, "  {} {text}", paint("1", name)));
         for line in lines {
             add("     ", line);
         }
         if !self.fault.detail().is_empty() {
-            add("detail", self.fault.detail());
+            add("detail:", self.fault.detail());
         }
         for line in &self.help {
-            add("help", line);
+            add("help:", line);
         }
         if self.has_reason {
-            add("effect", hints::effect(self.fault.effect()));
-            add("page", &page(self.fault.reason()));
+            add("effect:", hints::effect(self.fault.effect()));
+            add("page:", &page(self.fault.reason()));
         }
-        out.replace("       :", "       ")
+        out
     }
 
     fn json(&self) -> Value {
@@ -172,6 +173,12 @@ fn of_catalog(error: &CatalogError) -> Fault {
         _ => Reason::InvalidFile,
     };
     Fault::new(Code::InvalidArgument, Effect::None, reason, error.to_string())
+}
+
+fn of_vendors(error: &vendor_sim::Error) -> Fault {
+    let in_use = matches!(error, vendor_sim::Error::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse);
+    let reason = if in_use { Reason::PortInUse } else { Reason::InvalidInput };
+    Fault::new(Code::FailedPrecondition, Effect::None, reason, error.to_string())
 }
 
 #[cfg(test)]

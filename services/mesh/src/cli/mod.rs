@@ -28,7 +28,10 @@ pub use output::Output;
 use arguments::{Command, Internal};
 use mesh_core::{config::Environment, telemetry};
 
-use crate::roles::{self, AdapterArgs};
+use crate::{
+    demo, dev,
+    roles::{self, AdapterArgs},
+};
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +79,8 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<Status> {
     let Cli { global, command } = cli;
     let _logging = if command.is_tool() { Some(begin_logging(&output)?) } else { None };
     match command {
+        Command::Demo(args) => Box::pin(demo::run(args, &output)).await.map(Status::Told),
+        Command::Dev(args) => Box::pin(dev::run(args, &output)).await.map(Status::Told),
         Command::DeadLetter(command) => Box::pin(letters::run(command, &global, &output)).await,
         Command::Publish(args) => send::publish(args, &global, &output).await,
         Command::Enqueue(args) => send::enqueue(args, &global, &output).await,

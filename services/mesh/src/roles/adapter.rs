@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use mesh_core::adapter::{Adapter, Declared};
+use mesh_core::adapter::Adapter;
 use mesh_core::clock::Clock;
 use mesh_core::config::{Environment, vendor};
 use mesh_core::fault::{Code, Effect, Fault, Reason};
-use mesh_core::http::{Client, Limits};
 use mesh_core::subject::Name;
+use prost_reflect::DescriptorPool;
 
 use super::frame::{Frame, finish};
 
@@ -49,16 +49,17 @@ async fn serve(args: AdapterArgs, descriptors: &[&[u8]]) -> Result<(), Fault> {
 
 /// The adapter of a vendor file, and the vendor's name.
 fn load(path: &Path, descriptors: &[&[u8]], environment: &Environment) -> Result<(Adapter, String), Fault> {
-    let wrong = |message: String| Fault::new(Code::InvalidArgument, Effect::None, Reason::InvalidFile, message);
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| wrong(format!("the vendor file {} can't be read: {error}", path.display())))?;
-    let mut pool = prost_reflect::DescriptorPool::new();
+    let mut pool = DescriptorPool::new();
     for set in descriptors {
-        pool.decode_file_descriptor_set(*set).map_err(|error| wrong(format!("the contracts: {error}")))?;
+        pool.decode_file_descriptor_set(*set).map_err(|error| {
+            Fault::new(Code::InvalidArgument, Effect::None, Reason::InvalidFile, format!("the contracts: {error}"))
+        })?;
     }
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let message = format!("the vendor file {} can't be read: {error}", path.display());
+        Fault::new(Code::InvalidArgument, Effect::None, Reason::InvalidFile, message)
+    })?;
     let file = vendor::load(&path.display().to_string(), &text, environment, &pool)?;
     let name = file.vendor.clone();
-    let client = Client::new(Limits::default()).map_err(|error| Fault::unavailable(error.to_string()))?;
-    let adapter = Adapter::new(Declared::new(file)?, client, &pool, Clock::system())?;
-    Ok((adapter, name))
+    Ok((Adapter::by_file(file, &pool, Clock::system())?, name))
 }
