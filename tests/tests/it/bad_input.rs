@@ -78,7 +78,8 @@ fn names_and_json() -> Vec<Case> {
         ),
         case("a name like no other", &["enqueue", "zzz"], UnknownName, &["known operations: shop.catalogue.v1.Catalogue/GetPrice"]),
         case("a tap on nothing", &["tap", "shop.orders.v1.OrderPlacd"], UnknownName, &["nearest: shop.orders.v1.OrderPlaced"]),
-        case("an unknown field", &publish(r#"{"orderIdd":"1"}"#), InvalidJson, &["orderIdd", "did you mean order_id", "line 1"]),
+        case("an unknown field", &publish(r#"{"orderIdd":"1"}"#), InvalidJson, &["OrderPlaced: orderIdd: ", "has: order_id", "line 1"]),
+        case("a field with a slip", &publish(r#"{"order_idd":"1"}"#), InvalidJson, &["help: did you mean order_id?"]),
         case(
             "a wrong type, deep inside",
             &["call", "shop.notifications.v1.Notifications/Send", "--json", "{\"data\":\n {\"name\": 7}}"],

@@ -12,7 +12,8 @@ use super::{GlobalArgs, Output, Status, arguments::ApplyArgs, check, contracts, 
 pub(super) async fn run(args: ApplyArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let catalog = contracts::catalog(global)?;
     let text = check::read(&args.config)?;
-    let file = mesh_file::load(&args.config.display().to_string(), &text, &catalog).map_err(anyhow::Error::new::<Problems>)?;
+    let file =
+        mesh_file::load(&args.config.display().to_string(), &text, &catalog).map_err(anyhow::Error::new::<Problems>)?;
     let region = global.region.clone().unwrap_or(file.region);
     let place = Place::find(&GlobalArgs { region: Some(region), ..global.clone() })?;
     let bus = place.connect_as(&args.user).await?;

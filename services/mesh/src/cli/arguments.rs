@@ -16,7 +16,9 @@ use crate::{
 /// Join services and third-party APIs over NATS: publish, call, enqueue, look at what failed and replay it
 #[derive(Debug, Parser)]
 #[command(name = "mesh", version, arg_required_else_help = true, max_term_width = 110)]
-#[command(after_help = "Data goes to stdout, the rest to stderr. Exit status: 0 all well, 1 something failed, 2 bad input.")]
+#[command(
+    after_help = "Data goes to stdout, the rest to stderr. Exit status: 0 all well, 1 something failed, 2 bad input."
+)]
 pub struct Cli {
     #[command(flatten)]
     pub(super) global: GlobalArgs,
@@ -74,7 +76,9 @@ pub(super) enum Command {
     #[command(subcommand, visible_alias = "dlq")]
     DeadLetter(LetterCommand),
     /// Publish an event, as the service that is its producer
-    #[command(after_help = "Example: mesh publish shop.orders.v1.OrderPlaced --json '{\"orderId\":\"1\",\"customerId\":\"2\"}' --id 1")]
+    #[command(
+        after_help = "Example: mesh publish shop.orders.v1.OrderPlaced --json '{\"orderId\":\"1\",\"customerId\":\"2\"}' --id 1"
+    )]
     Publish(SendArgs),
     /// Queue work for an operation, to be done when it can be
     #[command(after_help = "Example: mesh enqueue shop.payments.v1.Payments/Charge --json @charge.json --id 17")]

@@ -46,7 +46,8 @@ pub(super) fn run(args: &CheckArgs, global: &GlobalArgs, output: &Output) -> any
         }
     }
     if output.is_json() {
-        let good: Vec<Value> = good.iter().map(|(file, purpose)| json!({ "file": file, "is": purpose.word() })).collect();
+        let good: Vec<Value> =
+            good.iter().map(|(file, purpose)| json!({ "file": file, "is": purpose.word() })).collect();
         output.json(&json!({ "good": good, "problems": problems.iter().map(document).collect::<Vec<_>>() }))?;
     } else {
         for (file, purpose) in &good {
@@ -87,8 +88,9 @@ fn document(problem: &Problem) -> Value {
 /// # Errors
 /// It can't be read, or is not UTF-8.
 pub(super) fn read(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path)
-        .map_err(|error| Failure::input(format!("{} can't be read: {error}", path.display()), "see that the path is right"))
+    std::fs::read_to_string(path).map_err(|error| {
+        Failure::input(format!("{} can't be read: {error}", path.display()), "see that the path is right")
+    })
 }
 
 #[cfg(test)]

@@ -97,6 +97,9 @@ fn operations(catalog: &Catalog) -> String {
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|error| {
         let message = format!("the descriptor set {} can't be read: {error}", path.display());
-        Failure::input(message, "write one with buf build -o FILE, or protoc --include_imports --descriptor_set_out FILE")
+        Failure::input(
+            message,
+            "write one with buf build -o FILE, or protoc --include_imports --descriptor_set_out FILE",
+        )
     })
 }

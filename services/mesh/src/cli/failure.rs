@@ -4,7 +4,7 @@ use std::{ffi::OsString, fmt::Write as _, io};
 
 use mesh_core::{
     config::Problems,
-    contract::catalog::CatalogError,
+    contract::catalog::{CatalogError, JsonError},
     fault::{Code, Effect, Fault, Reason},
 };
 use serde_json::{Value, json};
@@ -89,6 +89,10 @@ impl Report {
             if let Some(failure) = cause.downcast_ref::<Failure>() {
                 return Report::plain(Failure::new(failure.fault.clone(), failure.help.clone()));
             }
+            if let Some(CatalogError::Json(error)) = cause.downcast_ref() {
+                let fault = of_catalog(&JsonError { help: String::new(), ..error.clone() }.into());
+                return Report::plain(Failure::new(fault, error.help.clone()));
+            }
             let fault = cause
                 .downcast_ref::<Fault>()
                 .cloned()
@@ -111,15 +115,18 @@ impl Report {
     }
 
     fn text(&self, colour: bool) -> String {
-        let paint = |code: &str, text: &str| if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
+        let paint =
+            |code: &str, text: &str| if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
         let mut lines = self.fault.message().lines();
         let first = lines.next().unwrap_or_default();
         let mut out = match self.has_reason {
             true => format!("{}: {first}\n", paint("1;31", &format!("error[{}]", self.fault.reason().code()))),
             false => format!("{}: {first}\n", paint("1;31", "error")),
         };
-        // Writing to a String can't fail.
-        let mut add = |name: &str, text: &str| drop(writeln!(out, "  {} {text}", paint("1", name)));
+        let mut add = |name: &str, text: &str| {
+            // Writing to a String can't fail.
+            let _ = writeln!(out, "  {} {text}", paint("1", name));
+        };
         for line in lines {
             add("     ", line);
         }

@@ -19,8 +19,12 @@ pub(super) fn help(fault: &Fault) -> String {
         Reason::CallTimedOut => "ask whether it happened before you call again, unless the operation is safe to repeat",
         Reason::Overloaded => "try again a little later, or start another replica",
         Reason::TooLarge => "send less, or a reference to the data",
-        Reason::AccessDenied => "declare it in the mesh file and run mesh apply, or send as the service that may (--as)",
-        Reason::BusUnavailable => "start a cluster with mesh dev, or say which one with --cluster or --url and --seed-file",
+        Reason::AccessDenied => {
+            "declare it in the mesh file and run mesh apply, or send as the service that may (--as)"
+        }
+        Reason::BusUnavailable => {
+            "start a cluster with mesh dev, or say which one with --cluster or --url and --seed-file"
+        }
         Reason::PublishUnconfirmed => "send it again with the same --id: the broker stores it once",
         Reason::StreamMissing | Reason::ConsumerMissing => "make the streams and consumers: mesh apply --config FILE",
         Reason::BrokerTooOld => "update nats-server to 2.14.3 or newer",
@@ -31,7 +35,9 @@ pub(super) fn help(fault: &Fault) -> String {
         Reason::InvalidFile => "mend each line, then check again: mesh check FILE",
         Reason::SecretMissing => "set the variable where the program runs: export NAME=…",
         Reason::PortInUse => "choose another one, or stop the program that has it",
-        Reason::DownloadDamaged => "run the command again; if it stays so, set MESH_NATS_SERVER to a nats-server that you trust",
+        Reason::DownloadDamaged => {
+            "run the command again; if it stays so, set MESH_NATS_SERVER to a nats-server that you trust"
+        }
         Reason::BrokerMissing => "set MESH_NATS_SERVER to the path of a nats-server 2.14.3 or newer",
         Reason::InvalidInput => "mesh help COMMAND shows the options",
         _ => "the page says what to do next",

@@ -48,7 +48,9 @@ impl Mask {
         let Kind::Message(message) = kind else { return };
         match value {
             Value::Array(items) => items.iter_mut().for_each(|item| self.message(&message, item)),
-            Value::Object(entries) if field.is_map() => entries.values_mut().for_each(|item| self.message(&message, item)),
+            Value::Object(entries) if field.is_map() => {
+                entries.values_mut().for_each(|item| self.message(&message, item))
+            }
             one => self.message(&message, one),
         }
     }

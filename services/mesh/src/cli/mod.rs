@@ -92,7 +92,9 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<Status> {
         Command::Adapter(args) => adapter(args, &global).await,
         Command::Internal(Internal::Role(args)) => Ok(Status::Told(Box::pin(roles::run(args)).await)),
         Command::Internal(Internal::VendorSim(args)) => vendor_sim(args).await,
-        Command::Internal(Internal::Guard) => Err(Failure::input("mesh internal guard takes words of its own", "").into()),
+        Command::Internal(Internal::Guard) => {
+            Err(Failure::input("mesh internal guard takes words of its own", "").into())
+        }
     }
 }
 

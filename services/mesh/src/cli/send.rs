@@ -94,7 +94,10 @@ fn stored(verb: &str, receipt: &Receipt, output: &Output) -> anyhow::Result<()> 
 /// The JSON as given, of a file, or of standard input.
 fn json_text(argument: &str) -> Result<String, Failure> {
     let unreadable = |what: &str, error: std::io::Error| {
-        Failure::input(format!("{what} can't be read: {error}"), "--json takes the JSON itself, @FILE, or - for standard input")
+        Failure::input(
+            format!("{what} can't be read: {error}"),
+            "--json takes the JSON itself, @FILE, or - for standard input",
+        )
     };
     if argument == "-" {
         let mut text = String::new();

@@ -16,7 +16,9 @@ use serde_json::{Value, json};
 use super::{Failure, GlobalArgs, Output, Status, contracts, mask::Mask, place::Place, text};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples: mesh tap\n          mesh tap shop.orders.v1.OrderPlaced --count 10\n          mesh tap 'mesh1.work.>' -o json")]
+#[command(
+    after_help = "Examples: mesh tap\n          mesh tap shop.orders.v1.OrderPlaced --count 10\n          mesh tap 'mesh1.work.>' -o json"
+)]
 pub(super) struct TapArgs {
     /// A kind (event, work, call, outcome, dead, lane), a full name, or a subject that begins with mesh1.
     /// Left out: events, work, outcomes and dead letters
@@ -133,7 +135,9 @@ impl Tap<'_> {
                 let payload = self.outcome(&name, envelope);
                 (kind, name, payload)
             }
-            Some(Subject::DeadLetter { service, consumer, .. }) => (kind, format!("{service}/{consumer}"), letter(envelope)),
+            Some(Subject::DeadLetter { service, consumer, .. }) => {
+                (kind, format!("{service}/{consumer}"), letter(envelope))
+            }
             Some(Subject::LaneDue { .. }) | None => (kind, String::new(), Value::Null),
         }
     }
@@ -159,9 +163,7 @@ impl Tap<'_> {
 
 /// A record of a letter in short: its payload is shown by `mesh dead-letter show`.
 fn letter(envelope: &Envelope) -> Value {
-    let act = |word: &str, act: v1::LetterAct| {
-        json!({ "record": word, "generation": act.generation, "by": act.by, "why": act.why })
-    };
+    let act = |word: &str, act: v1::LetterAct| json!({ "record": word, "generation": act.generation, "by": act.by, "why": act.why });
     match v1::LetterRecord::decode(envelope.payload.clone()).ok().and_then(|record| record.record) {
         Some(Record::Captured(letter)) => json!({
             "record": "captured",

@@ -45,8 +45,23 @@ pub(super) fn cut(text: &str, limit: usize) -> String {
     cut
 }
 
-/// A word for a shell: quoted where it holds anything unusual.
-pub(super) fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_and_shown() {
+        let ms = |text: &str| duration(text).map(|d| d.as_millis());
+        assert_eq!((ms("500ms"), ms("1.5s"), ms("2m"), ms("1h")), (Ok(500), Ok(1500), Ok(120_000), Ok(3_600_000)));
+        for wrong in ["", "5", "s", "1.2.3s", "-1s", "5 s", "99999999999999999999h"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+        assert_eq!([took(7), took(1_234), took(2_345_678)], ["7 µs", "1.2 ms", "2.34 s"]);
+    }
+
+    #[test]
+    fn a_cut_line_says_that_it_was_cut_and_stays_a_line() {
+        assert_eq!(cut("a\nbc", 4), "a bc");
+        assert_eq!(cut("äöüß", 3), "äö…");
+    }
 }
