@@ -20,6 +20,10 @@ use crate::{
     fault::{Code, Effect, Fault, Origin, Reason},
     http::{Client, Limits, Request, Sent},
     policy::quota::Pause,
+    telemetry::{
+        metrics::{Metrics, VendorMetrics},
+        trace::outgoing,
+    },
 };
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -42,6 +46,7 @@ struct Operation {
     input: MessageDescriptor,
     /// Index into the quotas.
     quota: usize,
+    metrics: Option<VendorMetrics>,
 }
 
 /// One rpc service of an adapter.
@@ -87,7 +92,8 @@ impl Adapter {
                 groups.push(terms.quota.clone());
                 groups.len() - 1
             });
-            operations.push(Operation { full_name: terms.info.full_name(), terms, input, quota });
+            let full_name = terms.info.full_name();
+            operations.push(Operation { full_name, terms, input, quota, metrics: None });
         }
         let quotas = groups.iter().map(|_| Mutex::default()).collect();
         Ok(Adapter(Arc::new(Inner { vendor: Box::new(vendor), client, clock, operations, quotas })))
@@ -104,6 +110,18 @@ impl Adapter {
             Fault::new(Code::Unavailable, Effect::None, Reason::VendorUnreachable, format!("{}: {e}", file.vendor))
         })?;
         Adapter::new(Declared::new(file)?, client, contracts, clock)
+    }
+
+    /// Counts its calls. Before it serves: the handles that were given out before count nothing.
+    #[must_use]
+    pub fn counted(mut self, metrics: &Metrics) -> Adapter {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            let vendor = inner.vendor.name();
+            for operation in &mut inner.operations {
+                operation.metrics = Some(metrics.vendor(vendor, &operation.full_name));
+            }
+        }
+        self
     }
 
     /// The rpc services that the vendor's operations belong to, each to be served.
@@ -185,7 +203,13 @@ impl Inner {
         span.record("http.request.method", request.method.as_str());
         span.record("server.address", request.url.host().unwrap_or_default());
         span.record("server.port", request.url.port_u16().unwrap_or(443));
-        let outcome = match self.client.send(request, timeout).await {
+        let started = tokio::time::Instant::now();
+        let sent = self.client.send(request, timeout).await;
+        if let Some(metrics) = &operation.metrics {
+            let status = if let Sent::Answer(answer) = &sent { answer.status.as_u16() } else { 0 };
+            metrics.called(status, started.elapsed());
+        }
+        let outcome = match sent {
             Sent::Answer(answer) => {
                 Span::current().record("http.response.status_code", answer.status.as_u16());
                 self.vendor.interpret(index, &answer, self.clock.now())
@@ -251,7 +275,7 @@ impl Inner {
     /// OpenTelemetry's names for an HTTP client. Never a query, header or body.
     fn span(&self, index: usize, cx: &Context) -> Span {
         let operation = &self.operations[index];
-        tracing::info_span!(
+        tracing::debug_span!(
             "vendor.call",
             otel.kind = "client",
             peer.service = self.vendor.name(),
@@ -273,7 +297,7 @@ fn undecodable(operation: &Operation, error: &prost_reflect::prost::DecodeError)
 }
 
 fn trace(request: &mut Request, cx: &Context) {
-    if let Ok(value) = HeaderValue::from_str(&cx.trace().child().to_string()) {
+    if let Ok(value) = HeaderValue::from_str(&outgoing(Some(cx.trace())).to_string()) {
         request.headers.insert(TRACEPARENT, value);
     }
 }

@@ -109,7 +109,10 @@ impl Reader<'_> {
         for (name, place) in self.texts(fields, "publishes", "events") {
             let Some(producer) = self.producer(name, place) else { continue };
             if producer != declaration.service.as_str() {
-                let what = format!("{name} is published by {producer:?}, as its contract states, not by {:?}", declaration.service.as_str());
+                let what = format!(
+                    "{name} is published by {producer:?}, as its contract states, not by {:?}",
+                    declaration.service.as_str()
+                );
                 self.report.add(place, what);
                 continue;
             }
@@ -136,7 +139,10 @@ impl Reader<'_> {
             match self.servers.get(&operation) {
                 Some(other) if *other != declaration.service => {
                     let (rpc, method) = &operation;
-                    let what = format!("{rpc}/{method} is served by {:?} already: queued work has one service that works it off", other.as_str());
+                    let what = format!(
+                        "{rpc}/{method} is served by {:?} already: queued work has one service that works it off",
+                        other.as_str()
+                    );
                     self.report.add(place, what);
                 }
                 _ => {
@@ -152,12 +158,16 @@ impl Reader<'_> {
         let mut found = Vec::new();
         for (name, place) in self.texts(fields, key, "operations") {
             let catalog = self.catalog;
-            let of_service = catalog.operations().filter(|entry| entry.info.service == name || entry.info.full_name() == name);
+            let of_service =
+                catalog.operations().filter(|entry| entry.info.service == name || entry.info.full_name() == name);
             let before = found.len();
-            found.extend(of_service.map(|entry| ((entry.info.service.to_string(), entry.info.method.to_string()), place)));
+            found.extend(
+                of_service.map(|entry| ((entry.info.service.to_string(), entry.info.method.to_string()), place)),
+            );
             if found.len() == before {
                 let operations: Vec<String> = catalog.operations().map(|entry| entry.info.full_name()).collect();
-                let known = operations.iter().map(String::as_str).chain(catalog.operations().map(|entry| &*entry.info.service));
+                let known =
+                    operations.iter().map(String::as_str).chain(catalog.operations().map(|entry| &*entry.info.service));
                 let near = hint(name, known.collect::<BTreeSet<_>>());
                 self.report.add(place, format!("no operation is called {name:?}{near}"));
             }

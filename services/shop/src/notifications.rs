@@ -56,7 +56,8 @@ mod tests {
 
     #[test]
     fn the_message_names_order_and_total() {
-        let order = OrderPlaced { order_id: "7".into(), customer_id: "00002".into(), total_cents: 1205, ..Default::default() };
+        let order =
+            OrderPlaced { order_id: "7".into(), customer_id: "00002".into(), total_cents: 1205, ..Default::default() };
         let request = request(order);
         assert_eq!(request.to, "customer-00002@example.com");
         assert_eq!(request.data["total"], "12.05");

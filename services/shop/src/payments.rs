@@ -42,7 +42,8 @@ mod tests {
 
     #[test]
     fn a_charge_asks_for_what_the_order_says() {
-        let order = OrderPlaced { order_id: "7".into(), total_cents: 1177, currency: "USD".into(), ..Default::default() };
+        let order =
+            OrderPlaced { order_id: "7".into(), total_cents: 1177, currency: "USD".into(), ..Default::default() };
         let request = request(order);
         assert_eq!((request.order_id.as_str(), request.amount_cents, request.currency.as_str()), ("7", 1177, "USD"));
     }

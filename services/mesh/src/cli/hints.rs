@@ -18,6 +18,9 @@ pub(super) fn help(fault: &Fault) -> String {
         Reason::DeadlineExpired => "give it more time with --timeout, if it is still wanted",
         Reason::CallTimedOut => "ask whether it happened before you call again, unless the operation is safe to repeat",
         Reason::Overloaded => "try again a little later, or start another replica",
+        Reason::HandlerRefused | Reason::VendorRefused | Reason::VendorDeclined => {
+            "mend what the message names, then send it again"
+        }
         Reason::TooLarge => "send less, or a reference to the data",
         Reason::AccessDenied => {
             "declare it in the mesh file and run mesh apply, or send as the service that may (--as)"

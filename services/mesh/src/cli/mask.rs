@@ -2,7 +2,7 @@
 
 use mesh_core::contract::Catalog;
 use mesh_core::proto::{options, v1::DataClass};
-use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
+use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor, SerializeOptions};
 use serde_json::{Value, json};
 
 /// What may be shown.
@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 pub(super) struct Mask {
     /// Personal and payment fields too. Secrets never.
     pub(super) reveal: bool,
+    /// Fields that have their default value too: an amount of 0 may be the very trouble.
+    pub(super) defaults: bool,
 }
 
 impl Mask {
@@ -18,7 +20,12 @@ impl Mask {
         let Some(descriptor) = catalog.message(message) else {
             return json!({ "undecoded": format!("{} bytes of an unknown type {message:?}", payload.len()) });
         };
-        match catalog.to_json(message, payload) {
+        let decoded = match catalog.decode(message, payload) {
+            Ok(decoded) => decoded,
+            Err(error) => return json!({ "undecoded": error.to_string() }),
+        };
+        let options = SerializeOptions::new().skip_default_fields(!self.defaults);
+        match decoded.serialize_with_options(serde_json::value::Serializer, &options) {
             Ok(mut value) => {
                 self.message(&descriptor, &mut value);
                 value
@@ -77,7 +84,7 @@ mod tests {
     fn shown(reveal: bool, name: &str, text: &str) -> Value {
         let catalog = catalog();
         let bytes = catalog.from_json(name, text).unwrap().encode_to_vec();
-        Mask { reveal }.payload(&catalog, name, &bytes)
+        Mask { reveal, defaults: false }.payload(&catalog, name, &bytes)
     }
 
     #[test]
@@ -91,8 +98,14 @@ mod tests {
     }
 
     #[test]
+    fn defaults_are_shown_where_they_may_be_the_trouble() {
+        let shown = Mask { reveal: true, defaults: true }.payload(&catalog(), "shop.payments.v1.ChargeRequest", b"");
+        assert_eq!((&shown["amountCents"], &shown["orderId"]), (&json!("0"), &json!("")));
+    }
+
+    #[test]
     fn what_nobody_can_decode_is_not_shown() {
-        let value = Mask { reveal: true }.payload(&catalog(), "nobody.Knows", b"ada@example.com");
+        let value = Mask { reveal: true, defaults: false }.payload(&catalog(), "nobody.Knows", b"ada@example.com");
         assert!(!value.to_string().contains("ada"), "{value}");
     }
 }

@@ -31,6 +31,7 @@ use mesh_core::{config::Environment, telemetry};
 use crate::{
     demo, dev,
     roles::{self, AdapterArgs},
+    stop::Stop,
 };
 
 /// How a command ended.
@@ -65,7 +66,8 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
         Err(error) => return failure::usage(&error, &words).into(),
     };
     let output = Output::new(cli.global.output, cli.global.color);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // Every process of the mesh waits far more than it computes; more is had by more processes.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failure::show(&output, &error.into()).into(),
     };
@@ -80,7 +82,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<Status> {
     let _logging = if command.is_tool() { Some(begin_logging(&output)?) } else { None };
     match command {
         Command::Demo(args) => Box::pin(demo::run(args, &output)).await.map(Status::Told),
-        Command::Dev(args) => Box::pin(dev::run(args, &output)).await.map(Status::Told),
+        Command::Dev(args) => Box::pin(dev::run(args, &contracts::catalog(&global)?, &output)).await.map(Status::Told),
         Command::DeadLetter(command) => Box::pin(letters::run(command, &global, &output)).await,
         Command::Publish(args) => send::publish(args, &global, &output).await,
         Command::Enqueue(args) => send::enqueue(args, &global, &output).await,
@@ -91,7 +93,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<Status> {
         Command::Completions(args) => completions::run(&args, &output),
         Command::Adapter(args) => adapter(args, &global).await,
         Command::Internal(Internal::Role(args)) => Ok(Status::Told(Box::pin(roles::run(args)).await)),
-        Command::Internal(Internal::VendorSim(args)) => vendor_sim(args).await,
+        Command::Internal(Internal::VendorSim(args)) => vendor_sim(*args).await,
         Command::Internal(Internal::Guard) => {
             Err(Failure::input("mesh internal guard takes words of its own", "").into())
         }
@@ -114,24 +116,7 @@ async fn adapter(args: AdapterArgs, global: &GlobalArgs) -> anyhow::Result<Statu
 }
 
 async fn vendor_sim(args: vendor_sim::Args) -> anyhow::Result<Status> {
-    vendor_sim::run(args.into(), stopped()).await?;
+    let stop = Stop::listen()?;
+    vendor_sim::run(args.into(), stop.told()).await?;
     Ok(Status::Ok)
-}
-
-/// Ends with Ctrl-C or SIGTERM.
-async fn stopped() {
-    let interrupted = async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            // No handler to be had: then only SIGTERM or a kill ends us.
-            std::future::pending::<()>().await;
-        }
-    };
-    #[cfg(unix)]
-    if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        tokio::select! {
-            () = interrupted => return,
-            _ = terminate.recv() => return,
-        }
-    }
-    interrupted.await;
 }

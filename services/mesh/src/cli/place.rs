@@ -47,6 +47,10 @@ impl Place {
             };
             return Ok(Place { url, region, credentials });
         };
+        if let Some(cluster) = &global.cluster {
+            let message = format!("both the cluster {cluster:?} and the address of a broker are named");
+            return Err(Failure::input(message, "leave out --cluster (MESH_CLUSTER) or --url (MESH_NATS_URL)").into());
+        }
         let region = global.region.clone().map_or_else(|| "local".parse(), Ok)?;
         let credentials = global.seed_file.clone().map_or(Credentials::None, Credentials::File);
         Ok(Place { url: url.clone(), region, credentials })

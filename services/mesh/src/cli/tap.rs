@@ -13,6 +13,8 @@ use mesh_core::{
 use prost::Message as _;
 use serde_json::{Value, json};
 
+use crate::stop::Stop;
+
 use super::{Failure, GlobalArgs, Output, Status, contracts, mask::Mask, place::Place, text};
 
 #[derive(Debug, Args)]
@@ -49,12 +51,13 @@ pub(super) async fn run(args: TapArgs, global: &GlobalArgs, output: &Output) -> 
     if subjects.iter().any(|subject| subject.starts_with(&format!("{WIRE}.call."))) {
         output.remark("note: while calls are tapped, one that nobody serves times out instead of failing at once");
     }
-    let tap = Tap { catalog, mask: Mask { reveal: args.reveal }, output };
+    let tap = Tap { catalog, mask: Mask { reveal: args.reveal, defaults: false }, output };
+    let stop = Stop::listen()?;
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
         let envelope = tokio::select! {
             envelope = next(&mut subscriptions) => envelope,
-            () = super::stopped() => break,
+            () = stop.told() => break,
         };
         let Some(envelope) = envelope else { break };
         tap.show(&envelope)?;
@@ -190,7 +193,8 @@ fn kind(subject: &str) -> &'static str {
 
 /// The part of a message id that its sender chose.
 fn local_id(message_id: &str) -> &str {
-    message_id.splitn(3, '/').nth(2).unwrap_or(message_id)
+    let of = message_id.strip_prefix("outcome/").unwrap_or(message_id);
+    of.splitn(3, '/').nth(2).unwrap_or(of)
 }
 
 #[cfg(test)]
@@ -212,6 +216,7 @@ mod tests {
     #[test]
     fn ids_are_shown_as_their_sender_chose_them() {
         assert_eq!(local_id("orders/shop.orders.v1.OrderPlaced/17/a"), "17/a");
+        assert_eq!(local_id("outcome/payments/shop.payments.v1.Payments.Charge/17"), "17");
         assert_eq!(local_id("s:9"), "s:9");
     }
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a command needs to reach a running cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ClusterContext {
     /// Its name: what `--cluster` takes.
     pub name: String,
@@ -30,6 +31,9 @@ pub struct ClusterContext {
     pub started_at_ms: i64,
     /// Its folder.
     pub folder: PathBuf,
+    /// Whether the folder goes with the cluster.
+    #[serde(default)]
+    pub temporary: bool,
     /// The mesh file that it runs by.
     pub mesh_file: PathBuf,
     /// The file with the seed of each user, by the user's name.
@@ -91,7 +95,7 @@ impl Registry {
         Ok(Registered(path))
     }
 
-    /// The clusters that run, the newest first. Entries of ended processes are removed.
+    /// The clusters that run, the newest first. Entries of ended processes are removed, and their temporary folders.
     #[must_use]
     pub fn running(&self) -> Vec<ClusterContext> {
         let entries = fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -110,9 +114,15 @@ impl Registry {
         let found = running.into_iter().find(|context| name.is_none_or(|name| context.name == name));
         found.ok_or_else(|| {
             let message = match name {
-                Some(name) if !names.is_empty() => format!("no cluster {name:?} runs here; these do: {}", names.join(", ")),
-                Some(name) => format!("no cluster {name:?} runs here, and no other: start one with mesh dev or mesh demo --keep"),
-                None => "no cluster runs here: start one with mesh dev or mesh demo --keep, or set MESH_NATS_URL".to_owned(),
+                Some(name) if !names.is_empty() => {
+                    format!("no cluster {name:?} runs here; these do: {}", names.join(", "))
+                }
+                Some(name) => {
+                    format!("no cluster {name:?} runs here, and no other: start one with mesh dev or mesh demo --keep")
+                }
+                None => {
+                    "no cluster runs here: start one with mesh dev or mesh demo --keep, or set MESH_NATS_URL".to_owned()
+                }
             };
             Fault::new(Code::NotFound, Effect::None, Reason::BusUnavailable, message)
         })
@@ -155,6 +165,9 @@ fn read_running(path: &Path) -> Option<ClusterContext> {
         return Some(context);
     }
     // Two who look at one time: the second finds it gone.
+    if context.temporary {
+        let _ = fs::remove_dir_all(&context.folder);
+    }
     let _ = fs::remove_file(path);
     None
 }
@@ -164,7 +177,8 @@ fn runs(pid: u32) -> bool {
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Fault {
-    let message = format!("{} can't be written: {error}; set MESH_STATE_DIR to a folder that you may write", path.display());
+    let message =
+        format!("{} can't be written: {error}; set MESH_STATE_DIR to a folder that you may write", path.display());
     Fault::new(Code::FailedPrecondition, Effect::None, Reason::InvalidFile, message)
 }
 
@@ -180,6 +194,7 @@ mod tests {
             pid,
             started_at_ms,
             folder: "/run".into(),
+            temporary: false,
             mesh_file: "/run/mesh.yaml".into(),
             seeds: BTreeMap::new(),
             vendors: None,
@@ -208,6 +223,18 @@ mod tests {
         assert!(error.message().contains("demo-7, dev"), "{error}");
         drop(newest);
         assert_eq!(registry.find(None).unwrap().name, "dev");
+    }
+
+    #[test]
+    fn what_a_killed_demonstration_left_behind_goes_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let (registry, left) = (registry(folder.path()), folder.path().join("left"));
+        fs::create_dir_all(left.join("broker")).unwrap();
+        let gone = ClusterContext { folder: left.clone(), ..context("gone", 2_000_000_000, 3) };
+        let _stays = registry.enter(&gone).unwrap();
+        assert!(registry.running().is_empty() && left.exists());
+        let _goes = registry.enter(&ClusterContext { temporary: true, ..gone }).unwrap();
+        assert!(registry.running().is_empty() && !left.exists());
     }
 
     #[test]

@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 
 use mesh_core::bus::{Bus, BusSettings, StreamLimits};
 use mesh_core::clock::Clock;
-use mesh_core::config::mesh_file::{self, MeshFile};
-use mesh_core::contract::Catalog;
+use mesh_core::config::mesh_file::MeshFile;
 use mesh_core::fault::{Code, Effect, Fault, Reason};
 use mesh_core::identity::Identity;
 use mesh_core::operate::topology::{self, Topology};
@@ -29,9 +28,11 @@ pub struct ClusterSettings {
     pub port: u16,
     /// Its folder: keys, store, logs. What lies there already is used again.
     pub folder: PathBuf,
-    /// The mesh file's name, for errors.
-    pub mesh_file: String,
-    /// The mesh file's text.
+    /// Whether the folder goes with the cluster.
+    pub temporary: bool,
+    /// The mesh file.
+    pub file: MeshFile,
+    /// The mesh file's text: a copy lies in the folder.
     pub mesh_text: String,
 }
 
@@ -49,9 +50,9 @@ impl Cluster {
     /// consumer that follows from it.
     ///
     /// # Errors
-    /// A wrong mesh file, no nats-server to be had, a port or folder in use. Nothing runs on then.
+    /// No nats-server to be had, a port or folder in use. Nothing runs on then.
     pub async fn start(settings: ClusterSettings, listener: Listener<'_>) -> Result<Cluster, Fault> {
-        let file = read_mesh_file(&settings.mesh_file, &settings.mesh_text)?;
+        let file = settings.file;
         let binary = engine::obtain(&engine::Environment::from_process(), listener).await.map_err(fault)?;
         let folder = std::path::absolute(&settings.folder).map_err(|error| unusable(&settings.folder, &error))?;
         let users = users::users(&file.declarations, &file.region, &folder.join("keys"))?;
@@ -67,6 +68,7 @@ impl Cluster {
             pid: std::process::id(),
             started_at_ms: Clock::system().now_ms(),
             folder,
+            temporary: settings.temporary,
             mesh_file,
             seeds: users.seeds,
             vendors: None,
@@ -126,17 +128,6 @@ pub async fn connect(context: &ClusterContext, user: &str) -> Result<Bus, Fault>
     let name = |text: &str| text.parse().map_err(|error| Fault::invalid(format!("{text:?}: {error}")));
     let identity = Identity::new(name(user)?, name(&context.region)?, context.credential(user)?);
     Bus::connect(BusSettings::new(context.url.as_str()), identity, Clock::system()).await
-}
-
-/// Reads a mesh file against the contracts that this program knows.
-///
-/// # Errors
-/// Everything that is wrong in it, each with its place.
-pub fn read_mesh_file(file: &str, text: &str) -> Result<MeshFile, Fault> {
-    let catalog = Catalog::new([mesh_proto::DESCRIPTORS, shop_proto::DESCRIPTORS]).map_err(|error| {
-        Fault::new(Code::Internal, Effect::None, Reason::InvalidFile, format!("the embedded contracts: {error}"))
-    })?;
-    mesh_file::load(file, text, &catalog).map_err(Fault::from)
 }
 
 async fn make(context: &ClusterContext, file: &MeshFile) -> Result<Topology, Fault> {

@@ -35,7 +35,9 @@ pub(super) fn users(declarations: &[Declaration], region: &Name, folder: &Path) 
     for declaration in declarations {
         let service = declaration.service.as_str();
         if [OPERATOR, MAKER].contains(&service) {
-            let message = format!("the mesh file has a service {service:?}, which is the name of a user of mesh itself; name it otherwise");
+            let message = format!(
+                "the mesh file has a service {service:?}, which is the name of a user of mesh itself; name it otherwise"
+            );
             return Err(Fault::new(Code::InvalidArgument, Effect::None, Reason::InvalidFile, message));
         }
         users.add(service, compile::compile(declaration, region), folder)?;

@@ -10,9 +10,9 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::ChildStdout;
 
+use crate::cluster::trouble;
 use crate::cluster::{ClusterContext, fault};
 use crate::engine::{Child, Guard, GuardedCommand, Output};
-use crate::cluster::trouble;
 
 /// How long a process may take until it works.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);

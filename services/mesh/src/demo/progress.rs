@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 use super::watch::Snapshot;
 use crate::ledger::grouped;
@@ -63,9 +63,11 @@ impl Progress {
 impl Bars {
     fn new(orders: u64) -> Bars {
         let all = MultiProgress::new();
-        let style = ProgressStyle::with_template("{prefix:>10} {wide_bar} {human_pos:>7} of {human_len}  {per_sec:>12}");
-        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = |prefix: &'static str| all.add(ProgressBar::new(orders).with_style(style.clone()).with_prefix(prefix));
+        let style =
+            ProgressStyle::with_template("{prefix:>10} {wide_bar} {human_pos:>7} of {human_len}  {rate:>8}");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("rate", rate);
+        let bar =
+            |prefix: &'static str| all.add(ProgressBar::new(orders).with_style(style.clone()).with_prefix(prefix));
         let bars = ["published", "charges", "messages"].map(bar);
         let plain = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
         let below = all.add(ProgressBar::new_spinner().with_style(plain));
@@ -80,6 +82,11 @@ impl Bars {
         messages.set_position(message.vendor.effects);
         self.below.set_message(format!("{:>10} {}", "", remarks(now)));
     }
+}
+
+fn rate(state: &ProgressState, out: &mut dyn std::fmt::Write) {
+    // What can't be shown is left out.
+    let _ = write!(out, "{:.0}/s", state.per_sec());
 }
 
 fn line(since: Duration, now: &Snapshot) -> String {

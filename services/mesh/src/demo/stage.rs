@@ -1,16 +1,18 @@
 //! Everything that the demonstration runs: broker, vendors, services and adapters, each a process with a user of its own.
 
 use mesh_core::bus::Bus;
+use mesh_core::config::mesh_file::{self, MeshFile};
+use mesh_core::contract::Catalog;
 use mesh_core::fault::Fault;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::process::{Launch, Process};
 use super::watch::Snapshot;
+use crate::cluster::trouble;
 use crate::cluster::{self, Cluster, ClusterSettings, OPERATOR, Registered, Registry};
 use crate::engine::Listener;
 use crate::ledger::read::Vendors;
-use crate::cluster::trouble;
 
 /// The vendors of the demonstration: they throttle in earnest, take some time, fail now and then, and cut some connections
 /// after they have acted. All of it is harmless to work that carries an idempotency key.
@@ -74,14 +76,21 @@ pub(super) struct Plan {
 
 impl Stage {
     /// Starts everything; the orders come last, and begin to publish.
-    pub(super) async fn start(plan: &Plan, registry: Option<&Registry>, listener: Listener<'_>) -> Result<Stage, Fault> {
+    pub(super) async fn start(
+        plan: &Plan,
+        registry: Option<&Registry>,
+        listener: Listener<'_>,
+    ) -> Result<Stage, Fault> {
+        // What a killed demonstration left behind goes now.
+        registry.map(Registry::running);
         let folder = tempfile::Builder::new().prefix("mesh-demo-").tempdir();
         let folder = folder.map_err(|error| trouble(format!("no temporary folder: {error}")))?;
         let settings = ClusterSettings {
             name: format!("demo-{}", std::process::id()),
             port: plan.port,
             folder: folder.path().to_owned(),
-            mesh_file: shop::MESH_FILE.to_owned(),
+            temporary: true,
+            file: mesh_file()?,
             mesh_text: shop::mesh_file().to_owned(),
         };
         let mut cluster = Cluster::start(settings, listener).await?;
@@ -146,6 +155,13 @@ impl Stage {
         self.cluster.stop().await?;
         self.folder.close().map_err(|error| trouble(format!("the temporary folder stays behind: {error}")))
     }
+}
+
+/// The shop's mesh file, read against the shop's contracts.
+fn mesh_file() -> Result<MeshFile, Fault> {
+    let catalog = Catalog::new([mesh_proto::DESCRIPTORS, shop_proto::DESCRIPTORS]);
+    let catalog = catalog.map_err(|error| trouble(format!("the embedded contracts: {error}")))?;
+    Ok(mesh_file::load(shop::MESH_FILE, shop::mesh_file(), &catalog)?)
 }
 
 async fn start_vendors(cluster: &Cluster) -> Result<(Process, String), Fault> {

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use mesh_core::config::Environment;
+use mesh_core::config::{Environment, mesh_file};
+use mesh_core::contract::Catalog;
 use mesh_core::fault::{Code, Effect, Fault, Reason};
 use mesh_core::subject::Name;
 
@@ -27,15 +28,15 @@ pub struct DevArgs {
     pub name: Name,
 }
 
-/// Runs the cluster until Ctrl-C.
+/// Runs the cluster until Ctrl-C. `catalog` knows the contracts that the mesh file may name.
 ///
 /// # Errors
 /// A wrong mesh file, no nats-server to be had, a port or name in use, a broker that ended by itself.
-pub async fn run(args: DevArgs, output: &Output) -> anyhow::Result<ExitCode> {
+pub async fn run(args: DevArgs, catalog: &Catalog, output: &Output) -> anyhow::Result<ExitCode> {
     let stop = Stop::listen()?;
     let environment = Environment::from_process();
     let registry = Registry::of(&environment)?;
-    let settings = settings(&args, &environment)?;
+    let settings = settings(&args, catalog, &environment)?;
     let remarks = *output;
     let mut listener = move |news: News| {
         if !matches!(news, News::Received { .. }) {
@@ -72,8 +73,8 @@ pub async fn run(args: DevArgs, output: &Output) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn settings(args: &DevArgs, environment: &Environment) -> Result<ClusterSettings, Fault> {
-    let (mesh_file, mesh_text) = match &args.config {
+fn settings(args: &DevArgs, catalog: &Catalog, environment: &Environment) -> Result<ClusterSettings, Fault> {
+    let (name, mesh_text) = match &args.config {
         None => (shop::MESH_FILE.to_owned(), shop::mesh_file().to_owned()),
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|error| {
@@ -83,14 +84,17 @@ fn settings(args: &DevArgs, environment: &Environment) -> Result<ClusterSettings
             (path.display().to_string(), text)
         }
     };
+    let file = mesh_file::load(&name, &mesh_text, catalog)?;
     let folder = state_folder(environment)?.join("dev").join(args.name.as_str());
-    Ok(ClusterSettings { name: args.name.to_string(), port: args.port, folder, mesh_file, mesh_text })
+    let (name, port) = (args.name.to_string(), args.port);
+    Ok(ClusterSettings { name, port, folder, temporary: false, file, mesh_text })
 }
 
 /// What a service needs to connect, ready to be copied.
 fn how_to_connect(context: &ClusterContext) -> String {
     let ClusterContext { name, url, region, folder, seeds, .. } = context;
-    let mut text = format!("the cluster {name} runs at {url}, region {region}, in {}\n\nFor every service:\n", folder.display());
+    let mut text =
+        format!("the cluster {name} runs at {url}, region {region}, in {}\n\nFor every service:\n", folder.display());
     // Writing to a String can't fail.
     let _ = writeln!(text, "  export MESH_NATS_URL={url} MESH_REGION={region}\n\nand who it is:");
     for (user, seed) in seeds {

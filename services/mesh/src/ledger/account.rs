@@ -11,6 +11,7 @@ const NAMED: usize = 10;
 
 /// Ids: how many, and the first of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Counted {
     /// How many.
     pub count: usize,
@@ -20,6 +21,7 @@ pub struct Counted {
 
 /// The events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Published {
     /// Ids that were to be published.
     pub wanted: usize,
@@ -52,6 +54,7 @@ pub struct Operation {
 
 /// What the vendor counted, as its `/_ledger` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all(serialize = "camelCase"))]
 pub struct VendorCounts {
     /// Calls that arrived.
     pub calls: u64,
@@ -77,6 +80,7 @@ pub struct VendorCounts {
 
 /// What became of one operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Account {
     /// Its name for people.
     pub operation: &'static str,
@@ -118,6 +122,7 @@ pub enum Ended {
 
 /// The most memory that was in use, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Memory {
     /// All processes of the mesh together.
     pub mesh: u64,
@@ -129,6 +134,7 @@ pub struct Memory {
 
 /// The run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Run {
     /// How it ended.
     pub ended: Ended,
@@ -142,6 +148,7 @@ pub struct Run {
 
 /// The whole ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Ledger {
     /// The events.
     pub published: Published,
@@ -317,7 +324,10 @@ mod tests {
     #[test]
     fn events_are_compared_as_sets() {
         let account = published(&(1..=3).collect(), &[1, 3, 7].into_iter().collect());
-        assert_eq!((account.published, account.lost.first, account.phantom.first), (3, vec!["2".into()], vec!["7".into()]));
+        assert_eq!(
+            (account.published, account.lost.first, account.phantom.first),
+            (3, vec!["2".into()], vec!["7".into()])
+        );
     }
 
     proptest! {

@@ -68,7 +68,8 @@ pub fn letters_of(letters: &[Letter], services: &[&str]) -> LetterIds {
     for letter in open.filter(|letter| services.contains(&letter.letter.service.as_str())) {
         let fault = letter.letter.fault.as_ref();
         let unknown = fault.is_some_and(|fault| {
-            fault.reason == Reason::OutcomeUnknown.code() || fault.effect == i32::from(mesh_core::fault::Effect::Unknown)
+            fault.reason == Reason::OutcomeUnknown.code()
+                || fault.effect == i32::from(mesh_core::fault::Effect::Unknown)
         });
         let message_id = letter.letter.source.as_ref().map_or("", |source| &source.message_id);
         let set = if unknown { &mut ids.parked } else { &mut ids.dead };

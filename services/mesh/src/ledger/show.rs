@@ -44,15 +44,16 @@ pub fn last_line(ledger: &Ledger) -> String {
     }
     let sum = |of: fn(&Account) -> usize| operations.iter().map(of).sum::<usize>() as u64;
     let (done, letters, queued) = (sum(|a| a.effects), sum(|a| a.dead_letters), sum(|a| a.queued));
-    let (published, done, letters) = (grouped(published.published as u64), grouped(done), grouped(letters));
+    let letters = format!("{} dead letter{}", grouped(letters), if letters == 1 { "" } else { "s" });
+    let (published, done) = (grouped(published.published as u64), grouped(done));
     match run.ended {
         Ended::Stopped => format!(
-            "stopped by you after {took}; nothing was lost: {published} published, {done} done, {letters} dead letters, \
+            "stopped by you after {took}; nothing was lost: {published} published, {done} done, {letters}, \
              {} still queued were discarded with the temporary cluster",
             grouped(queued)
         ),
         Ended::Drained | Ended::Stuck => format!(
-            "all well: {published} published, {done} done, {letters} dead letters; lost 0, duplicates 0, early retries 0, in {took}"
+            "all well: {published} published, {done} done, {letters}; lost 0, duplicates 0, early retries 0, in {took}"
         ),
     }
 }
@@ -154,7 +155,10 @@ mod tests {
         let cases = [
             (ledger(Ended::Drained, &all, 0), "all well: 3 published, 3 done, 0 dead letters; lost 0"),
             (ledger(Ended::Drained, &all[..2], 0), "FAILED after 1 min 1 s: charge: lost: 1"),
-            (ledger(Ended::Stopped, &all[..2], 1), "stopped by you after 1 min 1 s; nothing was lost: 3 published, 2 done"),
+            (
+                ledger(Ended::Stopped, &all[..2], 1),
+                "stopped by you after 1 min 1 s; nothing was lost: 3 published, 2 done",
+            ),
         ];
         for (ledger, expected) in cases {
             let text = text(&ledger);

@@ -37,6 +37,7 @@ async fn serve(args: AdapterArgs, descriptors: &[&[u8]]) -> Result<(), Fault> {
     let (adapter, vendor) = load(&args.vendor, descriptors, &environment)?;
     let name = args.name.as_ref().map_or_else(|| format!("adapter-{vendor}"), Name::to_string);
     let frame = Frame::begin(&name, &environment).await?;
+    let adapter = adapter.counted(frame.mesh.metrics());
     for service in adapter.services() {
         let admission = Arc::new(service.clone());
         let serving = frame.mesh.serve(service).admission(admission);

@@ -27,9 +27,9 @@ pub fn orders() -> impl Iterator<Item = Result<OrderPlaced, BadLine>> {
 }
 
 fn orders_in(text: &str) -> impl Iterator<Item = Result<OrderPlaced, BadLine>> + '_ {
-    (1..).zip(text.lines().skip(1)).map(|(line, text)| {
-        order(line, text).map_err(|what| BadLine { line, what, text: text.to_owned() })
-    })
+    (1..)
+        .zip(text.lines().skip(1))
+        .map(|(line, text)| order(line, text).map_err(|what| BadLine { line, what, text: text.to_owned() }))
 }
 
 fn order(line: usize, text: &str) -> Result<OrderPlaced, &'static str> {
@@ -79,7 +79,8 @@ mod tests {
 
     #[test]
     fn a_line_is_read_exactly() {
-        let orders: Vec<_> = orders_in("header\n 00001 19970101  1   11.77\r\n 00002 19970112  5   77.00\r\n").collect();
+        let orders: Vec<_> =
+            orders_in("header\n 00001 19970101  1   11.77\r\n 00002 19970112  5   77.00\r\n").collect();
         let first = orders[0].as_ref().unwrap();
         assert_eq!((first.order_id.as_str(), first.customer_id.as_str()), ("1", "00001"));
         assert_eq!((first.placed_on.as_str(), first.item_count, first.total_cents), ("1997-01-01", 1, 1177));
@@ -88,9 +89,15 @@ mod tests {
 
     #[test]
     fn amounts_have_two_decimals_or_are_refused() {
-        for (text, expected) in
-            [("0.00", Some(0)), ("0.07", Some(7)), ("1286.01", Some(128_601)), ("1", None), ("1.5", None), ("-1.00", None), (".50", None)]
-        {
+        for (text, expected) in [
+            ("0.00", Some(0)),
+            ("0.07", Some(7)),
+            ("1286.01", Some(128_601)),
+            ("1", None),
+            ("1.5", None),
+            ("-1.00", None),
+            (".50", None),
+        ] {
             assert_eq!(cents(text), expected, "{text}");
         }
     }

@@ -19,12 +19,17 @@ use super::{GlobalArgs, Output, Status, place, text};
 #[derive(Debug, Subcommand)]
 pub(super) enum LetterCommand {
     /// List them: the oldest first
-    #[command(visible_alias = "ls", after_help = "Example: mesh dead-letter list --consumer payments/charge --state open")]
+    #[command(
+        visible_alias = "ls",
+        after_help = "Example: mesh dead-letter list --consumer payments/charge --state open"
+    )]
     List(ListArgs),
     /// Show all that is known about one
     Show(ShowArgs),
     /// Send letters again to the consumer that failed, and say what became of them
-    #[command(after_help = "Examples: mesh dead-letter replay 3f2a\n          mesh dead-letter replay --all --consumer payments/charge --yes")]
+    #[command(
+        after_help = "Examples: mesh dead-letter replay 3f2a\n          mesh dead-letter replay --all --consumer payments/charge --yes"
+    )]
     Replay(ReplayArgs),
     /// Give one up: it is never sent again
     #[command(after_help = "Example: mesh dead-letter discard 3f2a --why 'a test order'")]

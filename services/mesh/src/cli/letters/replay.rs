@@ -128,10 +128,13 @@ fn became(told: &Told<'_>, one: &Replayed) -> (&'static str, String) {
     match letter.state {
         LetterState::Open => {
             let fault = fault(letter);
-            let said = format!(" as generation {}: {} {}", letter.letter.generation, fault.reason().code(), fault.message());
+            let said =
+                format!(" as generation {}: {} {}", letter.letter.generation, fault.reason().code(), fault.message());
             ("failed again", said)
         }
-        LetterState::Replaying => ("replaying", format!(": not ended yet; mesh dead-letter show {}", short(&one.letter_id))),
+        LetterState::Replaying => {
+            ("replaying", format!(": not ended yet; mesh dead-letter show {}", short(&one.letter_id)))
+        }
         ended => (ended.word(), String::new()),
     }
 }

@@ -19,7 +19,7 @@ pub(super) async fn run(args: ShowArgs, global: &GlobalArgs, output: &Output) ->
     let bus = Place::find(global)?.connect().await?;
     let letter = letters::find(&bus, &args.id).await?;
     bus.close().await;
-    let payload = payload(&letter.letter, &catalog, Mask { reveal: args.reveal });
+    let payload = payload(&letter.letter, &catalog, Mask { reveal: args.reveal, defaults: true });
     if output.is_json() {
         output.json(&document(&letter, &payload))?;
         return Ok(Status::Ok);
