@@ -134,8 +134,13 @@ fn files(home: &Path) -> Vec<Case> {
         )
         .with(key, "sk_test_1"),
         case("a secret that is not set", &["check", "stripe.yaml"], SecretMissing, &["stripe.yaml:", "STRIPE_API_KEY"]),
-        case("a secret that an adapter needs", &["check", "stripe.yaml"], SecretMissing, &["STRIPE_API_KEY"])
-            .with(key, ""),
+        case(
+            "a secret that an adapter needs",
+            &["adapter", "--vendor", "stripe.yaml"],
+            SecretMissing,
+            &["STRIPE_API_KEY"],
+        )
+        .with(key, ""),
         case(
             "a wrong key in a mesh file",
             &["check", "mesh.yaml"],

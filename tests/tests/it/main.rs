@@ -5,6 +5,7 @@ mod bad_input;
 mod command_line;
 mod demo;
 mod letters;
+mod own_contracts;
 mod shop;
 mod trace;
 mod verbs;

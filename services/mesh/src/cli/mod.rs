@@ -92,7 +92,10 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<Status> {
         Command::Apply(args) => apply::run(args, &global, &output).await,
         Command::Completions(args) => completions::run(&args, &output),
         Command::Adapter(args) => adapter(args, &global).await,
-        Command::Internal(Internal::Role(args)) => Ok(Status::Told(Box::pin(roles::run(args)).await)),
+        Command::Internal(Internal::Role(args)) => {
+            Box::pin(roles::run(args)).await?;
+            Ok(Status::Ok)
+        }
         Command::Internal(Internal::VendorSim(args)) => vendor_sim(*args).await,
         Command::Internal(Internal::Guard) => {
             Err(Failure::input("mesh internal guard takes words of its own", "").into())
@@ -112,7 +115,8 @@ fn begin_logging(output: &Output) -> anyhow::Result<telemetry::Guard> {
 async fn adapter(args: AdapterArgs, global: &GlobalArgs) -> anyhow::Result<Status> {
     let sets = contracts::descriptors(global)?;
     let sets: Vec<&[u8]> = sets.iter().map(Vec::as_slice).collect();
-    Ok(Status::Told(Box::pin(roles::run_adapter(args, &sets)).await))
+    Box::pin(roles::run_adapter(args, &sets)).await?;
+    Ok(Status::Ok)
 }
 
 async fn vendor_sim(args: vendor_sim::Args) -> anyhow::Result<Status> {

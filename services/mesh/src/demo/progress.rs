@@ -63,8 +63,7 @@ impl Progress {
 impl Bars {
     fn new(orders: u64) -> Bars {
         let all = MultiProgress::new();
-        let style =
-            ProgressStyle::with_template("{prefix:>10} {wide_bar} {human_pos:>7} of {human_len}  {rate:>8}");
+        let style = ProgressStyle::with_template("{prefix:>10} {wide_bar} {human_pos:>7} of {human_len}  {rate:>8}");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("rate", rate);
         let bar =
             |prefix: &'static str| all.add(ProgressBar::new(orders).with_style(style.clone()).with_prefix(prefix));

@@ -1,7 +1,6 @@
 //! `mesh adapter`: operations of a contract, carried out by a third party's HTTP API as a vendor file says.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use mesh_core::adapter::Adapter;
@@ -11,7 +10,7 @@ use mesh_core::fault::{Code, Effect, Fault, Reason};
 use mesh_core::subject::Name;
 use prost_reflect::DescriptorPool;
 
-use super::frame::{Frame, finish};
+use super::frame::Frame;
 
 /// Options of an adapter.
 #[derive(Debug, Clone, clap::Args)]
@@ -28,11 +27,10 @@ pub struct AdapterArgs {
 }
 
 /// Is the adapter until the process is told to stop. `descriptors` are encoded descriptor sets of the contracts.
-pub async fn run(args: AdapterArgs, descriptors: &[&[u8]]) -> ExitCode {
-    finish(Box::pin(serve(args, descriptors)).await)
-}
-
-async fn serve(args: AdapterArgs, descriptors: &[&[u8]]) -> Result<(), Fault> {
+///
+/// # Errors
+/// A wrong vendor file, a missing secret, a bus that can't be reached.
+pub async fn run(args: AdapterArgs, descriptors: &[&[u8]]) -> Result<(), Fault> {
     let environment = Environment::from_process();
     let (adapter, vendor) = load(&args.vendor, descriptors, &environment)?;
     let name = args.name.as_ref().map_or_else(|| format!("adapter-{vendor}"), Name::to_string);

@@ -1,7 +1,6 @@
 //! What every role does around its own work: logging, connection, metrics, readiness, drain.
 
 use std::io::Write as _;
-use std::process::ExitCode;
 
 use mesh_core::Mesh;
 use mesh_core::clock::TaskScope;
@@ -66,17 +65,6 @@ pub(super) fn say(line: &Value) -> Result<(), Fault> {
     let mut out = std::io::stdout().lock();
     let said = writeln!(out, "{line}").and_then(|()| out.flush());
     said.map_err(|error| Fault::unavailable(format!("standard output is closed: {error}")))
-}
-
-/// The exit status, after the fault was told.
-pub(super) fn finish(ended: Result<(), Fault>) -> ExitCode {
-    let Err(fault) = ended else { return ExitCode::SUCCESS };
-    // Standard error is the role's log: there the starter looks.
-    let _ = writeln!(std::io::stderr(), "error: {fault}");
-    match fault.code() {
-        Code::InvalidArgument | Code::FailedPrecondition => ExitCode::from(2),
-        _ => ExitCode::FAILURE,
-    }
 }
 
 fn begin_logging(service: &str, environment: &Environment) -> Result<Option<telemetry::Guard>, Fault> {

@@ -1,13 +1,11 @@
 //! `mesh internal role <name>`: the services of the shop.
 
-use std::process::ExitCode;
-
 use mesh_core::config::Environment;
 use mesh_core::fault::Fault;
 use serde_json::json;
 use shop::{catalogue, notifications, orders, payments, till};
 
-use super::frame::{Frame, finish, say};
+use super::frame::{Frame, say};
 use crate::stop::Stop;
 
 /// Which service this process is.
@@ -50,11 +48,10 @@ pub struct RoleArgs {
 }
 
 /// Is the service until the process is told to stop.
-pub async fn run(args: RoleArgs) -> ExitCode {
-    finish(Box::pin(serve(args)).await)
-}
-
-async fn serve(args: RoleArgs) -> Result<(), Fault> {
+///
+/// # Errors
+/// The bus can't be reached, or lacks what the service needs.
+pub async fn run(args: RoleArgs) -> Result<(), Fault> {
     let stop = Stop::listen()?;
     let frame = Frame::begin(args.name.service(), &Environment::from_process()).await?;
     match args.name {
