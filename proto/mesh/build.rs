@@ -4,6 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
+#[expect(clippy::disallowed_methods, reason = "cargo tells a build script by the environment")]
 fn main() -> Result<(), Box<dyn Error>> {
     let files = ["mesh/v1/options.proto", "mesh/v1/fault.proto", "mesh/v1/letter.proto", "mesh/v1/outcome.proto"];
     println!("cargo:rerun-if-changed=proto");

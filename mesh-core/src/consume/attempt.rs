@@ -61,7 +61,7 @@ impl Worker {
                 Some(refusal) => Ended::DeadLetter(refusal),
                 None => self.try_once(&envelope, &mut attempts, trace).await,
             };
-            self.settle(&envelope, &reply, ended, attempts, started).await;
+            self.settle(&envelope, &reply, (ended, attempts), started).await;
         }
         .instrument(span)
         .await;

@@ -29,10 +29,10 @@ impl Worker {
         &self,
         envelope: &Envelope,
         reply: &str,
-        ended: Ended,
-        attempts: v1::Attempts,
+        ended: (Ended, v1::Attempts),
         started: Instant,
     ) {
+        let (ended, attempts) = ended;
         let (how, handed_over) = match ended {
             Ended::HandedBack => (How::Release, Err(GivenUp)),
             Ended::Done(bytes) => (How::Accept, self.done(envelope, v1::outcome::End::Reply(bytes)).await),

@@ -70,18 +70,18 @@ impl Cause {
 }
 
 impl Gate {
-    /// An event of this service.
+    /// An event of this service: its producer and its full name.
     ///
     /// # Errors
     /// The event belongs to another service; it is too large; the id does not fit.
     pub fn seal_event(
         &self,
-        producer: &str,
-        message: &str,
+        event: (&str, &str),
         key: &str,
         cause: Cause,
         payload: Bytes,
     ) -> Result<Sealed, Fault> {
+        let (producer, message) = event;
         let me = self.identity.service().as_str();
         if producer != me {
             return Err(Fault::new(
@@ -98,18 +98,18 @@ impl Gate {
         Ok(Sealed { subject, headers, payload })
     }
 
-    /// Queued work for an operation.
+    /// Queued work for an operation; its ordering key and its class say where it lies.
     ///
     /// # Errors
     /// It is too large; the id does not fit.
     pub fn seal_work(
         &self,
         operation: (&str, &str),
-        key: &str,
-        class: Class,
+        place: (&str, Class),
         cause: Cause,
         payload: Bytes,
     ) -> Result<Sealed, Fault> {
+        let (key, class) = place;
         let contract = format!("{}.{}", operation.0, operation.1);
         self.check_size(&contract, payload.len())?;
         let partition = subject::partition(key.as_bytes());
@@ -267,24 +267,24 @@ mod tests {
 
     #[test]
     fn an_event_carries_its_id_and_nothing_that_is_not_needed() {
-        let sealed = gate().seal_event("orders", "shop.X", "", cause("17"), Bytes::new()).unwrap();
+        let sealed = gate().seal_event(("orders", "shop.X"), "", cause("17"), Bytes::new()).unwrap();
         assert_eq!(sealed.subject(), "mesh1.event.local.orders.shop.X.0");
         assert_eq!(sealed.headers, [(Cow::Borrowed("Nats-Msg-Id"), "orders/shop.X/17".to_owned())]);
     }
 
     #[test]
     fn nobody_publishes_as_another() {
-        let fault = gate().seal_event("payments", "shop.X", "", cause("17"), Bytes::new()).unwrap_err();
+        let fault = gate().seal_event(("payments", "shop.X"), "", cause("17"), Bytes::new()).unwrap_err();
         assert_eq!(fault.reason(), Reason::AccessDenied);
     }
 
     #[test]
     fn limits_hold() {
         let large = Bytes::from(vec![0; 1024 * 1024 - super::super::RESERVED_BYTES + 1]);
-        let fault = gate().seal_event("orders", "shop.X", "", cause("17"), large).unwrap_err();
+        let fault = gate().seal_event(("orders", "shop.X"), "", cause("17"), large).unwrap_err();
         assert_eq!(fault.reason(), Reason::TooLarge);
         for id in ["", "a b", "a\r\nNats-Rollup: all", &"x".repeat(129)] {
-            assert!(gate().seal_event("orders", "shop.X", "", cause(id), Bytes::new()).is_err(), "{id:?}");
+            assert!(gate().seal_event(("orders", "shop.X"), "", cause(id), Bytes::new()).is_err(), "{id:?}");
         }
     }
 

@@ -36,7 +36,6 @@ struct Inner {
 
 impl Mesh {
     /// Prepares the service `service` (`[a-z0-9-]{1,63}`) to connect.
-    #[must_use]
     pub fn builder(service: &str) -> MeshBuilder {
         MeshBuilder::new(service)
     }
@@ -52,7 +51,6 @@ impl Mesh {
     }
 
     /// Consumes events of one type as the consumer `name`, which the mesh file declares.
-    #[must_use]
     pub fn consumer<E: Event>(&self, name: &str) -> ConsumerBuilder<E> {
         ConsumerBuilder::new(self, name)
     }
@@ -64,7 +62,6 @@ impl Mesh {
     }
 
     /// Serves the operations of one rpc service: calls and queued work.
-    #[must_use]
     pub fn serve(&self, service: impl Service) -> ServeBuilder {
         ServeBuilder::new(self, Arc::new(service))
     }

@@ -98,7 +98,7 @@ impl Enqueue {
             trace::follow(&span, cause.trace);
             let result = async {
                 cause.trace = Some(trace::outgoing(cause.trace));
-                let sealed = bus.gate().seal_work(operation, &key, class, cause, payload)?;
+                let sealed = bus.gate().seal_work(operation, (&key, class), cause, payload)?;
                 let message_id = sealed.message_id().to_owned();
                 let stream = subject::work_stream(operation.0);
                 let stored = bus.publish(&stream, sealed).await;

@@ -131,7 +131,7 @@ impl Publish {
             crate::telemetry::trace::follow(&span, cause.trace);
             let result = async {
                 cause.trace = Some(crate::telemetry::trace::outgoing(cause.trace));
-                let sealed = bus.gate().seal_event(&target.producer, &target.message, &key, cause, payload)?;
+                let sealed = bus.gate().seal_event((&target.producer, &target.message), &key, cause, payload)?;
                 let message_id = sealed.message_id().to_owned();
                 let stored =
                     bus.publish(&target.stream, sealed).await.map_err(|e| e.into_fault(&target.message))?;

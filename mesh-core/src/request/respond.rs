@@ -172,7 +172,7 @@ impl Responder {
             tracing::debug!(caller = opened.envelope.caller, "a call without a reply subject: nobody is told");
             return;
         };
-        let sealed = self.bus.gate().seal_reply(&opened.envelope.caller, reply_to, answer.as_ref().map(Bytes::clone));
+        let sealed = self.bus.gate().seal_reply(&opened.envelope.caller, reply_to, answer.as_ref().cloned());
         let sent = match sealed {
             Ok(sealed) => self.bus.send_only(sealed).await.map_err(|error| error.into_fault("the answer")),
             Err(fault) => Err(fault),

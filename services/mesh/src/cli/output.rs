@@ -93,15 +93,11 @@ impl Output {
         Some(if columns == 0 { DEFAULT_WIDTH } else { columns })
     }
 
-    /// A table with a header, as wide as the terminal.
+    /// A table with a header. Its lines are as long as their cells: whoever fills it cuts them to [`Output::width`].
     pub(super) fn table(&self, header: &[&str]) -> Table {
         let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_header(header.iter().map(|text| self.bold(text)));
-        match self.width() {
-            Some(width) => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
-            None => table.set_content_arrangement(ContentArrangement::Disabled),
-        };
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table.set_header(header.iter().copied());
         table
     }
 }
