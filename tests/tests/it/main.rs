@@ -1,5 +1,7 @@
 //! The tests of the whole: real brokers, real processes, real HTTP, all on loopback.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that fails says where")]
+
 mod access;
 mod bad_input;
 mod command_line;
