@@ -158,7 +158,9 @@ impl Desk {
         let offence = self.announced.judge(now, who);
         self.counts.early_retries += u64::from(offence.early);
         self.counts.calls_while_throttled += u64::from(offence.while_throttled);
-        if !self.bucket.take(now, &self.knobs) {
+        // The pace first: it counts every call.
+        let within_pace = self.bucket.take(now, &self.knobs);
+        if !within_pace || self.drawn(self.knobs.throttle_share) {
             self.counts.throttled += 1;
             let wait_s = self.knobs.retry_after_s;
             self.announced.announce(now, Duration::from_secs(wait_s), who);

@@ -16,6 +16,8 @@ pub struct Knobs {
     pub burst: u32,
     /// What a 429 announces as `Retry-After`, in seconds; 0 = the header is left out.
     pub retry_after_s: u64,
+    /// Share of calls answered 429 whatever the pace, as where others use up the same account.
+    pub throttle_share: f64,
     /// Time before an answer, in milliseconds.
     pub latency_ms: u64,
     /// Up to so many milliseconds more, evenly spread.
@@ -43,10 +45,11 @@ pub struct Knobs {
 }
 
 /// Name and one-line help of every knob, in the order of the fields.
-pub const KNOBS: [(&str, &str); 15] = [
+pub const KNOBS: [(&str, &str); 16] = [
     ("rate_per_s", "Calls per second that the account may make; 0 = unlimited"),
     ("burst", "Calls that may come at once before the rate counts"),
     ("retry_after_s", "Seconds that a 429 announces as Retry-After; 0 = no such header"),
+    ("throttle_share", "Share of calls answered 429 whatever the pace, 0 to 1"),
     ("latency_ms", "Milliseconds before an answer"),
     ("jitter_ms", "Up to so many milliseconds more"),
     ("slow_share", "Share of calls that are slow, 0 to 1"),
@@ -83,6 +86,7 @@ impl Default for Knobs {
             rate_per_s: 0.0,
             burst: 50,
             retry_after_s: 1,
+            throttle_share: 0.0,
             latency_ms: 0,
             jitter_ms: 0,
             slow_share: 0.0,
@@ -116,6 +120,7 @@ impl Knobs {
 
     fn checked(self) -> Result<Self, KnobError> {
         let shares = [
+            ("throttle_share", self.throttle_share),
             ("slow_share", self.slow_share),
             ("fail_503_share", self.fail_503_share),
             ("fail_500_share", self.fail_500_share),

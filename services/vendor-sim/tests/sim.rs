@@ -239,6 +239,17 @@ async fn a_cut_call_took_effect_and_its_key_replays_the_answer() {
 }
 
 #[tokio::test]
+async fn a_share_of_calls_is_throttled_whatever_the_pace() {
+    let sim = Sim::start().await;
+    sim.turn("stripe", json!({"throttle_share": 1})).await;
+    let refused = sim.charge("k", FORM).await.unwrap();
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
+    sim.turn("stripe", json!({"throttle_share": 0})).await;
+    assert_eq!(sim.charge("another", FORM).await.unwrap().status, 200);
+    assert_eq!(sim.counts("stripe", ["throttled", "effects"]).await, [1, 1]);
+}
+
+#[tokio::test]
 async fn a_500_is_stored_and_a_503_is_not() {
     let sim = Sim::start().await;
     sim.turn("stripe", json!({"fail_503_share": 1})).await;
