@@ -55,8 +55,7 @@ impl TestBroker {
             seeds.insert(name, pair.seed()?);
             users.push(user(pair.public_key(), permissions));
         }
-        let mut jetstream = JetStream::default();
-        jetstream.sync_always = sync_always;
+        let jetstream = JetStream { sync_always, ..JetStream::default() };
         let config = ServerConfig::new("test").users(users).jetstream(Some(jetstream));
         let guard = Guard::new(mesh_binary());
         let server = Server::start(&guard, &binary.path, config, &folder.path().join("server")).await?;

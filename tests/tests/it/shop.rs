@@ -12,18 +12,18 @@ use shop_proto::shop::{
 };
 use tokio::sync::Mutex;
 
-pub const EVENT: &str = "shop.orders.v1.OrderPlaced";
-pub const PAYMENTS: &str = "shop.payments.v1.Payments";
+pub(crate) const EVENT: &str = "shop.orders.v1.OrderPlaced";
+pub(crate) const PAYMENTS: &str = "shop.payments.v1.Payments";
 
-pub fn declaration(name: &str) -> Declaration {
+pub(crate) fn declaration(name: &str) -> Declaration {
     Declaration::new(name.parse().unwrap())
 }
 
-pub fn orders() -> Declaration {
+pub(crate) fn orders() -> Declaration {
     Declaration { publishes: BTreeSet::from([EVENT.into()]), ..declaration("orders") }
 }
 
-pub fn consumer(service: &str, consumer: &str) -> Declaration {
+pub(crate) fn consumer(service: &str, consumer: &str) -> Declaration {
     let consumes = Consumes { consumer: consumer.parse().unwrap(), producer: "orders".into(), event: EVENT.into() };
     Declaration { consumes: BTreeSet::from([consumes]), ..declaration(service) }
 }
@@ -32,28 +32,28 @@ fn charge() -> BTreeSet<(String, String)> {
     BTreeSet::from([(PAYMENTS.into(), "Charge".into())])
 }
 
-pub fn till() -> Declaration {
+pub(crate) fn till() -> Declaration {
     Declaration { calls: charge(), enqueues: charge(), ..declaration("till") }
 }
 
-pub fn bank() -> Declaration {
+pub(crate) fn bank() -> Declaration {
     Declaration { serves: charge(), ..declaration("bank") }
 }
 
-pub fn order(number: usize) -> OrderPlaced {
+pub(crate) fn order(number: usize) -> OrderPlaced {
     OrderPlaced { order_id: number.to_string(), customer_id: (number % 7).to_string(), ..OrderPlaced::default() }
 }
 
-pub fn charge_of(number: usize, cents: i64) -> ChargeRequest {
+pub(crate) fn charge_of(number: usize, cents: i64) -> ChargeRequest {
     ChargeRequest { order_id: number.to_string(), amount_cents: cents, currency: "usd".into(), ..Default::default() }
 }
 
 /// Every id in the order that it was seen.
-pub type Seen = Arc<Mutex<Vec<String>>>;
+pub(crate) type Seen = Arc<Mutex<Vec<String>>>;
 
 /// A bank that refuses 0, declines over 1,000,000 and writes down what it charged.
 #[derive(Clone, Default)]
-pub struct Bank(pub Seen);
+pub(crate) struct Bank(pub(crate) Seen);
 
 impl Payments for Bank {
     async fn charge(&self, cx: Context, request: ChargeRequest) -> Result<ChargeReply, Fault> {

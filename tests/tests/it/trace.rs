@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use mesh_core::clock::TaskScope;
 use mesh_tests::mesh_binary;
 use opentelemetry_proto::tonic::{collector::trace::v1::ExportTraceServiceRequest, trace::v1::Span};
 use prost::Message as _;
@@ -19,16 +20,19 @@ use prost::Message as _;
 type Spans = Arc<Mutex<Vec<(String, Span)>>>;
 
 /// A collector of traces on a free port.
-async fn collector() -> (String, Spans) {
+async fn collector(tasks: &TaskScope) -> (String, Spans) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let spans = Spans::default();
     let into = Arc::clone(&spans);
-    tokio::spawn(async move {
+    let each = tasks.clone();
+    tasks.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let into = Arc::clone(&into);
             let service = service_fn(move |request| take(request, Arc::clone(&into)));
-            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            // A sender that goes away in the middle is no concern of the collector.
+            each.spawn(async move { drop(connection.await) });
         }
     });
     (url, spans)
@@ -51,7 +55,7 @@ async fn take(request: Request<Incoming>, into: Spans) -> Result<Response<Full<B
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_trace_runs_from_the_order_to_the_vendors_call() {
-    let (url, spans) = collector().await;
+    let (url, spans) = collector(&TaskScope::new()).await;
     let state = tempfile::tempdir().unwrap();
     let demo = tokio::process::Command::new(mesh_binary())
         .args(["demo", "--orders", "5", "-o", "json"])

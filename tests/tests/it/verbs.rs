@@ -201,14 +201,14 @@ async fn a_broker_that_is_killed_and_comes_back_loses_nothing() {
     mesh.consumer::<OrderPlaced>("confirm").start(handler).await.unwrap();
     let sender = broker.connect("orders").await.unwrap();
     let publisher = sender.publisher::<OrderPlaced>();
-    let publishing = tokio::spawn(async move {
-        let events = futures_util::stream::iter((1..=3000).map(|n| (n.to_string(), order(n))));
-        publisher.publish_all(events, 64).collect::<Vec<_>>().await
-    });
-    eventually("some", || async { (seen.lock().await.len() > 200).then_some(()) }).await;
-    broker.server.kill9().await.unwrap();
-    broker.server.restart().await.unwrap();
-    let results = publishing.await.unwrap();
+    let events = futures_util::stream::iter((1..=3000).map(|n| (n.to_string(), order(n))));
+    let publishing = publisher.publish_all(events, 64).collect::<Vec<_>>();
+    let killing = async {
+        eventually("some", || async { (seen.lock().await.len() > 200).then_some(()) }).await;
+        broker.server.kill9().await.unwrap();
+        broker.server.restart().await.unwrap();
+    };
+    let (results, ()) = tokio::join!(publishing, killing);
     assert!(results.iter().all(|(_, result)| result.is_ok()), "each is stored in the end");
     eventually("all", || async {
         let ids: BTreeSet<_> = seen.lock().await.iter().cloned().collect();

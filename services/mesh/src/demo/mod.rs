@@ -6,6 +6,7 @@
 mod memory;
 mod process;
 mod progress;
+mod rush;
 mod stage;
 mod watch;
 
@@ -18,6 +19,7 @@ use mesh_core::fault::Fault;
 use shop_proto::shop::orders::v1::OrderPlaced;
 
 use self::progress::Progress;
+use self::rush::Rush;
 use self::stage::{Plan, Stage};
 use self::watch::{JOURNEYS, PRODUCER, Snapshot};
 use crate::cli::Output;
@@ -104,7 +106,7 @@ async fn perform(
     let mut progress = Progress::new(orders, output.is_json());
     let ended = tokio::select! {
         () = stop.told() => Ok(Ended::Stopped),
-        ended = watch(&mut stage, &mut progress) => ended,
+        ended = watch(&mut stage, orders, &mut progress) => ended,
     };
     progress.end();
     let ended = ended?;
@@ -138,8 +140,9 @@ async fn perform(
 }
 
 /// Looks until everything is worked off, or nothing moves any more.
-async fn watch(stage: &mut Stage, progress: &mut Progress) -> Result<Ended, Fault> {
+async fn watch(stage: &mut Stage, orders: usize, progress: &mut Progress) -> Result<Ended, Fault> {
     let (mut all_published, mut last, mut moved) = (false, Snapshot::default(), Instant::now());
+    let mut rush = Rush::new(orders);
     loop {
         tokio::select! {
             line = stage.orders.line(), if !all_published => {
@@ -154,7 +157,9 @@ async fn watch(stage: &mut Stage, progress: &mut Progress) -> Result<Ended, Faul
         stage.check_alive()?;
         let now = stage.snapshot().await?;
         progress.show(&now);
+        rush.follow(&now, &stage.vendors).await?;
         if all_published && now.is_drained() {
+            rush.end(&stage.vendors).await?;
             return Ok(Ended::Drained);
         }
         if now != last {

@@ -14,11 +14,14 @@ use crate::cluster::{self, Cluster, ClusterSettings, OPERATOR, Registered, Regis
 use crate::engine::Listener;
 use crate::ledger::read::Vendors;
 
-/// The vendors of the demonstration: they throttle in earnest, take some time, fail now and then, and cut some connections
+/// Calls per second that a vendor of the demonstration takes, outside of its rush hour.
+pub(super) const RATE_PER_S: u64 = 3000;
+/// How many it takes at once, outside of its rush hour.
+pub(super) const BURST: u64 = 1000;
+
+/// The vendors of the demonstration: they throttle, take some time, fail now and then, and cut some connections
 /// after they have acted. All of it is harmless to work that carries an idempotency key.
-const KNOBS: [(&str, &str); 7] = [
-    ("rate-per-s", "3000"),
-    ("burst", "1000"),
+const KNOBS: [(&str, &str); 5] = [
     ("retry-after-s", "1"),
     ("latency-ms", "2"),
     ("jitter-ms", "3"),
@@ -167,6 +170,8 @@ fn mesh_file() -> Result<MeshFile, Fault> {
 async fn start_vendors(cluster: &Cluster) -> Result<(Process, String), Fault> {
     let mut words: Vec<String> = ["internal", "vendor-sim", "--listen", "127.0.0.1:0"].map(str::to_owned).into();
     for vendor in ["stripe", "courier"] {
+        words.extend([format!("--{vendor}-rate-per-s"), RATE_PER_S.to_string()]);
+        words.extend([format!("--{vendor}-burst"), BURST.to_string()]);
         for (knob, value) in KNOBS {
             words.extend([format!("--{vendor}-{knob}"), value.to_owned()]);
         }

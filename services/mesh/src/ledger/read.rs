@@ -5,8 +5,9 @@ use std::time::Duration;
 use crate::cluster::trouble;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
+use hyper::{Method, Request};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use mesh_core::bus::{Bus, Stop};
@@ -14,6 +15,7 @@ use mesh_core::dead_letter::{Letter, Letters};
 use mesh_core::fault::{Fault, Reason};
 use mesh_core::subject::{self, DEAD_LETTER_STREAM};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::account::VendorCounts;
 use super::{Effects, Ids};
@@ -86,7 +88,7 @@ fn local_id(message_id: &str) -> &str {
 /// Reads the account of the stand-in vendors.
 #[derive(Debug, Clone)]
 pub struct Vendors {
-    client: Client<HttpConnector, Empty<Bytes>>,
+    client: Client<HttpConnector, Full<Bytes>>,
     base: String,
 }
 
@@ -147,9 +149,22 @@ impl Vendors {
         Ok(effects)
     }
 
+    /// Changes how a vendor behaves: those of its knobs that are named.
+    ///
+    /// # Errors
+    /// It does not answer, or knows no such knob.
+    pub async fn set(&self, vendor: &str, knobs: &Value) -> Result<(), Fault> {
+        self.send(Method::PUT, &format!("/_control/{vendor}"), knobs.to_string().into()).await.map(drop)
+    }
+
     async fn get(&self, path: &str) -> Result<Incoming, Fault> {
-        let url = format!("{}{path}", self.base).parse().map_err(|error| silent(&error))?;
-        let response = within(self.client.get(url)).await?.map_err(|error| silent(&error))?;
+        self.send(Method::GET, path, Bytes::new()).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Incoming, Fault> {
+        let request = Request::builder().method(method).uri(format!("{}{path}", self.base)).body(Full::new(body));
+        let request = request.map_err(|error| silent(&error))?;
+        let response = within(self.client.request(request)).await?.map_err(|error| silent(&error))?;
         if !response.status().is_success() {
             return Err(trouble(format!("the stand-in vendors answer {} to {path}", response.status())));
         }
