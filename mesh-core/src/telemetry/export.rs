@@ -25,7 +25,7 @@ use opentelemetry_sdk::{
 };
 use tokio::{runtime::Handle, sync::mpsc, task::AbortHandle, time::Instant};
 
-use super::logging::{LoggingError, Settings};
+use super::settings::{LoggingError, Settings};
 use crate::clock::TaskScope;
 
 /// Spans that may wait; about a kilobyte each.

@@ -7,8 +7,10 @@ mod export;
 pub mod logging;
 pub mod metrics;
 mod serve;
+mod settings;
 pub mod trace;
 
-pub use logging::{Format, Guard, LoggingError, Settings, init};
+pub use logging::{Guard, init};
 pub use metrics::{ConsumerMetrics, How, InFlight, Metrics, OperationMetrics, PublisherMetrics, VendorMetrics};
 pub use serve::serve_metrics;
+pub use settings::{Format, LoggingError, Settings};

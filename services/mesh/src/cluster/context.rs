@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 
 /// What a command needs to reach a running cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct ClusterContext {
     /// Its name: what `--cluster` takes.
     pub name: String,

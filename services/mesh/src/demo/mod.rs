@@ -71,21 +71,32 @@ pub async fn run(args: DemoArgs, output: &Output) -> anyhow::Result<ExitCode> {
         }
     };
     output.remark("starting nats-server, two vendors, three services and two adapters");
-    let stage = tokio::select! {
+    let mut stage = tokio::select! {
         () = stop.told() => {
             eprintln!("stopped by you before the first order; nothing was published");
             return Ok(ExitCode::from(INTERRUPTED));
         }
         stage = Box::pin(Stage::start(&plan, registry.as_ref(), &mut listener)) => stage?,
     };
-    tokio::select! {
+    let scene = tokio::select! {
         biased;
-        () = stop.told_again() => {
-            eprintln!("stopped by you, at once; what was queued was discarded with the temporary cluster");
-            Ok(ExitCode::from(INTERRUPTED))
-        }
-        ended = Box::pin(perform(stage, orders, &stop, args.keep, output)) => ended,
+        () = stop.told_again() => None,
+        scene = Box::pin(scene(&mut stage, (orders, args.keep), &stop, output)) => Some(scene),
+    };
+    let Some(scene) = scene else {
+        stage.kill().await?;
+        eprintln!("stopped by you, at once; what was queued was discarded with the temporary cluster");
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
+    let ended = stage.end().await;
+    let (ledger, is_shown) = scene?;
+    ended?;
+    if is_shown {
+        eprintln!("stopped by you; nothing is left running");
+    } else {
+        show(&ledger, output)?;
     }
+    Ok(status(&ledger))
 }
 
 /// How many orders there will be.
@@ -94,19 +105,34 @@ fn wanted(asked: Option<u32>) -> usize {
     shop::orders::orders().take(asked).count()
 }
 
-/// From the first order to the last line.
-async fn perform(
-    mut stage: Stage,
-    orders: usize,
+/// From the first order to the end of the last service: the ledger, and whether it was shown already.
+async fn scene(
+    stage: &mut Stage,
+    (orders, keep): (usize, bool),
     stop: &Stop,
-    keep: bool,
     output: &Output,
-) -> anyhow::Result<ExitCode> {
+) -> anyhow::Result<(Ledger, bool)> {
+    let ledger = perform(stage, orders, stop, output).await?;
+    let keep = keep && ledger.run.ended != Ended::Stopped;
+    if keep {
+        show(&ledger, output)?;
+        eprintln!("\n{}", next_steps(stage));
+        tokio::select! {
+            () = stop.told() => {}
+            fault = stage.any_ended() => return Err(fault.into()),
+        }
+    }
+    stage.drain().await;
+    Ok((ledger, keep))
+}
+
+/// From the first order to the ledger.
+async fn perform(stage: &mut Stage, orders: usize, stop: &Stop, output: &Output) -> anyhow::Result<Ledger> {
     let begun = Instant::now();
     let mut progress = Progress::new(orders, output.is_json());
     let ended = tokio::select! {
         () = stop.told() => Ok(Ended::Stopped),
-        ended = watch(&mut stage, orders, &mut progress) => ended,
+        ended = watch(stage, orders, &mut progress) => ended,
     };
     progress.end();
     let ended = ended?;
@@ -118,25 +144,7 @@ async fn perform(
         stage.drain().await;
     }
     let run = Run { ended, run_ms, memory_bytes, calls_answered: stage.calls_answered };
-    let ledger = account(&stage, orders, run).await?;
-    let keep = keep && ended != Ended::Stopped;
-    if !keep {
-        stage.end().await?;
-        show(&ledger, output)?;
-        return Ok(status(&ledger));
-    }
-    show(&ledger, output)?;
-    eprintln!("\n{}", next_steps(&stage));
-    let gone = tokio::select! {
-        () = stop.told() => None,
-        fault = stage.any_ended() => Some(fault),
-    };
-    stage.end().await?;
-    if let Some(fault) = gone {
-        return Err(fault.into());
-    }
-    eprintln!("stopped by you; nothing is left running");
-    Ok(status(&ledger))
+    Ok(account(stage, orders, run).await?)
 }
 
 /// Looks until everything is worked off, or nothing moves any more.
@@ -217,13 +225,20 @@ fn status(ledger: &Ledger) -> ExitCode {
 fn next_steps(stage: &Stage) -> String {
     let vendors = stage.vendors.url();
     let name = &stage.cluster.context().name;
+    let adapter = stage.services.iter().find(|process| process.name() == JOURNEYS[0].does);
+    let metrics = adapter.and_then(|process| process.metrics()).unwrap_or_default();
+    let steps = [
+        ("mesh dead-letter list".to_owned(), "the refused charges"),
+        ("mesh dead-letter show ID".to_owned(), "one of them: what came, what the vendor said, every attempt"),
+        (format!("curl -X PUT {vendors}/_control/stripe -d '{{\"min_amount\":0}}'"), "now the vendor takes 0.00 too"),
+        ("mesh dead-letter replay ID".to_owned(), "to the consumer that failed, and to no other"),
+        (format!("curl {vendors}/_ledger"), "the vendor's side"),
+        (format!("curl http://{metrics}/metrics"), "what the payments' adapter counts"),
+    ];
+    let width = steps.iter().map(|(command, _)| command.len()).max().unwrap_or_default();
+    let lines = steps.iter().map(|(command, what)| format!("  {command:width$}   # {what}\n"));
     format!(
-        "Everything runs on, as the cluster {name} (--cluster {name}, where several run). In another terminal:\n\
-         \x20 mesh dead-letter list                         # the refused charges\n\
-         \x20 mesh dead-letter show ID                      # one of them: what came, what the vendor said, every attempt\n\
-         \x20 curl -X PUT {vendors}/_control/stripe -d '{{\"min_amount\":0}}'   # now the vendor takes 0.00 too\n\
-         \x20 mesh dead-letter replay ID                    # to the consumer that failed, and to no other\n\
-         \x20 curl {vendors}/_ledger                        # the vendor's side\n\
-         Ctrl-C ends it."
+        "Everything runs on, as the cluster {name} (--cluster {name}, where several run). In another terminal:\n{}Ctrl-C ends it.",
+        lines.collect::<String>()
     )
 }

@@ -36,6 +36,7 @@ pub(super) struct Process {
     name: &'static str,
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    metrics: Option<String>,
 }
 
 impl Process {
@@ -68,12 +69,17 @@ impl Process {
         let command = command.env_remove("MESH_CLUSTER").log(logs.join(format!("{}.log", launch.name)));
         let mut child = command.spawn().await.map_err(fault)?;
         let stdout = child.take_stdout().ok_or_else(|| trouble("its standard output is not there"))?;
-        Ok(Process { name: launch.name, child, lines: BufReader::new(stdout).lines() })
+        Ok(Process { name: launch.name, child, lines: BufReader::new(stdout).lines(), metrics: None })
     }
 
     /// Its name.
     pub(super) fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// Where it shows its figures.
+    pub(super) fn metrics(&self) -> Option<&str> {
+        self.metrics.as_deref()
     }
 
     /// Its process id, while it runs.
@@ -92,7 +98,11 @@ impl Process {
     /// Its first line, within 30 s.
     pub(super) async fn first_line(&mut self) -> Result<Value, Fault> {
         match tokio::time::timeout(READY_TIMEOUT, self.line()).await {
-            Ok(line) => line,
+            Ok(line) => {
+                let line = line?;
+                self.metrics = line["metrics"].as_str().map(str::to_owned);
+                Ok(line)
+            }
             Err(_) => Err(self.fault(&format!("was not ready after {} s", READY_TIMEOUT.as_secs()))),
         }
     }
@@ -107,6 +117,13 @@ impl Process {
     pub(super) async fn stop(&mut self) {
         if let Err(error) = self.child.stop(STOP_GRACE).await {
             tracing::warn!(process = self.name, %error, "it could not be stopped");
+        }
+    }
+
+    /// Ends it by force, and waits for its end.
+    pub(super) async fn kill(&mut self) {
+        if let Err(error) = self.child.kill().await {
+            tracing::warn!(process = self.name, %error, "it could not be killed");
         }
     }
 

@@ -149,15 +149,29 @@ impl Stage {
         futures_util::future::join_all(then.into_iter().map(Process::stop)).await;
     }
 
+    /// Ends everything by force and leaves nothing behind.
+    pub(super) async fn kill(mut self) -> Result<(), Fault> {
+        drop(self.registered.take());
+        let all = [&mut self.orders, &mut self.vendor_sim].into_iter().chain(&mut self.services);
+        futures_util::future::join_all(all.map(Process::kill)).await;
+        self.cluster.server().kill9().await.map_err(cluster::fault)?;
+        close(self.folder)
+    }
+
     /// Ends everything in order and leaves nothing behind.
     pub(super) async fn end(mut self) -> Result<(), Fault> {
         drop(self.registered.take());
         self.drain().await;
         self.bus.close().await;
         self.vendor_sim.stop().await;
-        self.cluster.stop().await?;
-        self.folder.close().map_err(|error| trouble(format!("the temporary folder stays behind: {error}")))
+        let Stage { cluster, folder, .. } = self;
+        cluster.stop().await?;
+        close(folder)
     }
+}
+
+fn close(folder: TempDir) -> Result<(), Fault> {
+    folder.close().map_err(|error| trouble(format!("the temporary folder stays behind: {error}")))
 }
 
 /// The shop's mesh file, read against the shop's contracts.

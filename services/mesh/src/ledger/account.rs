@@ -11,7 +11,6 @@ const NAMED: usize = 10;
 
 /// Ids: how many, and the first of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Counted {
     /// How many.
     pub count: usize,
@@ -21,7 +20,6 @@ pub struct Counted {
 
 /// The events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Published {
     /// Ids that were to be published.
     pub wanted: usize,
@@ -54,7 +52,6 @@ pub struct Operation {
 
 /// What the vendor counted, as its `/_ledger` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[serde(rename_all(serialize = "camelCase"))]
 pub struct VendorCounts {
     /// Calls that arrived.
     pub calls: u64,
@@ -80,7 +77,6 @@ pub struct VendorCounts {
 
 /// What became of one operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Account {
     /// Its name for people.
     pub operation: &'static str,
@@ -122,7 +118,6 @@ pub enum Ended {
 
 /// The most memory that was in use, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Memory {
     /// All processes of the mesh together.
     pub mesh: u64,
@@ -134,7 +129,6 @@ pub struct Memory {
 
 /// The run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Run {
     /// How it ended.
     pub ended: Ended,
@@ -148,7 +142,6 @@ pub struct Run {
 
 /// The whole ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Ledger {
     /// The events.
     pub published: Published,
