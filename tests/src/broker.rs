@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use mesh::engine::{
-    AllowResponses, Environment, Guard, JetStream, Server, ServerConfig, UserEntry, obtain,
-};
+use mesh::engine::{AllowResponses, Environment, Guard, JetStream, Server, ServerConfig, UserEntry, obtain};
 use mesh_core::{
     Fault, Mesh,
     bus::StreamLimits,

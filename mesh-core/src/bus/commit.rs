@@ -148,7 +148,9 @@ async fn publish_batch(bus: &Bus, stream: &str, batch: Vec<Waiting>) {
     let outcomes: Vec<Outcome> = match send_batch(bus, &sealed).await {
         Ok(last) => {
             let first = last + 1 - sealed.len() as u64;
-            (first..=last).map(|sequence| Ok(Stored { stream: stream.to_owned(), sequence, duplicate: false })).collect()
+            (first..=last)
+                .map(|sequence| Ok(Stored { stream: stream.to_owned(), sequence, duplicate: false }))
+                .collect()
         }
         Err(error) => {
             tracing::debug!(%error, stream, messages = sealed.len(), "a batch was refused: one by one");

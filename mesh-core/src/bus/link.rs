@@ -71,7 +71,9 @@ impl Link {
             }),
             Event::Disconnected | Event::Closed => self.0.state.send_modify(|s| s.is_connected = false),
             Event::ServerError(ServerError::Other(text)) => self.heard_error(text),
-            Event::SlowConsumer(_) => tracing::warn!(%event, "messages were dropped: a subscription was read too slowly"),
+            Event::SlowConsumer(_) => {
+                tracing::warn!(%event, "messages were dropped: a subscription was read too slowly")
+            }
             _ => tracing::debug!(%event, "link"),
         }
     }
@@ -164,8 +166,13 @@ fn unreachable_bus(url: &str, error: &async_nats::ConnectError) -> Fault {
             Code::Unauthenticated,
             format!("the bus at {url} does not accept this identity; check the credential's file"),
         ),
-        ConnectErrorKind::ServerParse => (Code::InvalidArgument, format!("{url:?} is no address of a bus; write nats://host:port")),
-        _ => (Code::Unavailable, format!("the bus at {url} can't be reached; is it running (mesh dev), is the address right?")),
+        ConnectErrorKind::ServerParse => {
+            (Code::InvalidArgument, format!("{url:?} is no address of a bus; write nats://host:port"))
+        }
+        _ => (
+            Code::Unavailable,
+            format!("the bus at {url} can't be reached; is it running (mesh dev), is the address right?"),
+        ),
     };
     Fault::new(code, Effect::None, Reason::BusUnavailable, message).with_detail(error.to_string())
 }

@@ -15,11 +15,7 @@ use async_nats::Client;
 use futures_util::StreamExt as _;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{
-    convert::Received,
-    error::PublishError,
-    link::Link,
-};
+use super::{convert::Received, error::PublishError, link::Link};
 use crate::{
     clock::TaskScope,
     fault::{Code, Effect, Fault, Reason},

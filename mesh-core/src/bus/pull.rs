@@ -6,12 +6,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::Instant;
 
-use super::{
-    Bus,
-    convert::Received,
-    error::PublishError,
-    link::LinkState,
-};
+use super::{Bus, convert::Received, error::PublishError, link::LinkState};
 use crate::{
     fault::{Code, Effect, Fault, Reason},
     gate::{Gate, Unopened},

@@ -32,12 +32,7 @@ impl Bus {
     ///
     /// # Errors
     /// The broker can't be reached, goes silent, or this identity may not read.
-    pub async fn read(
-        &self,
-        stream: &str,
-        filter: &str,
-        mut each: impl FnMut(Unopened) -> Stop,
-    ) -> Result<(), Fault> {
+    pub async fn read(&self, stream: &str, filter: &str, mut each: impl FnMut(Unopened) -> Stop) -> Result<(), Fault> {
         let Some(_) = self.stream_state(stream).await? else { return Ok(()) };
         let config = pull::Config {
             filter_subject: filter.to_owned(),

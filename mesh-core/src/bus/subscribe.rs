@@ -23,8 +23,13 @@ impl Bus {
             None => client.subscribe(subject.to_owned()).await,
         };
         subscribed.map(Subscription).map_err(|error| {
-            Fault::new(Code::Unavailable, Effect::None, Reason::BusUnavailable, format!("no subscription to {subject:?}"))
-                .with_detail(error.to_string())
+            Fault::new(
+                Code::Unavailable,
+                Effect::None,
+                Reason::BusUnavailable,
+                format!("no subscription to {subject:?}"),
+            )
+            .with_detail(error.to_string())
         })
     }
 }

@@ -8,11 +8,7 @@ use mesh_proto::v1;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::{
-    feed::InHand,
-    lease::Lease,
-    worker::Worker,
-};
+use super::{feed::InHand, lease::Lease, worker::Worker};
 use crate::{
     contract::{Context, Facts},
     delayed::{attempts_of, stored_at},
@@ -116,7 +112,8 @@ impl Worker {
             return Some(Fault::new(Code::DeadlineExceeded, Effect::None, Reason::DeadlineExpired, message));
         }
         (envelope.attempt() > self.settings.retry.max_attempts).then(|| {
-            let message = format!("attempt {} is over the limit of {}", envelope.attempt(), self.settings.retry.max_attempts);
+            let message =
+                format!("attempt {} is over the limit of {}", envelope.attempt(), self.settings.retry.max_attempts);
             Fault::new(Code::Internal, Effect::Unknown, Reason::AttemptsExhausted, message)
         })
     }

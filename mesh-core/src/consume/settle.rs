@@ -13,8 +13,7 @@ use tokio::time::Instant;
 use super::{attempt::Ended, worker::Worker};
 use crate::{
     bus::{Ack, PublishError},
-    dead_letter,
-    delayed,
+    dead_letter, delayed,
     envelope::Envelope,
     fault::Fault,
     subject::OUTCOME_STREAM,

@@ -5,13 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 use super::{ConsumerSettings, lease::Leases, work::Work};
-use crate::{
-    bus::Bus,
-    clock::TaskScope,
-    delayed::Lane,
-    fault::Fault,
-    telemetry::metrics::ConsumerMetrics,
-};
+use crate::{bus::Bus, clock::TaskScope, delayed::Lane, fault::Fault, telemetry::metrics::ConsumerMetrics};
 
 /// What the tasks of one consumer share.
 pub struct Worker {

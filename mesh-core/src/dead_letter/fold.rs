@@ -141,7 +141,9 @@ impl Letter {
                 self.state = LetterState::Open;
             }
             (LetterState::Open, Record::Replaying(act)) => self.enter(LetterState::Replaying, ActKind::Replayed, act),
-            (LetterState::Replaying, Record::Resolved(act)) => self.enter(LetterState::Resolved, ActKind::Resolved, act),
+            (LetterState::Replaying, Record::Resolved(act)) => {
+                self.enter(LetterState::Resolved, ActKind::Resolved, act)
+            }
             (LetterState::Open, Record::Discarded(act)) => self.enter(LetterState::Discarded, ActKind::Discarded, act),
             _ => {}
         }

@@ -156,8 +156,11 @@ mod tests {
     use proptest::{option, prelude::*};
 
     fn letter() -> impl Strategy<Value = LetterNote> {
-        ("\\PC{1,20}", 1u32.., any::<u64>())
-            .prop_map(|(id, generation, ordered_at)| LetterNote { id, generation, ordered_at })
+        ("\\PC{1,20}", 1u32.., any::<u64>()).prop_map(|(id, generation, ordered_at)| LetterNote {
+            id,
+            generation,
+            ordered_at,
+        })
     }
 
     fn lane_note() -> impl Strategy<Value = LaneNote> {

@@ -99,7 +99,9 @@ fn check(raw: &Raw, place: Option<&Place<'_>>, note: &Note, on_lane: bool) -> Op
         (true, None) => Some(refused("a delivery on a lane does not say what its original is".into())),
         (true, Some(lane)) => match Place::parse(&lane.subject) {
             Some(original) if original.caller() == place.caller() => None,
-            _ => Some(refused(format!("the lane of {:?} does not fit the original {:?}", place.caller(), lane.subject))),
+            _ => {
+                Some(refused(format!("the lane of {:?} does not fit the original {:?}", place.caller(), lane.subject)))
+            }
         },
         (false, _) => None,
     }

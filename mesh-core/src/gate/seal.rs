@@ -61,11 +61,7 @@ impl Cause {
     /// The same attempt again sends the same id again, so a repeat is recognised as one.
     #[must_use]
     pub fn of(context: &Context) -> Cause {
-        Cause {
-            id: Some(context.local_id().to_owned()),
-            deadline: context.deadline(),
-            trace: Some(context.trace()),
-        }
+        Cause { id: Some(context.local_id().to_owned()), deadline: context.deadline(), trace: Some(context.trace()) }
     }
 }
 
@@ -74,13 +70,7 @@ impl Gate {
     ///
     /// # Errors
     /// The event belongs to another service; it is too large; the id does not fit.
-    pub fn seal_event(
-        &self,
-        event: (&str, &str),
-        key: &str,
-        cause: Cause,
-        payload: Bytes,
-    ) -> Result<Sealed, Fault> {
+    pub fn seal_event(&self, event: (&str, &str), key: &str, cause: Cause, payload: Bytes) -> Result<Sealed, Fault> {
         let (producer, message) = event;
         let me = self.identity.service().as_str();
         if producer != me {
@@ -92,8 +82,7 @@ impl Gate {
             ));
         }
         self.check_size(message, payload.len())?;
-        let subject =
-            subject::event(self.identity.region(), producer, message, subject::partition(key.as_bytes()));
+        let subject = subject::event(self.identity.region(), producer, message, subject::partition(key.as_bytes()));
         let headers = self.headers(message, cause, true)?;
         Ok(Sealed { subject, headers, payload })
     }
@@ -130,12 +119,7 @@ impl Gate {
         Ok(Sealed { subject, headers, payload })
     }
 
-    fn headers(
-        &self,
-        contract: &str,
-        cause: Cause,
-        stored: bool,
-    ) -> Result<Vec<(Cow<'static, str>, String)>, Fault> {
+    fn headers(&self, contract: &str, cause: Cause, stored: bool) -> Result<Vec<(Cow<'static, str>, String)>, Fault> {
         let mut headers = Vec::with_capacity(3);
         if stored {
             let id = cause.id.unwrap_or_else(new_id);
@@ -170,14 +154,18 @@ impl Gate {
         }
         let answer = match answer {
             Ok(payload) if self.check_size("the reply", payload.len()).is_ok() => Ok(payload),
-            Ok(payload) => Err(Cow::Owned(self.check_size("the reply", payload.len()).err().unwrap_or_else(|| {
-                Fault::unavailable("the reply can't be sent")
-            }))),
+            Ok(payload) => Err(Cow::Owned(
+                self.check_size("the reply", payload.len())
+                    .err()
+                    .unwrap_or_else(|| Fault::unavailable("the reply can't be sent")),
+            )),
             Err(fault) => Err(Cow::Borrowed(fault)),
         };
         Ok(match answer {
             Ok(payload) => Sealed { subject: reply_to.to_owned(), headers: Vec::new(), payload },
-            Err(fault) => Sealed { subject: reply_to.to_owned(), headers: error_headers(&fault), payload: encode(&fault) },
+            Err(fault) => {
+                Sealed { subject: reply_to.to_owned(), headers: error_headers(&fault), payload: encode(&fault) }
+            }
         })
     }
 
@@ -223,10 +211,7 @@ fn encode(fault: &Fault) -> Bytes {
 /// ADR-32: a code that tools show, and one line. Header values hold no line breaks.
 fn error_headers(fault: &Fault) -> Vec<(Cow<'static, str>, String)> {
     let line: String = fault.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    vec![
-        (Cow::Borrowed(header::ERROR), line),
-        (Cow::Borrowed(header::ERROR_CODE), http_code(fault.code()).to_string()),
-    ]
+    vec![(Cow::Borrowed(header::ERROR), line), (Cow::Borrowed(header::ERROR_CODE), http_code(fault.code()).to_string())]
 }
 
 /// The HTTP status that says about the same, as in the gRPC mapping.
@@ -256,8 +241,7 @@ mod tests {
     };
 
     fn gate() -> Gate {
-        let identity =
-            Identity::new("orders".parse().unwrap(), "local".parse().unwrap(), Credential::None);
+        let identity = Identity::new("orders".parse().unwrap(), "local".parse().unwrap(), Credential::None);
         Gate::new(identity, Clock::system(), 1024 * 1024)
     }
 

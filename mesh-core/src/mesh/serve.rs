@@ -79,13 +79,13 @@ impl ServeBuilder {
     pub async fn start(self) -> Result<(), Fault> {
         let inner = &*self.mesh.0;
         if self.calls {
-            Responder::start(&inner.bus, Arc::clone(&self.service), &self.responder, (&inner.metrics, &inner.scope)).await?;
+            Responder::start(&inner.bus, Arc::clone(&self.service), &self.responder, (&inner.metrics, &inner.scope))
+                .await?;
         }
         if self.work {
             let identity = self.mesh.identity();
             let consumer = worker_name(self.service.name());
-            let lane =
-                Lane { region: identity.region().clone(), service: identity.service().clone(), consumer };
+            let lane = Lane { region: identity.region().clone(), service: identity.service().clone(), consumer };
             let stream = subject::work_stream(self.service.name());
             let about = (inner.metrics.consumer(lane.consumer.as_str()), &inner.scope, &inner.abort);
             let work = Arc::new(ServiceWork::new(self.service));

@@ -80,7 +80,11 @@ impl Declaration {
     #[must_use]
     pub fn streams(&self) -> Vec<StreamSpec> {
         let mut specs = vec![
-            StreamSpec { name: DEAD_LETTER_STREAM.into(), subjects: vec![format!("{WIRE}.dead.>")], kind: Kind::Letters },
+            StreamSpec {
+                name: DEAD_LETTER_STREAM.into(),
+                subjects: vec![format!("{WIRE}.dead.>")],
+                kind: Kind::Letters,
+            },
             StreamSpec { name: OUTCOME_STREAM.into(), subjects: vec![format!("{WIRE}.outcome.>")], kind: Kind::Events },
         ];
         let producers = self.publishes.iter().map(|_| self.service.as_str());
@@ -114,10 +118,8 @@ impl Declaration {
 /// The name of the consumer that works off what is queued for an rpc service: its name in lower case, dots as `-`.
 #[must_use]
 pub fn worker_name(rpc_service: &str) -> Name {
-    let text: String = rpc_service
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
-        .collect();
+    let text: String =
+        rpc_service.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
     // Longer names are cut at the front: the end tells services apart.
     let start = text.len().saturating_sub(63);
     text[start..].parse().unwrap_or_else(|_| FALLBACK.clone())
@@ -230,9 +232,9 @@ fn pull(spec: &ConsumerSpec) -> [String; 4] {
 
 /// The subjects of NATS micro (ADR-32) that a service answers on.
 fn discovery(service: &Name) -> impl Iterator<Item = String> {
-    ["PING", "INFO", "STATS"]
-        .into_iter()
-        .flat_map(move |verb| [format!("$SRV.{verb}"), format!("$SRV.{verb}.{service}"), format!("$SRV.{verb}.{service}.*")])
+    ["PING", "INFO", "STATS"].into_iter().flat_map(move |verb| {
+        [format!("$SRV.{verb}"), format!("$SRV.{verb}.{service}"), format!("$SRV.{verb}.{service}.*")]
+    })
 }
 
 /// The allow-list of a person at the command line: everything of the mesh, nothing of other inboxes.

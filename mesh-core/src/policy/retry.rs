@@ -130,8 +130,13 @@ fn again(failure: &Failure<'_>) -> Result<Again, Why> {
         }
         // The vendor is still busy with this very key: waiting for its answer repeats nothing.
         Code::Aborted if fault.reason() == Reason::VendorInProgress => Ok(Again::Counted),
-        Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::Internal | Code::Unknown
-        | Code::Cancelled | Code::ResourceExhausted => unknown_or_none(failure),
+        Code::Unavailable
+        | Code::DeadlineExceeded
+        | Code::Aborted
+        | Code::Internal
+        | Code::Unknown
+        | Code::Cancelled
+        | Code::ResourceExhausted => unknown_or_none(failure),
         Code::DataLoss if !failure.repeat.is_safe_when_unknown() => Err(Why::Parked),
         _ => Err(Why::Refused),
     }

@@ -133,8 +133,7 @@ impl Publish {
                 cause.trace = Some(crate::telemetry::trace::outgoing(cause.trace));
                 let sealed = bus.gate().seal_event((&target.producer, &target.message), &key, cause, payload)?;
                 let message_id = sealed.message_id().to_owned();
-                let stored =
-                    bus.publish(&target.stream, sealed).await.map_err(|e| e.into_fault(&target.message))?;
+                let stored = bus.publish(&target.stream, sealed).await.map_err(|e| e.into_fault(&target.message))?;
                 Ok(Receipt::new(message_id, stored))
             }
             .instrument(span)

@@ -33,7 +33,12 @@ pub(super) struct EndpointStats {
 }
 
 impl EndpointStats {
-    pub(super) fn new(operation: &OperationInfo, subject: String, queue: &'static str, metrics: OperationMetrics) -> EndpointStats {
+    pub(super) fn new(
+        operation: &OperationInfo,
+        subject: String,
+        queue: &'static str,
+        metrics: OperationMetrics,
+    ) -> EndpointStats {
         EndpointStats {
             name: operation.method.to_string(),
             subject,

@@ -1,9 +1,6 @@
 //! The answering side: an endpoint loop of our own, since NATS micro's has no limit, deadline or shedding.
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::Arc,
-};
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;

@@ -52,8 +52,12 @@ impl<'a> Place<'a> {
                 let mut tokens = rest.split('.');
                 let (service, consumer) = (tokens.next()?, tokens.next()?);
                 let (due, caller) = (tokens.next()?, tokens.next()?);
-                (due == "due" && tokens.next().is_none())
-                    .then_some(Place::LaneDue { region, service, consumer, caller })
+                (due == "due" && tokens.next().is_none()).then_some(Place::LaneDue {
+                    region,
+                    service,
+                    consumer,
+                    caller,
+                })
             }
             "dead" => {
                 let mut tokens = rest.split('.');

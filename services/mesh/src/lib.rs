@@ -3,9 +3,9 @@
 
 pub mod cli;
 pub mod cluster;
+pub mod demo;
+pub mod dev;
 pub mod engine;
 pub mod ledger;
 pub mod roles;
 pub mod stop;
-pub mod demo;
-pub mod dev;

@@ -91,7 +91,8 @@ async fn a_service_can_do_what_it_declared_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schedule_cant_be_aimed_at_another_service() {
-    let broker = TestBroker::start(&[orders(), consumer("payments", "charge"), consumer("mail", "confirm")]).await.unwrap();
+    let broker =
+        TestBroker::start(&[orders(), consumer("payments", "charge"), consumer("mail", "confirm")]).await.unwrap();
     let (client, _complaints) = plain(&broker, "payments").await;
     let targets = ["mesh1.lane.local.mail.confirm.due.orders", "mesh1.event.local.orders.shop.orders.v1.OrderPlaced.0"];
     for target in targets {

@@ -26,7 +26,8 @@ fn mesh(state: &Path, arguments: &[&str]) -> tokio::process::Command {
 }
 
 async fn run(state: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let output = tokio::time::timeout(Duration::from_secs(120), mesh(state, arguments).output()).await.unwrap().unwrap();
+    let output =
+        tokio::time::timeout(Duration::from_secs(120), mesh(state, arguments).output()).await.unwrap().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }
@@ -105,7 +106,8 @@ async fn a_person_looks_at_a_letter_mends_the_world_and_replays_it() {
 
     let control = said.iter().find_map(|line| line.split_whitespace().find(|word| word.contains("/_control/stripe")));
     let control = control.expect("demo says how to change the vendor");
-    let changed = Command::new("curl").args(["-sf", "-X", "PUT", control, "-d", r#"{"min_amount":0}"#]).output().unwrap();
+    let changed =
+        Command::new("curl").args(["-sf", "-X", "PUT", control, "-d", r#"{"min_amount":0}"#]).output().unwrap();
     assert!(changed.status.success(), "{changed:?}");
     let (code, out, err) = run(state.path(), &["dead-letter", "replay", id, "--yes"]).await;
     assert_eq!(code, 0, "{out}{err}");

@@ -28,7 +28,12 @@ async fn build() -> PathBuf {
     std::fs::copy(root().join("Cargo.lock"), example.join("Cargo.lock")).unwrap();
     let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
     cargo.args(["build", "--quiet", "--offline", "--manifest-path"]).arg(example.join("Cargo.toml"));
-    cargo.args(["--config", "profile.dev.debug=\"line-tables-only\"", "--config", "profile.dev.package.\"*\".debug=false"]);
+    cargo.args([
+        "--config",
+        "profile.dev.debug=\"line-tables-only\"",
+        "--config",
+        "profile.dev.package.\"*\".debug=false",
+    ]);
     cargo.env("CARGO_TARGET_DIR", profile.parent().unwrap());
     let built = cargo.output().await.unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));

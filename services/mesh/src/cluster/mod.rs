@@ -7,6 +7,7 @@ mod users;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use futures_util::FutureExt as _;
 use mesh_core::bus::{Bus, BusSettings, StreamLimits};
 use mesh_core::clock::Clock;
 use mesh_core::config::mesh_file::MeshFile;
@@ -18,6 +19,9 @@ pub use context::{ClusterContext, Registered, Registry, state_folder};
 pub use users::{MAKER, OPERATOR};
 
 use crate::engine::{self, EngineError, Guard, Listener, Server, ServerConfig};
+
+/// How many lines of the server's log an error shows.
+const TAIL_LINES: usize = 12;
 
 /// What is to be started.
 #[derive(Debug, Clone)]
@@ -105,6 +109,24 @@ impl Cluster {
         &mut self.server
     }
 
+    /// What is to be said if the server has ended by itself.
+    pub fn server_ended(&mut self) -> Option<Fault> {
+        let status = self.server.ended().now_or_never()?.ok();
+        Some(self.gone(status))
+    }
+
+    /// Ends when the server has ended by itself. Cancel-safe.
+    pub async fn until_server_ends(&mut self) -> Fault {
+        let status = self.server.ended().await.ok();
+        self.gone(status)
+    }
+
+    fn gone(&self, status: Option<std::process::ExitStatus>) -> Fault {
+        let how = status.map(|status| format!(" ({status})")).unwrap_or_default();
+        let tail = self.server.log_tail(TAIL_LINES);
+        trouble(format!("nats-server ended by itself{how}. The end of its log:\n{tail}\n"))
+    }
+
     /// The server's process id.
     #[must_use]
     pub fn server_pid(&self) -> Option<u32> {
@@ -141,13 +163,17 @@ async fn make(context: &ClusterContext, file: &MeshFile) -> Result<Topology, Fau
 #[must_use]
 pub fn fault(error: EngineError) -> Fault {
     let (code, reason) = match &error {
-        EngineError::NotInstalled { tried } if tried.iter().any(|way| way.reason.contains("the download is damaged")) => {
+        EngineError::NotInstalled { tried }
+            if tried.iter().any(|way| way.reason.contains("the download is damaged")) =>
+        {
             (Code::FailedPrecondition, Reason::DownloadDamaged)
         }
         EngineError::Variable { .. } | EngineError::NoCache | EngineError::NotInstalled { .. } => {
             (Code::FailedPrecondition, Reason::BrokerMissing)
         }
-        EngineError::PortInUse { .. } | EngineError::FolderInUse { .. } => (Code::FailedPrecondition, Reason::PortInUse),
+        EngineError::PortInUse { .. } | EngineError::FolderInUse { .. } => {
+            (Code::FailedPrecondition, Reason::PortInUse)
+        }
         EngineError::TooOld { .. } => (Code::FailedPrecondition, Reason::BrokerTooOld),
         EngineError::Config { .. } => (Code::InvalidArgument, Reason::InvalidFile),
         _ => (Code::Unavailable, Reason::LocalFailed),

@@ -88,9 +88,15 @@ pub async fn run(args: DemoArgs, output: &Output) -> anyhow::Result<ExitCode> {
         eprintln!("stopped by you, at once; what was queued was discarded with the temporary cluster");
         return Ok(ExitCode::from(INTERRUPTED));
     };
-    let ended = stage.end().await;
-    let (ledger, is_shown) = scene?;
-    ended?;
+    let (ledger, is_shown) = match scene {
+        Ok(played) => played,
+        Err(error) => {
+            // A part is broken: the others can't drain. Its own end is what is told.
+            let _ = stage.kill().await;
+            return Err(error);
+        }
+    };
+    stage.end().await?;
     if is_shown {
         eprintln!("stopped by you; nothing is left running");
     } else {
@@ -163,7 +169,10 @@ async fn watch(stage: &mut Stage, orders: usize, progress: &mut Progress) -> Res
             () = tokio::time::sleep(TICK) => {}
         }
         stage.check_alive()?;
-        let now = stage.snapshot().await?;
+        let now = match stage.snapshot().await {
+            Ok(now) => now,
+            Err(fault) => return Err(stage.check_alive().err().unwrap_or(fault)),
+        };
         progress.show(&now);
         rush.follow(&now, &stage.vendors).await?;
         if all_published && now.is_drained() {

@@ -121,7 +121,8 @@ impl Stage {
     /// The first process that ended though nobody told it to.
     pub(super) fn check_alive(&mut self) -> Result<(), Fault> {
         let all = [&mut self.orders, &mut self.vendor_sim].into_iter().chain(&mut self.services);
-        all.into_iter().find_map(Process::ended).map_or(Ok(()), Err)
+        let gone = all.into_iter().find_map(Process::ended);
+        gone.or_else(|| self.cluster.server_ended()).map_or(Ok(()), Err)
     }
 
     /// Ends when a process has ended though nobody told it to.

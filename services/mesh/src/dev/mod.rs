@@ -53,24 +53,17 @@ pub async fn run(args: DevArgs, catalog: &Catalog, output: &Output) -> anyhow::R
     } else {
         output.line(&how_to_connect(cluster.context()))?;
     }
-    let ended = tokio::select! {
+    let gone = tokio::select! {
         () = stop.told() => None,
-        ended = cluster.server().ended() => Some(ended),
+        gone = cluster.until_server_ends() => Some(gone),
     };
     drop(registered);
-    match ended {
-        None => {
-            cluster.stop().await?;
-            output.remark("stopped by you; messages and keys stay for the next time");
-            Ok(ExitCode::SUCCESS)
-        }
-        Some(status) => {
-            let how = status.map(|status| format!(" ({status})")).unwrap_or_default();
-            let tail = cluster.server().log_tail(12);
-            let message = format!("nats-server ended by itself{how}. The end of its log:\n{tail}\n");
-            Err(Fault::new(Code::Unavailable, Effect::Unknown, Reason::LocalFailed, message).into())
-        }
+    if let Some(gone) = gone {
+        return Err(gone.into());
     }
+    cluster.stop().await?;
+    output.remark("stopped by you; messages and keys stay for the next time");
+    Ok(ExitCode::SUCCESS)
 }
 
 fn settings(args: &DevArgs, catalog: &Catalog, environment: &Environment) -> Result<ClusterSettings, Fault> {

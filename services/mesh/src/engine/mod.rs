@@ -15,10 +15,10 @@ mod platform;
 mod progress;
 mod ready;
 mod server;
-mod source;
-mod spawner;
 #[cfg(test)]
 mod server_tests;
+mod source;
+mod spawner;
 #[cfg(test)]
 mod testing;
 mod unpack;
