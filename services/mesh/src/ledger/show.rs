@@ -65,14 +65,18 @@ fn table(ledger: &Ledger) -> Table {
     header.extend(ledger.operations.iter().map(|account| account.operation.to_owned()));
     table.set_header(header);
     let events = &ledger.published;
-    let rows: [Row; 15] = [
+    // Whoever stops the orders in the middle has lost none of those that were not begun.
+    let stopped = ledger.run.ended == Ended::Stopped;
+    let (not_begun, lost) = if stopped { (Some(events.lost.count), 0) } else { (None, events.lost.count) };
+    let rows: [Row; 16] = [
         ("wanted", Some(events.wanted), |a| a.wanted as u64),
+        ("not begun", not_begun, |_| u64::MAX),
         ("published", Some(events.published), |_| u64::MAX),
         ("effects (vendor's count)", None, |a| a.effects as u64),
         ("dead letters", None, |a| a.dead_letters as u64),
         ("parked", None, |a| a.parked as u64),
         ("still queued", None, |a| a.queued as u64),
-        ("lost", Some(events.lost.count), |a| a.lost.count as u64),
+        ("lost", Some(lost), |a| a.lost.count as u64),
         ("not asked for", Some(events.phantom.count), |a| a.phantom.count as u64),
         ("duplicates", None, |a| a.vendor.duplicates.max(a.duplicates.count as u64)),
         ("early retries", None, |a| a.vendor.early_retries),
@@ -86,7 +90,9 @@ fn table(ledger: &Ledger) -> Table {
         let cell = |count: Option<u64>| count.filter(|count| *count != u64::MAX).map(grouped).unwrap_or_default();
         let mut cells = vec![name.to_owned(), cell(of_events.map(|count| count as u64))];
         cells.extend(ledger.operations.iter().map(|account| cell(Some(of_operation(account)))));
-        table.add_row(cells);
+        if cells.iter().skip(1).any(|cell| !cell.is_empty()) {
+            table.add_row(cells);
+        }
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
