@@ -6,6 +6,7 @@ mod access;
 mod bad_input;
 mod command_line;
 mod demo;
+mod interop;
 mod letters;
 mod own_contracts;
 mod shop;
