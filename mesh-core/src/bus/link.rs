@@ -106,7 +106,8 @@ pub(super) async fn connect(
     // One provider for the whole process; a second call says so and changes nothing.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let url = redact(&settings.url);
-    let attempt = || async { options(identity, link).connect(settings.url.clone()).await };
+    let servers: Vec<String> = settings.url.split(',').map(|one| one.trim().to_owned()).collect();
+    let attempt = || async { options(identity, link).connect(servers.as_slice()).await };
     let backoff = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
         .with_max_delay(Duration::from_secs(1))

@@ -92,6 +92,9 @@ pub(super) enum Command {
     Check(CheckArgs),
     /// Make the streams and consumers that a mesh file declares
     Apply(ApplyArgs),
+    /// Make an nkey and an allow-list for each service of a mesh file, for brokers that run elsewhere
+    #[command(after_help = "Example: mesh keys --config services/shop/mesh.yaml --out deploy/keys")]
+    Keys(KeysArgs),
     /// Turn operations of the contracts into calls of a third party's HTTP API, as a vendor file says
     ///
     /// It connects by MESH_NATS_URL, MESH_NATS_SEED_FILE and MESH_REGION.
@@ -160,6 +163,16 @@ pub(super) struct CheckArgs {
     /// The files
     #[arg(required = true, value_name = "FILE")]
     pub(super) files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct KeysArgs {
+    /// The mesh file
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: PathBuf,
+    /// Where seeds, users.conf and compose.env are written; what lies there already is kept
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) out: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ mod completions;
 mod contracts;
 mod failure;
 mod hints;
+mod keys;
 mod letters;
 mod mask;
 mod output;
@@ -58,6 +59,14 @@ impl From<Status> for ExitCode {
     }
 }
 
+/// Whether these words, the program's own name first, are a command line that it takes.
+///
+/// # Errors
+/// What it would say about them.
+pub fn parse<I: IntoIterator<Item = T>, T: Into<OsString> + Clone>(words: I) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(words)
+}
+
 /// Runs the program with the words that it was called with, its own name first.
 #[must_use]
 pub fn main(words: Vec<OsString>) -> ExitCode {
@@ -90,6 +99,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<Status> {
         Command::Tap(args) => tap::run(args, &global, &output).await,
         Command::Check(args) => check::run(&args, &global, &output),
         Command::Apply(args) => apply::run(args, &global, &output).await,
+        Command::Keys(args) => keys::run(&args, &global, &output),
         Command::Completions(args) => completions::run(&args, &output),
         Command::Adapter(args) => adapter(args, &global).await,
         Command::Internal(Internal::Role(args)) => {

@@ -40,6 +40,15 @@ pub struct ClusterSettings {
     pub mesh_text: String,
 }
 
+/// Makes the keys of every service of a mesh file, of the operator and of `mesh` itself, each a `<name>.seed` in `folder`,
+/// and gives the server's block of users. Keys that lie there already are used again.
+///
+/// # Errors
+/// The folder can't be written, or holds a broken key.
+pub fn make_keys(file: &MeshFile, folder: &Path) -> Result<String, Fault> {
+    users::users(&file.declarations, &file.region, folder).map(|users| engine::users_text(&users.entries))
+}
+
 /// A running cluster. Dropping it kills the server; [`Cluster::stop`] stops it in peace.
 #[derive(Debug)]
 pub struct Cluster {

@@ -25,7 +25,7 @@ mod unpack;
 mod version;
 
 pub use child::{Child, Guard, GuardedCommand, Output};
-pub use config::{AllowResponses, Cluster, JetStream, ServerConfig, UserEntry};
+pub use config::{AllowResponses, Cluster, JetStream, ServerConfig, UserEntry, users_text};
 pub use error::{EngineError, Tried};
 pub use find::{Binary, Environment, Origin, find};
 pub use guard::{GUARD_WORDS, guard_main};

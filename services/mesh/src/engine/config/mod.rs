@@ -6,6 +6,8 @@
 
 mod text;
 
+pub use text::users_text;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

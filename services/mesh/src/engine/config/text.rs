@@ -59,6 +59,14 @@ fn write_jetstream(text: &mut String, jetstream: &JetStream) {
     });
 }
 
+/// The block of users alone, for a configuration that includes it from a file.
+#[must_use]
+pub fn users_text(users: &[UserEntry]) -> String {
+    let mut text = String::new();
+    write_users(&mut text, users);
+    text
+}
+
 fn write_users(text: &mut String, users: &[UserEntry]) {
     text.push_str("authorization {\n  users = [\n");
     for user in users {
