@@ -11,5 +11,6 @@ mod interop;
 mod letters;
 mod own_contracts;
 mod shop;
+mod tidy;
 mod trace;
 mod verbs;

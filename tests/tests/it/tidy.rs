@@ -1,0 +1,273 @@
+//! The house checks itself: floors, places that alone may name a thing, commands of the README, sizes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use syn::visit::Visit;
+
+/// The floors of mesh-core. A module imports only lower ones.
+const FLOORS: [&[&str]; 11] = [
+    &["subject", "fault", "clock"],
+    &["contract", "envelope"],
+    &["policy", "identity", "telemetry"],
+    &["gate", "config"],
+    &["bus", "http"],
+    &["store"],
+    &["publish", "request", "region"],
+    &["delayed", "dead_letter", "outbox"],
+    &["consume"],
+    &["adapter", "operate"],
+    &["mesh"],
+];
+
+/// Imports within one floor: who may know whom, and why.
+const NEIGHBOURS: [(&str, &str, &str); 2] = [
+    ("contract", "envelope", "a handler's context holds the trace that the envelope reads"),
+    ("dead_letter", "delayed", "a letter lies under the lane of its consumer and keeps the attempts that the lane carried"),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// Every file that git keeps or would keep.
+fn files(ending: &str) -> Vec<PathBuf> {
+    let listed = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let files: Vec<PathBuf> = listed.lines().filter(|l| l.ends_with(ending)).map(PathBuf::from).collect();
+    assert!(!files.is_empty(), "no file ends in {ending:?}");
+    files.into_iter().filter(|file| root().join(file).exists()).collect()
+}
+
+fn text(file: &Path) -> String {
+    std::fs::read_to_string(root().join(file)).unwrap()
+}
+
+/// The paths that a file names: `use` trees and paths in code, without code for tests.
+#[derive(Default)]
+struct Paths(BTreeSet<Vec<String>>);
+
+impl Paths {
+    fn of(source: &str) -> Paths {
+        let mut paths = Paths::default();
+        paths.visit_file(&syn::parse_file(source).unwrap());
+        paths
+    }
+
+    fn tree(&mut self, before: &[String], tree: &syn::UseTree) {
+        let with = |name: &syn::Ident| [before, &[name.to_string()]].concat();
+        match tree {
+            syn::UseTree::Path(path) => self.tree(&with(&path.ident), &path.tree),
+            syn::UseTree::Name(name) => drop(self.0.insert(with(&name.ident))),
+            syn::UseTree::Rename(rename) => drop(self.0.insert(with(&rename.ident))),
+            syn::UseTree::Glob(_) => drop(self.0.insert(before.to_vec())),
+            syn::UseTree::Group(group) => group.items.iter().for_each(|tree| self.tree(before, tree)),
+        }
+    }
+
+    /// Whether a path begins with these words.
+    fn name(&self, words: &[&str]) -> bool {
+        self.0.iter().any(|path| path.len() >= words.len() && path.iter().zip(words).all(|(a, b)| a == b))
+    }
+}
+
+fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
+    attributes.iter().any(|attribute| match &attribute.meta {
+        syn::Meta::List(list) => list.path.is_ident("cfg") && list.tokens.to_string() == "test",
+        _ => false,
+    })
+}
+
+impl<'ast> Visit<'ast> for Paths {
+    fn visit_item_mod(&mut self, module: &'ast syn::ItemMod) {
+        if !is_for_tests(&module.attrs) {
+            syn::visit::visit_item_mod(self, module);
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        if !is_for_tests(&item.attrs) {
+            self.tree(&[], &item.tree);
+        }
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        self.0.insert(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
+        syn::visit::visit_path(self, path);
+    }
+}
+
+/// The files of mesh-core that are not tests, each with its module below the root.
+fn core_files() -> Vec<(String, PathBuf)> {
+    let files = files(".rs").into_iter().filter_map(|file| {
+        let inside = file.strip_prefix("mesh-core/src").ok()?.to_owned();
+        let is_test = inside.iter().any(|part| part.to_string_lossy().contains("tests"));
+        let module = inside.components().next()?.as_os_str().to_string_lossy().into_owned();
+        (!is_test && module != "lib.rs").then_some((module, file))
+    });
+    files.collect()
+}
+
+fn floor_of(module: &str) -> usize {
+    let floor = FLOORS.iter().position(|floor| floor.contains(&module));
+    floor.unwrap_or_else(|| panic!("mesh-core/src/{module} stands on no floor: give it one"))
+}
+
+/// What is wrong with a file of `module` that names these paths.
+fn upward(module: &str, paths: &Paths) -> Vec<String> {
+    let here = floor_of(module);
+    let named = paths.0.iter().filter(|path| path[0] == "crate" && path.len() > 1).map(|path| path[1].as_str());
+    // Names that the root gives again: types, not modules.
+    let modules = named.filter(|name| name.chars().all(|c| c.is_lowercase() || c == '_') && *name != "proto");
+    let wrong = modules.filter(|other| {
+        let known = NEIGHBOURS.iter().any(|(from, to, _)| (from, to) == (&module, other));
+        let there = floor_of(other);
+        *other != module && (there > here || (there == here && !known))
+    });
+    let wrong: BTreeSet<&str> = wrong.collect();
+    wrong.into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn no_import_runs_upward() {
+    let mut wrong = Vec::new();
+    for (module, file) in core_files() {
+        let source = text(&file);
+        let paths = Paths::of(&source);
+        wrong.extend(upward(&module, &paths).into_iter().map(|other| format!("{}: {other}", file.display())));
+    }
+    assert!(wrong.is_empty(), "these import upward, or their own floor:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn an_import_that_runs_upward_would_be_seen() {
+    for source in [
+        "use crate::consume::Worker;",
+        "use crate::{fault::Fault, mesh::{Mesh, self}};",
+        "fn f() { let x = crate::bus::Bus::new(); }",
+        "mod inner { use crate::adapter::*; }",
+        "use crate::config;",
+    ] {
+        assert_eq!(upward("gate", &Paths::of(source)).len(), 1, "{source}");
+    }
+    let for_tests = "#[cfg(test)] mod tests { use crate::mesh::Mesh; }";
+    assert!(upward("gate", &Paths::of(for_tests)).is_empty());
+}
+
+#[test]
+fn what_one_place_does_no_other_place_does() {
+    /// What is named, and the files or folders of mesh-core that may.
+    const ONCE: [(&[&str], &[&str]); 7] = [
+        (&["async_nats"], &["bus/"]),
+        // The exporter sends to a collector of ours, not to a vendor; the small server that shows metrics is no client.
+        (&["hyper_rustls"], &["http/", "telemetry/export.rs"]),
+        (&["hyper"], &["http/", "telemetry/export.rs", "telemetry/serve.rs"]),
+        (&["hyper_util"], &["http/", "telemetry/export.rs", "telemetry/serve.rs"]),
+        (&["tokio", "spawn"], &["clock/tasks.rs"]),
+        (&["std", "env"], &["config/environment.rs"]),
+        (&["opentelemetry_otlp"], &["telemetry/"]),
+    ];
+    for (_, file) in core_files() {
+        let paths = Paths::of(&text(&file));
+        let inside = file.strip_prefix("mesh-core/src").unwrap().to_string_lossy().into_owned();
+        for (words, places) in ONCE {
+            let may = places.iter().any(|place| inside.starts_with(place));
+            assert!(may || !paths.name(words), "{inside} names {}; only {places:?} may", words.join("::"));
+        }
+    }
+}
+
+#[test]
+fn crates_stand_on_their_floors() {
+    let metadata = Command::new(option_env!("CARGO").unwrap_or("cargo"))
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let ours: BTreeSet<&str> = packages.iter().map(|package| package["name"].as_str().unwrap()).collect();
+    let mut needs = BTreeMap::new();
+    for package in packages {
+        let dependencies = package["dependencies"].as_array().unwrap().iter();
+        let names = dependencies.filter(|d| d["kind"] != "dev").map(|d| d["name"].as_str().unwrap());
+        needs.insert(package["name"].as_str().unwrap(), names.filter(|n| ours.contains(n)).collect::<BTreeSet<_>>());
+    }
+    let expected = BTreeMap::from([
+        ("mesh-proto", BTreeSet::new()),
+        ("mesh-build", BTreeSet::from(["mesh-proto"])),
+        ("mesh-core", BTreeSet::from(["mesh-proto"])),
+        ("shop-proto", BTreeSet::from(["mesh-build", "mesh-core"])),
+        ("shop", BTreeSet::from(["mesh-core", "shop-proto"])),
+        ("vendor-sim", BTreeSet::new()),
+        ("mesh", BTreeSet::from(["mesh-core", "mesh-proto", "shop", "shop-proto", "vendor-sim"])),
+    ]);
+    for (name, expected) in expected {
+        assert_eq!(needs[name], expected, "{name}");
+    }
+}
+
+#[test]
+fn commands_in_the_readme_are_what_the_program_takes() {
+    let readme = text(Path::new("README.md"));
+    let blocks = readme.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let mut seen = 0;
+    for line in blocks.flat_map(str::lines).map(|line| line.split(" #").next().unwrap().trim()) {
+        let arguments = match line.split_once(" -p mesh -- ") {
+            Some((_, arguments)) => arguments,
+            None => match line.strip_prefix("mesh ") {
+                Some(arguments) => arguments,
+                None => continue,
+            },
+        };
+        // Words in quotes are one word.
+        let words = arguments.split('"').enumerate().flat_map(|(index, part)| {
+            if index % 2 == 1 { vec![part] } else { part.split_whitespace().collect() }
+        });
+        let words: Vec<&str> = ["mesh"].into_iter().chain(words).collect();
+        let parsed = mesh::cli::parse(words.clone());
+        assert!(parsed.is_ok(), "README: {line}: {}", parsed.err().unwrap());
+        for file in words.iter().filter(|word| word.contains('/') && word.ends_with(".yaml")) {
+            assert!(root().join(file).exists(), "README names {file}");
+        }
+        seen += 1;
+    }
+    assert!(seen >= 5, "the README shows commands");
+    assert!(text(Path::new(".ci/run")).contains("cargo test --workspace") && readme.contains("cargo test --workspace"));
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let documents = files(".md").into_iter().filter(|file| !file.starts_with("examples"));
+    for file in documents {
+        for link in text(&file).split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            let path = link.split('#').next().unwrap();
+            if path.is_empty() || path.contains("://") {
+                continue;
+            }
+            let target = root().join(file.parent().unwrap()).join(path);
+            assert!(target.exists(), "{}: {link}", file.display());
+        }
+    }
+}
+
+#[test]
+fn the_house_is_small_and_says_nothing_of_where_it_was_built() {
+    assert!(text(Path::new("ARCHITECTURE.md")).lines().count() <= 200);
+    for file in files(".rs") {
+        let source = text(&file);
+        let lines = source.lines().count();
+        assert!(lines <= 600, "{}: {lines} lines", file.display());
+        // Put together here, so that this file does not hold them.
+        for banned in [concat!("#[ig", "nore"), concat!("to", "do!("), concat!("unimpl", "emented!("), concat!("/wo", "rk/")] {
+            assert!(!source.contains(banned), "{}: {banned}", file.display());
+        }
+    }
+}
