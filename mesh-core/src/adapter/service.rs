@@ -26,6 +26,9 @@ use crate::{
     },
 };
 
+/// How long nothing is sent after the credential was refused: a person has to act.
+const BAD_CREDENTIAL_PAUSE: Duration = Duration::from_secs(10);
+
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Operations of a contract, carried out by a vendor. Cloning gives another handle on the same adapter.
@@ -231,7 +234,8 @@ impl Inner {
         Ok(left.min(operation.terms.timeout))
     }
 
-    /// A vendor that asks to slow down pauses the whole quota; the fault then says how long.
+    /// A vendor that asks to slow down pauses the whole quota, and so does one that refuses the credential: the next message
+    /// would fare no better. The fault then says how long.
     fn learn(&self, operation: &Operation, outcome: Result<Bytes, Fault>) -> Result<Bytes, Fault> {
         let mut pause = self.pause(operation.quota);
         let fault = match outcome {
@@ -242,17 +246,21 @@ impl Inner {
             Err(fault) => fault,
         };
         Span::current().record("error.type", fault.reason().code());
-        if fault.reason() != Reason::VendorThrottled {
-            return Err(fault);
-        }
+        let (stated, why) = match fault.reason() {
+            Reason::VendorThrottled => (fault.retry_after(), "the vendor asked to slow down: its quota is paused"),
+            Reason::VendorUnauthenticated => {
+                (Some(BAD_CREDENTIAL_PAUSE), "the vendor refuses the credential: nothing is sent for a while; renew the key")
+            }
+            _ => return Err(fault),
+        };
         let now_ms = self.clock.now_ms();
-        *pause = pause.throttled(now_ms, fault.retry_after());
+        *pause = pause.throttled(now_ms, stated);
         let rest = pause.rest(now_ms).unwrap_or_default();
         tracing::warn!(
             vendor = self.vendor.name(),
             quota = operation.terms.quota,
             rest_ms = u64::try_from(rest.as_millis()).unwrap_or(u64::MAX),
-            "the vendor asked to slow down: its quota is paused"
+            "{why}"
         );
         Err(fault.with_retry_after(rest))
     }

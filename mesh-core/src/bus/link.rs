@@ -66,8 +66,9 @@ impl Link {
     fn heard(&self, event: &Event) {
         match event {
             Event::Connected => self.0.state.send_modify(|s| {
+                // The word of the first connection may come when it is known already.
+                s.generation += u64::from(!s.is_connected);
                 s.is_connected = true;
-                s.generation += 1;
             }),
             Event::Disconnected | Event::Closed => self.0.state.send_modify(|s| s.is_connected = false),
             Event::ServerError(ServerError::Other(text)) => self.heard_error(text),

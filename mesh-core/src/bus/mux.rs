@@ -86,6 +86,7 @@ impl Mux {
         });
         let mux = Mux { prefix, slots };
         let (reader, scope, mut state) = (mux.clone(), tasks.clone(), link.watch());
+        let mut generation = link.state().generation;
         tasks.spawn(async move {
             loop {
                 tokio::select! {
@@ -94,10 +95,13 @@ impl Mux {
                         None => break,
                     },
                     changed = state.changed() => {
-                        if changed.is_ok() && !state.borrow_and_update().is_connected {
+                        let now = *state.borrow_and_update();
+                        // It may have been lost and made anew between two looks.
+                        if changed.is_ok() && (!now.is_connected || now.generation != generation) {
                             // Answers to what was sent on the old connection don't come any more.
                             reader.slots.fail(&PublishError::Disconnected, |_| true);
                         }
+                        generation = now.generation;
                     }
                     () = scope.stopped() => break,
                 }

@@ -59,6 +59,8 @@ pub struct Pull {
     inbox: String,
     subscription: async_nats::Subscriber,
     link: tokio::sync::watch::Receiver<LinkState>,
+    /// The connection that the pulls were sent on.
+    generation: u64,
     /// Asked for and not yet come.
     asked: usize,
     heard: Instant,
@@ -81,6 +83,7 @@ impl Bus {
             next: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"),
             inbox,
             subscription,
+            generation: self.link_state().generation,
             link: self.0.link.watch(),
             asked: 0,
             heard: Instant::now(),
@@ -157,9 +160,12 @@ impl Pull {
                     }
                 }
                 changed = self.link.changed() => {
-                    if changed.is_err() || !self.link.borrow_and_update().is_connected {
+                    let state = *self.link.borrow_and_update();
+                    // It may have been lost and made anew between two looks.
+                    if changed.is_err() || !state.is_connected || state.generation != self.generation {
                         // The broker forgets the pulls of a connection that ended.
                         self.asked = 0;
+                        self.generation = state.generation;
                         return Pulled::Away("the connection was lost");
                     }
                 }
