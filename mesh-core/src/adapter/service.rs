@@ -248,9 +248,10 @@ impl Inner {
         Span::current().record("error.type", fault.reason().code());
         let (stated, why) = match fault.reason() {
             Reason::VendorThrottled => (fault.retry_after(), "the vendor asked to slow down: its quota is paused"),
-            Reason::VendorUnauthenticated => {
-                (Some(BAD_CREDENTIAL_PAUSE), "the vendor refuses the credential: nothing is sent for a while; renew the key")
-            }
+            Reason::VendorUnauthenticated => (
+                Some(BAD_CREDENTIAL_PAUSE),
+                "the vendor refuses the credential: nothing is sent for a while; renew the key",
+            ),
             _ => return Err(fault),
         };
         let now_ms = self.clock.now_ms();

@@ -48,6 +48,8 @@ impl TaskScope {
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         self.0.running.fetch_add(1, Ordering::AcqRel);
         let running = Running(Arc::clone(&self.0));
+        // On the heap once: a large future would be copied several times on its way into the runtime.
+        let task = Box::pin(task);
         tokio::spawn(async move {
             let _running = running;
             task.await;

@@ -32,14 +32,18 @@ impl Worker {
         started: Instant,
     ) {
         let (ended, attempts) = ended;
+        // What is rare stands on the heap: an attempt's future stays small.
         let (how, handed_over) = match ended {
             Ended::HandedBack => (How::Release, Err(GivenUp)),
-            Ended::Done(bytes) => (How::Accept, self.done(envelope, v1::outcome::End::Reply(bytes)).await),
+            Ended::Done(_) if !self.has_successor(envelope) => (How::Accept, Ok(())),
+            Ended::Done(bytes) => (How::Accept, Box::pin(self.done(envelope, v1::outcome::End::Reply(bytes))).await),
             Ended::Refused(fault) => {
-                (How::Accept, self.done(envelope, v1::outcome::End::Refused((&fault).into())).await)
+                (How::Accept, Box::pin(self.done(envelope, v1::outcome::End::Refused((&fault).into()))).await)
             }
-            Ended::Again { delay, attempt } => (How::Delay, self.again(envelope, delay, attempt, &attempts).await),
-            Ended::DeadLetter(fault) => (How::DeadLetter, self.dead_letter(envelope, &fault, attempts).await),
+            Ended::Again { delay, attempt } => {
+                (How::Delay, Box::pin(self.again(envelope, delay, attempt, &attempts)).await)
+            }
+            Ended::DeadLetter(fault) => (How::DeadLetter, Box::pin(self.dead_letter(envelope, &fault, attempts)).await),
         };
         let settled = match handed_over {
             Ok(()) => self.bus.ack(reply, Ack::Accept).await,
@@ -60,6 +64,11 @@ impl Worker {
         if let Err(error) = self.bus.ack(reply, Ack::Release).await {
             tracing::debug!(%error, "a delivery was not handed back; its lease will run out");
         }
+    }
+
+    /// Whether something is to be said when it is done: the outcome of an operation, the end of a letter.
+    fn has_successor(&self, envelope: &Envelope) -> bool {
+        envelope.note.lane.is_some() || self.work.operation(envelope).is_some()
     }
 
     async fn done(&self, envelope: &Envelope, end: v1::outcome::End) -> Result<(), GivenUp> {

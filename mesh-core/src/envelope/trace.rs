@@ -50,20 +50,30 @@ impl TraceContext {
     /// Reads a header. `None`: malformed, which the standard says to treat as absent.
     #[must_use]
     pub fn parse(header: &str) -> Option<TraceContext> {
-        let mut parts = header.split('-');
-        let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let sizes = version.len() == 2 && trace.len() == 32 && span.len() == 16 && flags.len() == 2;
-        let hex = header.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'));
-        if !sizes || !hex || version == "ff" || (version == "00" && parts.next().is_some()) {
+        // Every part has its place: version 0..2, trace 3..35, span 36..52, flags 53..55, and in later versions more.
+        let bytes = header.as_bytes();
+        let dashes = bytes.len() >= 55 && [2, 35, 52].iter().all(|at| bytes[*at] == b'-');
+        let (first, more) = (bytes.get(..2)?, bytes.get(55..)?);
+        let fits = more.is_empty() || (first != b"00" && more.starts_with(b"-"));
+        if !dashes || !fits || first == b"ff" {
             return None;
         }
-        let flags = u8::from_str_radix(flags, 16).ok()?;
-        TraceContext::from_ids(
-            u128::from_str_radix(trace, 16).ok()?,
-            u64::from_str_radix(span, 16).ok()?,
-            flags & 1 == 1,
-        )
+        hex(first)?;
+        let trace = u128::from(hex(&bytes[3..19])?) << 64 | u128::from(hex(&bytes[19..35])?);
+        TraceContext::from_ids(trace, hex(&bytes[36..52])?, hex(&bytes[53..55])? & 1 == 1)
     }
+}
+
+/// Up to 16 hexadecimal digits in lower case, as the standard wants them.
+fn hex(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0, |number, digit| {
+        let value = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(number << 4 | u64::from(value))
+    })
 }
 
 impl fmt::Display for TraceContext {

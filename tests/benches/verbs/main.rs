@@ -3,7 +3,12 @@
 //!
 //! `cargo bench -p mesh-tests --bench verbs -- --rounds 5`; docs/benchmarks.md explains the figures.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints, and ends at an error")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a benchmark prints, and ends at an error"
+)]
 
 mod measure;
 mod ours;

@@ -42,7 +42,13 @@ impl Row {
     /// Inside the spread there is no difference.
     fn verdict(&self) -> &'static str {
         let (raw, ours) = (side(&self.raw), side(&self.ours));
-        if ours.least <= raw.most && raw.least <= ours.most { "no difference" } else if self.ratio() > 1.0 { "faster" } else { "slower" }
+        if ours.least <= raw.most && raw.least <= ours.most {
+            "no difference"
+        } else if self.ratio() > 1.0 {
+            "faster"
+        } else {
+            "slower"
+        }
     }
 }
 
@@ -77,13 +83,24 @@ pub(crate) fn print(rows: &[Row], as_json: bool) {
     }
     println!(
         "{:<34} {:>26} {:>26} {:>7}  {:>19} {:>19}  verdict",
-        "a second", "raw median [least..most]", "ours median [least..most]", "ratio", "raw p50 / p99 ms", "ours p50 / p99 ms"
+        "a second",
+        "raw median [least..most]",
+        "ours median [least..most]",
+        "ratio",
+        "raw p50 / p99 ms",
+        "ours p50 / p99 ms"
     );
     for row in rows {
         let (raw, ours) = (side(&row.raw), side(&row.ours));
         println!(
             "{:<34} {:>26} {:>26} {:>7.2}  {:>19} {:>19}  {}",
-            row.name, rates(&raw), rates(&ours), row.ratio(), times(&raw), times(&ours), row.verdict()
+            row.name,
+            rates(&raw),
+            rates(&ours),
+            row.ratio(),
+            times(&raw),
+            times(&ours),
+            row.verdict()
         );
     }
 }

@@ -99,7 +99,11 @@ impl<'a> Stage<'a> {
             self.publish(false, 512, count).await;
             for own in [round % 2 == 1, round % 2 == 0] {
                 let started = Instant::now();
-                if own { ours::consume(self.broker, count).await } else { raw::consume(self.broker, count).await }
+                if own {
+                    ours::consume(self.broker, count).await
+                } else {
+                    raw::consume(self.broker, count).await
+                }
                 row.add(own, Round { rate: rate(count, started.elapsed()), latencies: Vec::new() });
             }
             eprintln!("consume and settle: round {} of {}", round + 1, options.rounds);

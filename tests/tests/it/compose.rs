@@ -141,7 +141,8 @@ impl Trio {
             let name = format!("nats-{}", index + 1);
             let mut variables = variables(&compose["services"][&name]);
             let store = trio.folder.path().join(&name).to_string_lossy().into_owned();
-            for (variable, value) in [("HOST", "127.0.0.1".to_owned()), ("STORE", store), ("PORT", client.to_string())] {
+            for (variable, value) in [("HOST", "127.0.0.1".to_owned()), ("STORE", store), ("PORT", client.to_string())]
+            {
                 variables.insert(format!("MESH_NATS_{variable}"), value);
             }
             variables.insert("MESH_NATS_CLUSTER_PORT".into(), cluster.to_string());

@@ -26,7 +26,11 @@ const FLOORS: [&[&str]; 11] = [
 /// Imports within one floor: who may know whom, and why.
 const NEIGHBOURS: [(&str, &str, &str); 2] = [
     ("contract", "envelope", "a handler's context holds the trace that the envelope reads"),
-    ("dead_letter", "delayed", "a letter lies under the lane of its consumer and keeps the attempts that the lane carried"),
+    (
+        "dead_letter",
+        "delayed",
+        "a letter lies under the lane of its consumer and keeps the attempts that the lane carried",
+    ),
 ];
 
 fn root() -> &'static Path {
@@ -228,9 +232,10 @@ fn commands_in_the_readme_are_what_the_program_takes() {
             },
         };
         // Words in quotes are one word.
-        let words = arguments.split('"').enumerate().flat_map(|(index, part)| {
-            if index % 2 == 1 { vec![part] } else { part.split_whitespace().collect() }
-        });
+        let words = arguments
+            .split('"')
+            .enumerate()
+            .flat_map(|(index, part)| if index % 2 == 1 { vec![part] } else { part.split_whitespace().collect() });
         let words: Vec<&str> = ["mesh"].into_iter().chain(words).collect();
         let parsed = mesh::cli::parse(words.clone());
         assert!(parsed.is_ok(), "README: {line}: {}", parsed.err().unwrap());
@@ -266,7 +271,9 @@ fn the_house_is_small_and_says_nothing_of_where_it_was_built() {
         let lines = source.lines().count();
         assert!(lines <= 600, "{}: {lines} lines", file.display());
         // Put together here, so that this file does not hold them.
-        for banned in [concat!("#[ig", "nore"), concat!("to", "do!("), concat!("unimpl", "emented!("), concat!("/wo", "rk/")] {
+        for banned in
+            [concat!("#[ig", "nore"), concat!("to", "do!("), concat!("unimpl", "emented!("), concat!("/wo", "rk/")]
+        {
             assert!(!source.contains(banned), "{}: {banned}", file.display());
         }
     }

@@ -26,7 +26,11 @@ pub(super) fn run(args: &KeysArgs, global: &GlobalArgs, output: &Output) -> anyh
     if output.is_json() {
         output.json(&json!({ "folder": args.out, "services": services }))?;
     } else {
-        output.line(&format!("{}: a seed for each of {}, operator and mesh; {USERS}; {COMPOSE}", args.out.display(), services.join(", ")))?;
+        output.line(&format!(
+            "{}: a seed for each of {}, operator and mesh; {USERS}; {COMPOSE}",
+            args.out.display(),
+            services.join(", ")
+        ))?;
     }
     Ok(Status::Ok)
 }
