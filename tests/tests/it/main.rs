@@ -1,6 +1,6 @@
 //! The tests of the whole: real brokers, real processes, real HTTP, all on loopback.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that fails says where")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails says where")]
 
 mod access;
 mod bad_input;
