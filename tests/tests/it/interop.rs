@@ -1,4 +1,5 @@
-//! A service in Python, written from docs/wire.md alone, takes part: it publishes, consumes, calls and answers.
+//! A service in Python, written from docs/wire.md alone, takes part: it publishes, consumes, calls,
+//! answers, queues work, delays what it can't do yet, leaves letters and is discovered.
 
 use std::{
     collections::BTreeSet,
@@ -10,11 +11,17 @@ use std::{
 
 use mesh_core::{
     Context, Fault,
+    bus::Stop,
+    dead_letter::LetterState,
     fault::{Code, Effect},
+    gate::Unopened,
+    operate::letters,
     policy::compile::Declaration,
+    proto::v1,
 };
 use mesh_tests::{TestBroker, eventually};
-use serde_json::Value;
+use prost::Message as _;
+use serde_json::{Value, json};
 use shop_proto::shop::{
     notifications::v1::{NotificationsClient, SendRequest},
     orders::v1::OrderPlaced,
@@ -25,7 +32,7 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
 };
 
-use crate::shop::{Bank, Seen, bank, consumer, declaration, order, orders, till};
+use crate::shop::{Bank, PAYMENTS, Seen, bank, consumer, declaration, order, orders, till};
 
 const NOTIFICATIONS: &str = "shop.notifications.v1.Notifications";
 
@@ -35,30 +42,42 @@ fn partner() -> Declaration {
         publishes: orders().publishes,
         serves: BTreeSet::from([(NOTIFICATIONS.into(), "Send".into())]),
         calls: till().calls,
+        enqueues: till().enqueues,
         ..consumer("orders", "watch")
     }
 }
 
-/// Python with what the program needs, made once beside the test's own build output.
+/// How long Python may take to fetch and unpack what the program needs.
+const INSTALL: Duration = Duration::from_secs(300);
+
+/// Python with what the program needs: made once beside the test's own build output, anew when the versions change.
 async fn python() -> PathBuf {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = std::env::current_exe().unwrap();
     let venv = target.ancestors().nth(3).unwrap().join("python-interop");
-    let python = venv.join("bin/python");
-    let requirements = tests.join("python/requirements.txt");
-    if !venv.join("complete").exists() {
-        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv)).await;
-        let mut pip = Command::new(&python);
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]);
-        run(pip.arg(&requirements)).await;
-        std::fs::write(venv.join("complete"), "").unwrap();
+    let (python, complete) = (venv.join("bin/python"), venv.join("complete"));
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/requirements.txt");
+    let requirements = std::fs::read_to_string(&file).unwrap();
+    // Another test process may be making it.
+    let lock = std::fs::File::create(venv.with_extension("lock")).unwrap();
+    let locked = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock));
+    let _lock = tokio::time::timeout(INSTALL, locked).await.expect("nobody makes it for ever").unwrap().unwrap();
+    if std::fs::read_to_string(&complete).is_ok_and(|made| made == requirements) {
+        return python;
     }
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv)).await;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
+    run(Command::new(&python).args(pip).arg(&file)).await;
+    std::fs::write(complete, requirements).unwrap();
     python
 }
 
 async fn run(command: &mut Command) {
-    let output = command.output().await.expect("Python 3 with venv and pip is needed for this test");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    const NEEDED: &str = "this test needs Python 3.10 or newer with venv and pip, which reaches a package index";
+    let output = tokio::time::timeout(INSTALL, command.kill_on_drop(true).output()).await;
+    let output = output.unwrap_or_else(|_| panic!("{NEEDED}: {command:?} did not end")).unwrap_or_else(|error| {
+        panic!("{NEEDED}: {command:?}: {error}");
+    });
+    assert!(output.status.success(), "{NEEDED}: {command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// The Python service, while it runs.
@@ -70,17 +89,18 @@ struct Snake {
 
 impl Snake {
     async fn start(broker: &TestBroker, folder: &Path) -> Snake {
-        let sets = [("mesh", mesh_core::proto::DESCRIPTORS), ("shop", shop_proto::DESCRIPTORS)];
-        let sets = sets.map(|(name, bytes)| {
-            let path = folder.join(format!("{name}.fds"));
-            std::fs::write(&path, bytes).unwrap();
-            path
-        });
+        let write = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).unwrap();
+        write("mesh.fds", mesh_core::proto::DESCRIPTORS);
+        write("shop.fds", shop_proto::DESCRIPTORS);
+        for user in ["orders", "operator"] {
+            write(&format!("{user}.seed"), broker.seed(user).unwrap().as_bytes());
+        }
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/interop.py");
         let mut process = Command::new(python().await)
             .arg(program)
-            .args([&broker.server.client_url(), broker.seed("orders").unwrap()])
-            .args(sets)
+            .arg(broker.server.client_url())
+            .arg(folder)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -97,6 +117,16 @@ impl Snake {
         self.commands.write_all(format!("{command}\n").as_bytes()).await.unwrap();
     }
 
+    async fn does(&mut self, command: &str) -> Value {
+        self.tell(command).await;
+        self.said().await
+    }
+
+    async fn ends(mut self) {
+        assert_eq!(self.does("done").await["ended"], true);
+        assert!(self.process.wait().await.unwrap().success());
+    }
+
     async fn said(&mut self) -> Value {
         let line = tokio::time::timeout(Duration::from_secs(30), self.lines.next_line()).await;
         let line = line.expect("the Python service says something in time").unwrap();
@@ -104,11 +134,18 @@ impl Snake {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_python_service_takes_part() {
-    let broker = TestBroker::start(&[partner(), consumer("mail", "confirm"), bank(), notifier()]).await.unwrap();
+/// Everything that runs while the Python service does.
+async fn start() -> (TestBroker, Snake, tempfile::TempDir) {
+    let declared = [partner(), consumer("mail", "confirm"), bank(), notifier()];
+    let broker = TestBroker::start(&declared).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let mut snake = Snake::start(&broker, folder.path()).await;
+    let snake = Snake::start(&broker, folder.path()).await;
+    (broker, snake, folder)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_python_service_publishes_and_consumes() {
+    let (broker, mut snake, _folder) = start().await;
 
     // It publishes, we consume.
     let mail = broker.connect("mail").await.unwrap();
@@ -122,33 +159,42 @@ async fn a_python_service_takes_part() {
         }
     };
     mail.consumer::<OrderPlaced>("confirm").start(handler).await.unwrap();
-    snake.tell("publish").await;
-    let published = snake.said().await;
-    assert_eq!(published["subject"], "mesh1.event.local.orders.shop.orders.v1.OrderPlaced.3", "{published}");
+    let published = snake.does("publish").await;
+    assert_eq!(published["published"], "mesh1.event.local.orders.shop.orders.v1.OrderPlaced.3", "{published}");
+    assert_eq!(published["duplicates"], json!([false, true]));
     let expected = "orders/shop.orders.v1.OrderPlaced/snake-1 orders 1177".to_owned();
     eventually("the snake's order", || async { seen.lock().await.contains(&expected).then_some(()) }).await;
 
     // We publish, it consumes: first its own, then ours.
     let sender = broker.connect("orders").await.unwrap();
     sender.publisher::<OrderPlaced>().publish(&order(7)).id("7").await.unwrap();
-    for (id, local) in [("snake-1", "snake-1"), ("7", "7")] {
-        snake.tell("consume").await;
-        let consumed = snake.said().await;
+    for id in ["snake-1", "7"] {
+        let consumed = snake.does("consume").await;
         assert_eq!(consumed["consumed"], id);
-        assert_eq!(consumed["id"], format!("orders/shop.orders.v1.OrderPlaced/{local}"));
+        assert_eq!(consumed["id"], format!("orders/shop.orders.v1.OrderPlaced/{id}"));
     }
+    nothing_left(&broker, "mesh1-event-orders").await;
+    snake.ends().await;
+}
+
+/// Waits until the Python service's consumer has settled all that is in a stream.
+async fn nothing_left(broker: &TestBroker, stream: &str) {
     let operator = broker.connect("operator").await.unwrap();
-    eventually("both acks", || async {
-        let state = operator.bus().consumer_state("mesh1-event-orders", "orders_watch").await.unwrap().unwrap();
+    eventually("every ack", || async {
+        let state = operator.bus().consumer_state(stream, "orders_watch").await.unwrap().unwrap();
         (state.pending == 0 && state.in_flight == 0).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_python_service_calls_and_answers_and_is_discovered() {
+    let (broker, mut snake, _folder) = start().await;
 
     // It calls, we answer: a reply and a fault.
     let bank = broker.connect("bank").await.unwrap();
     bank.serve(PaymentsServer::new(Bank::default())).start().await.unwrap();
-    snake.tell("call").await;
-    let charged = snake.said().await;
+    let charged = snake.does("call").await;
     assert_eq!((charged["charged"].as_str(), charged["status"].as_str()), (Some("ch_9"), Some("orders")));
     let fault = snake.said().await;
     assert_eq!((fault["fault"].as_str(), fault["effect"].as_i64()), (Some("MESH-0007"), Some(1)), "{fault}");
@@ -161,11 +207,71 @@ async fn a_python_service_takes_part() {
     assert_eq!(client.call(&request).await.unwrap().request_id, "notifier:ada@example.org");
     let fault: Fault = client.call(&SendRequest::default()).await.unwrap_err();
     assert_eq!((fault.code(), fault.effect()), (Code::InvalidArgument, Effect::None));
-    assert_eq!(fault.message(), "nobody to send it to");
+    assert_eq!((fault.message(), fault.origin().service.as_str()), ("nobody to send it to", "orders"));
 
-    snake.tell("done").await;
-    assert_eq!(snake.said().await["ended"], true);
-    assert!(snake.process.wait().await.unwrap().success());
+    // It asks who serves: we and it are seen alike.
+    let found = snake.does("discover").await;
+    let call = |service: &str, method: &str| format!("mesh1.call.local.{service}.{method}.*");
+    let expected = json!({
+        "bank": [["Charge", call(PAYMENTS, "Charge"), "mesh"]],
+        "orders": [["Send", call(NOTIFICATIONS, "Send"), "mesh"]],
+    });
+    assert_eq!(found["found"], expected);
+    snake.ends().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_python_service_queues_work() {
+    let (broker, mut snake, _folder) = start().await;
+    let bank = broker.connect("bank").await.unwrap();
+    let books = Bank::default();
+    bank.serve(PaymentsServer::new(books.clone())).start().await.unwrap();
+    let enqueued = snake.does("enqueue").await;
+    assert_eq!(enqueued["stream"], "mesh1-work-shop-payments-v1-Payments");
+    let operator = broker.connect("operator").await.unwrap();
+    let outcome = eventually("the outcome", || async {
+        let mut outcome = None;
+        let each = |message: Unopened| {
+            outcome = v1::Outcome::decode(message.open().envelope.payload).ok();
+            Stop::Yes
+        };
+        let of_snake = "mesh1.outcome.local.shop.payments.v1.Payments.Charge.orders";
+        operator.bus().read("mesh1-outcome", of_snake, each).await.unwrap();
+        outcome
+    })
+    .await;
+    assert_eq!(enqueued["enqueued"], outcome.message_id);
+    assert!(matches!(outcome.end, Some(v1::outcome::End::Reply(_))), "{outcome:?}");
+    assert_eq!(*books.0.lock().await, ["order 10; once"], "the idempotency key that the header `mesh` carried");
+    snake.ends().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_python_service_delays_fails_and_has_its_letter_replayed() {
+    let (broker, mut snake, _folder) = start().await;
+    let sender = broker.connect("orders").await.unwrap();
+    let receipt = sender.publisher::<OrderPlaced>().publish(&order(7)).id("7").await.unwrap();
+    let stumbled = snake.does("stumble").await;
+    assert_eq!((stumbled["attempt"].as_i64(), stumbled["scheduled"].as_bool()), (Some(2), Some(true)));
+    assert_eq!(stumbled["id"], receipt.message_id);
+
+    // Our tools read its letter as one of ours.
+    let operator = broker.connect("operator").await.unwrap();
+    let id = stumbled["letter"].as_str().unwrap();
+    let letter = letters::find(operator.bus(), id).await.unwrap();
+    assert_eq!((letter.state, &letter.letter.payload[..]), (LetterState::Open, &order(7).encode_to_vec()[..]));
+    let faults = letter.letter.attempts.iter().map(|attempt| attempt.fault.as_ref().unwrap().message.as_str());
+    assert_eq!(faults.collect::<Vec<_>>(), ["not now", "not ever"], "both attempts");
+    let order = letters::Order { by: "ada".into(), why: "try again".into(), again: false };
+    letters::replay(operator.bus(), &letter, &order).await.unwrap();
+
+    let mended = snake.does("mend").await;
+    assert_eq!((mended["mended"].as_str(), mended["generation"].as_i64()), (Some(id), Some(1)));
+    assert_eq!((mended["attempt"].as_i64(), mended["id"].as_str()), (Some(1), Some(receipt.message_id.as_str())));
+    assert_eq!(letters::find(operator.bus(), id).await.unwrap().state, LetterState::Resolved);
+    nothing_left(&broker, "mesh1-event-orders").await;
+    nothing_left(&broker, "mesh1-lane-orders").await;
+    snake.ends().await;
 }
 
 fn notifier() -> Declaration {

@@ -14,3 +14,4 @@ mod shop;
 mod tidy;
 mod trace;
 mod verbs;
+mod wire;
