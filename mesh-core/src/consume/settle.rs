@@ -72,13 +72,15 @@ impl Worker {
     }
 
     async fn done(&self, envelope: &Envelope, end: v1::outcome::End) -> Result<(), GivenUp> {
-        self.announce(envelope, end).await?;
-        let Some(letter) = envelope.note.lane.as_ref().and_then(|lane| lane.letter.as_ref()) else { return Ok(()) };
+        let letter = envelope.note.lane.as_ref().and_then(|lane| lane.letter.as_ref());
+        let suffix = letter.map(|letter| format!("/{}", letter.generation)).unwrap_or_default();
+        self.announce(envelope, end, &suffix).await?;
+        let Some(letter) = letter else { return Ok(()) };
         self.until_confirmed("the end of a letter", || dead_letter::resolve(&self.bus, &self.lane, letter)).await
     }
 
-    /// The outcome of queued work, for whoever enqueued it. An event has none.
-    async fn announce(&self, envelope: &Envelope, end: v1::outcome::End) -> Result<(), GivenUp> {
+    /// The outcome of queued work, for whoever enqueued it. An event has none. `suffix` tells the outcomes of one message apart.
+    async fn announce(&self, envelope: &Envelope, end: v1::outcome::End, suffix: &str) -> Result<(), GivenUp> {
         let Some(operation) = self.work.operation(envelope) else { return Ok(()) };
         let outcome = v1::Outcome {
             message_id: envelope.message_id.clone(),
@@ -87,10 +89,7 @@ impl Worker {
             at_ms: self.bus.gate().clock().now_ms(),
             end: Some(end),
         };
-        let id = match envelope.note.lane.as_ref().and_then(|lane| lane.letter.as_ref()) {
-            Some(letter) => format!("{}/{}", envelope.message_id, letter.generation),
-            None => envelope.message_id.clone(),
-        };
+        let id = format!("{}{suffix}", envelope.message_id);
         let sealed = self.bus.gate().seal_outcome(operation, &envelope.caller, &id, outcome.encode_to_vec().into());
         self.until_confirmed("an outcome", || self.bus.publish(OUTCOME_STREAM, sealed.clone())).await.map(drop)
     }
@@ -120,19 +119,9 @@ impl Worker {
             "captured as a dead letter"
         );
         let end = v1::DeadLettered { letter_id: captured.letter_id, fault: Some(fault.into()) };
-        self.announce_letter(envelope, end, captured.generation).await
-    }
-
-    async fn announce_letter(
-        &self,
-        envelope: &Envelope,
-        end: v1::DeadLettered,
-        generation: u32,
-    ) -> Result<(), GivenUp> {
+        let end = v1::outcome::End::DeadLettered(end);
         // Beside the outcome of a later replay: an id of its own.
-        let mut envelope = envelope.clone();
-        envelope.message_id = format!("{}/letter/{generation}", envelope.message_id);
-        self.announce(&envelope, v1::outcome::End::DeadLettered(end)).await
+        self.announce(envelope, end, &format!("/letter/{}", captured.generation)).await
     }
 
     /// Tries until the broker confirms it, or until the time to drain is over.

@@ -13,6 +13,7 @@ use crate::{
     contract::{Event, Operation, Service},
     identity::Identity,
     publish::Publisher,
+    request::Discovery,
     telemetry::metrics::Metrics,
 };
 
@@ -28,6 +29,7 @@ pub struct Mesh(Arc<Inner>);
 struct Inner {
     bus: Bus,
     metrics: Metrics,
+    discovery: Arc<Discovery>,
     /// The tasks that serve and consume. Stopped when the service drains.
     scope: TaskScope,
     /// Stopped when the time to drain is over.
@@ -41,7 +43,8 @@ impl Mesh {
     }
 
     fn new(bus: Bus, metrics: Metrics) -> Mesh {
-        Mesh(Arc::new(Inner { bus, metrics, scope: TaskScope::new(), abort: TaskScope::new() }))
+        let discovery = Discovery::new(&bus);
+        Mesh(Arc::new(Inner { bus, metrics, discovery, scope: TaskScope::new(), abort: TaskScope::new() }))
     }
 
     /// Publishes events of one type.

@@ -79,8 +79,13 @@ impl ServeBuilder {
     pub async fn start(self) -> Result<(), Fault> {
         let inner = &*self.mesh.0;
         if self.calls {
-            Responder::start(&inner.bus, Arc::clone(&self.service), &self.responder, (&inner.metrics, &inner.scope))
-                .await?;
+            Responder::start(
+                &inner.bus,
+                Arc::clone(&self.service),
+                &self.responder,
+                (&inner.metrics, &inner.scope, &inner.discovery),
+            )
+            .await?;
         }
         if self.work {
             let identity = self.mesh.identity();

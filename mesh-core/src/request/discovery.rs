@@ -1,15 +1,16 @@
 //! NATS micro (ADR-32): `nats micro ls|info|stats` and any micro client see the services of the mesh.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use crate::{
     bus::{Bus, Subscription},
@@ -22,6 +23,7 @@ use crate::{
 
 /// What one endpoint has done.
 pub(super) struct EndpointStats {
+    service: String,
     name: String,
     subject: String,
     queue: &'static str,
@@ -40,6 +42,7 @@ impl EndpointStats {
         metrics: OperationMetrics,
     ) -> EndpointStats {
         EndpointStats {
+            service: operation.service.to_string(),
             name: operation.method.to_string(),
             subject,
             queue,
@@ -85,40 +88,55 @@ impl EndpointStats {
     }
 }
 
-/// Answers the questions of discovery for one service instance.
-pub(super) struct Discovery {
+/// Answers the questions of discovery for one connection, whatever number of rpc services it serves: the broker lets a
+/// message be answered once, so a second answerer on the same connection would silence both.
+pub struct Discovery {
     bus: Bus,
     id: String,
     name: String,
-    rpc: String,
     started: String,
-    endpoints: Vec<Arc<EndpointStats>>,
+    endpoints: Mutex<Vec<Arc<EndpointStats>>>,
+    begun: OnceCell<()>,
 }
 
 impl Discovery {
-    pub(super) async fn start(
-        bus: &Bus,
-        rpc: &str,
-        endpoints: Vec<Arc<EndpointStats>>,
-        scope: &TaskScope,
-    ) -> Result<(), Fault> {
+    /// Of `bus`. It answers once an endpoint is served.
+    #[must_use]
+    pub fn new(bus: &Bus) -> Arc<Discovery> {
         let gate = bus.gate();
-        let discovery = Arc::new(Discovery {
+        Arc::new(Discovery {
             bus: bus.clone(),
             id: nuid::next().to_string(),
             name: gate.identity().service().to_string(),
-            rpc: rpc.to_owned(),
             started: rfc3339(gate.clock().now_ms()),
-            endpoints,
-        });
+            endpoints: Mutex::default(),
+            begun: OnceCell::new(),
+        })
+    }
+
+    /// Shows these endpoints as well, and begins to answer where nothing was shown before.
+    pub(super) async fn show(
+        self: &Arc<Self>,
+        endpoints: Vec<Arc<EndpointStats>>,
+        scope: &TaskScope,
+    ) -> Result<(), Fault> {
+        self.shown().extend(endpoints);
+        self.begun.get_or_try_init(|| self.begin(scope)).await.copied()
+    }
+
+    async fn begin(self: &Arc<Self>, scope: &TaskScope) -> Result<(), Fault> {
         for verb in ["PING", "INFO", "STATS"] {
-            let (name, id) = (&discovery.name, &discovery.id);
+            let (name, id) = (&self.name, &self.id);
             for subject in [format!("$SRV.{verb}"), format!("$SRV.{verb}.{name}"), format!("$SRV.{verb}.{name}.{id}")] {
-                let questions = bus.subscribe(&subject, None).await?;
-                scope.spawn(Arc::clone(&discovery).answer(questions, verb, scope.clone()));
+                let questions = self.bus.subscribe(&subject, None).await?;
+                scope.spawn(Arc::clone(self).answer(questions, verb, scope.clone()));
             }
         }
         Ok(())
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Vec<Arc<EndpointStats>>> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn answer(self: Arc<Self>, mut questions: Subscription, verb: &'static str, scope: TaskScope) {
@@ -139,21 +157,24 @@ impl Discovery {
     }
 
     fn document(&self, verb: &str) -> Value {
+        let endpoints = self.shown().clone();
+        let services: BTreeSet<&str> = endpoints.iter().map(|endpoint| endpoint.service.as_str()).collect();
+        let rpc = services.into_iter().collect::<Vec<_>>().join(", ");
         let mut document = BTreeMap::from([
             ("name", json!(self.name)),
             ("id", json!(self.id)),
             ("version", json!(env!("CARGO_PKG_VERSION"))),
-            ("metadata", json!({ "rpc": self.rpc })),
+            ("metadata", json!({ "rpc": rpc })),
             ("type", json!(format!("io.nats.micro.v1.{}_response", verb.to_lowercase()))),
         ]);
         match verb {
             "INFO" => {
-                document.insert("description", json!(format!("{} of the mesh", self.rpc)));
-                document.insert("endpoints", self.endpoints.iter().map(|e| e.info()).collect());
+                document.insert("description", json!(format!("{rpc} of the mesh")));
+                document.insert("endpoints", endpoints.iter().map(|e| e.info()).collect());
             }
             "STATS" => {
                 document.insert("started", json!(self.started));
-                document.insert("endpoints", self.endpoints.iter().map(|e| e.stats()).collect());
+                document.insert("endpoints", endpoints.iter().map(|e| e.stats()).collect());
             }
             _ => {}
         }

@@ -8,4 +8,5 @@ mod discovery;
 mod respond;
 
 pub use call::{Call, CallTarget};
+pub use discovery::Discovery;
 pub use respond::{Responder, ResponderSettings};

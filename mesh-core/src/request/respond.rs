@@ -52,9 +52,9 @@ impl Responder {
         bus: &Bus,
         service: Arc<dyn Service>,
         settings: &ResponderSettings,
-        about: (&Metrics, &TaskScope),
+        about: (&Metrics, &TaskScope, &Arc<Discovery>),
     ) -> Result<(), Fault> {
-        let (metrics, scope) = about;
+        let (metrics, scope, discovery) = about;
         let responder = Arc::new(Responder {
             bus: bus.clone(),
             permits: Arc::new(Semaphore::new(settings.concurrency)),
@@ -71,7 +71,7 @@ impl Responder {
             endpoints.push(Arc::clone(&stats));
             scope.spawn(Arc::clone(&responder).answer_all(calls, operation, stats));
         }
-        Discovery::start(bus, responder.service.name(), endpoints, scope).await?;
+        discovery.show(endpoints, scope).await?;
         bus.round_trip(std::time::Duration::from_secs(5)).await.map_err(|e| e.into_fault("the subscription"))
     }
 

@@ -23,7 +23,7 @@ use mesh_tests::{TestBroker, eventually};
 use prost::Message as _;
 use serde_json::{Value, json};
 use shop_proto::shop::{
-    notifications::v1::{NotificationsClient, SendRequest},
+    notifications::v1::{Notifications, NotificationsClient, NotificationsServer, SendReply, SendRequest},
     orders::v1::OrderPlaced,
     payments::v1::PaymentsServer,
 };
@@ -299,4 +299,33 @@ async fn micro_clients_see_our_services() {
     assert_eq!(info["endpoints"][0]["queue_group"], "mesh");
     let stats = ask("STATS").await;
     assert_eq!((stats["endpoints"][0]["num_requests"].as_i64(), &stats["id"]), (Some(0), &ping["id"]));
+}
+
+/// Sends nothing, and says so.
+struct Post;
+
+impl Notifications for Post {
+    async fn send(&self, _cx: Context, _request: SendRequest) -> Result<SendReply, Fault> {
+        Ok(SendReply::default())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_serves_two_services_is_seen_once_with_both() {
+    let mut both = bank();
+    both.serves.insert((NOTIFICATIONS.into(), "Send".into()));
+    let broker = TestBroker::start(&[both]).await.unwrap();
+    let mesh = broker.connect("bank").await.unwrap();
+    mesh.serve(PaymentsServer::new(Bank::default())).start().await.unwrap();
+    mesh.serve(NotificationsServer::new(Post)).start().await.unwrap();
+    let client = async_nats::ConnectOptions::with_nkey(broker.seed("operator").unwrap().to_owned())
+        .custom_inbox_prefix("_INBOX.operator")
+        .connect(broker.server.client_url())
+        .await
+        .unwrap();
+    let answer = client.request("$SRV.INFO.bank", "".into()).await.unwrap();
+    let info: Value = serde_json::from_slice(&answer.payload).unwrap();
+    let names: BTreeSet<&str> =
+        info["endpoints"].as_array().unwrap().iter().map(|endpoint| endpoint["name"].as_str().unwrap()).collect();
+    assert_eq!(names, BTreeSet::from(["Charge", "Send"]));
 }

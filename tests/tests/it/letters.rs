@@ -210,3 +210,31 @@ async fn a_handler_that_panics_takes_nobody_with_it() {
     assert_eq!(letter.attempts.len(), 2, "the contract says keyed: it is safe to try again");
     eventually("the healthy ones", || async { (books.0.lock().await.len() == 2).then_some(()) }).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_outcomes_of_a_letter_and_its_replay_name_the_work() {
+    let broker = TestBroker::start(&[till(), bank()]).await.unwrap();
+    let (till, bank) = (broker.connect("till").await.unwrap(), broker.connect("bank").await.unwrap());
+    bank.serve(PaymentsServer::new(Bank::default())).start().await.unwrap();
+    let receipt = PaymentsClient::new(&till).charge().enqueue(&charge_of(7, 0)).id("7").await.unwrap();
+    let letter = one_letter(&broker).await;
+    let operator = broker.connect("operator").await.unwrap();
+    let order = letters::Order { by: "ada".into(), why: "again".into(), again: false };
+    letters::replay(operator.bus(), &letter, &order).await.unwrap();
+    let outcomes = eventually("both outcomes", || async {
+        let mut outcomes = Vec::new();
+        let each = |message: mesh_core::gate::Unopened| {
+            let envelope = message.open().envelope;
+            let outcome = v1::Outcome::decode(envelope.payload.clone()).unwrap();
+            assert!(matches!(outcome.end, Some(v1::outcome::End::DeadLettered(_))));
+            outcomes.push((envelope.message_id, outcome.message_id));
+            mesh_core::bus::Stop::No
+        };
+        operator.bus().read("mesh1-outcome", "mesh1.outcome.>", each).await.unwrap();
+        (outcomes.len() == 2).then_some(outcomes)
+    })
+    .await;
+    let work = receipt.message_id;
+    let expected = [0, 1].map(|generation| (format!("outcome/{work}/letter/{generation}"), work.clone()));
+    assert_eq!(outcomes, expected);
+}
