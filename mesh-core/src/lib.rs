@@ -8,6 +8,7 @@
 //!  8 consume       pull, run, settle
 //!  7 delayed       later, without holding a slot     dead_letter   refused work and its replay
 //!  6 publish       send an event or queue work       request       ask and answer
+//!  5 store         small shared state by compare-and-set: leases, inboxes
 //!  4 bus           the broker                        http          one vendor call
 //!  3 gate          seal on the way out, open on the way in           config    files and environment -> valid values
 //!  2 policy        pure decisions      identity   who I am           telemetry what is said about it
@@ -33,6 +34,7 @@ pub mod operate;
 pub mod policy;
 pub mod publish;
 pub mod request;
+pub mod store;
 pub mod subject;
 pub mod telemetry;
 

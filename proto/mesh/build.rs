@@ -6,7 +6,13 @@ use prost::Message;
 
 #[expect(clippy::disallowed_methods, reason = "cargo tells a build script by the environment")]
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["mesh/v1/options.proto", "mesh/v1/fault.proto", "mesh/v1/letter.proto", "mesh/v1/outcome.proto"];
+    let files = [
+        "mesh/v1/options.proto",
+        "mesh/v1/fault.proto",
+        "mesh/v1/letter.proto",
+        "mesh/v1/outcome.proto",
+        "mesh/v1/store.proto",
+    ];
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);

@@ -7,8 +7,8 @@ use mesh_core::{
     Fault, Mesh,
     bus::StreamLimits,
     identity::Credential,
-    policy::compile::{Declaration, Permissions, compile, operator},
-    subject::Name,
+    policy::compile::{Declaration, Permissions, compile, keeper, operator},
+    subject::{KEEPER, Name},
 };
 use tempfile::TempDir;
 
@@ -17,7 +17,7 @@ use crate::mesh_binary;
 /// The region of every test.
 pub const REGION: &str = "local";
 
-/// A broker of its own for one test, with a user for every declared service, and one called `operator`.
+/// A broker of its own for one test, with a user for every declared service, one called `operator` and one called `keeper`.
 pub struct TestBroker {
     /// The server: to be killed and restarted.
     pub server: Server,
@@ -48,7 +48,11 @@ impl TestBroker {
         let region: Name = REGION.parse()?;
         let (mut users, mut seeds) = (Vec::new(), HashMap::new());
         let permissions = declarations.iter().map(|d| (d.service.to_string(), compile(d, &region)));
-        for (name, permissions) in permissions.chain([("operator".to_owned(), operator(&"operator".parse()?))]) {
+        let own = [
+            ("operator".to_owned(), operator(&"operator".parse()?)),
+            (KEEPER.to_owned(), keeper(&KEEPER.parse()?, &region)),
+        ];
+        for (name, permissions) in permissions.chain(own) {
             let pair = nkeys::KeyPair::new_user();
             seeds.insert(name, pair.seed()?);
             users.push(user(pair.public_key(), permissions));

@@ -70,6 +70,8 @@ pub struct ConsumerState {
 
 /// The broker's far backstop: attempts are counted by the mesh.
 const MAX_DELIVER: i64 = 1000;
+/// How long the broker's word on deliveries that it gave up is kept: the keeper reads it within seconds.
+const ADVISORY_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
 /// How long the broker remembers message ids.
 const DEDUPE_WINDOW: Duration = Duration::from_secs(120);
 
@@ -155,7 +157,8 @@ fn stream_config(spec: &StreamSpec, limits: &StreamLimits) -> stream::Config {
     let (retention, max_age) = match spec.kind {
         Kind::Events => (RetentionPolicy::Limits, limits.event_age),
         Kind::Work | Kind::Lane => (RetentionPolicy::WorkQueue, Duration::ZERO),
-        Kind::Letters => (RetentionPolicy::Limits, Duration::ZERO),
+        Kind::Letters | Kind::Store => (RetentionPolicy::Limits, Duration::ZERO),
+        Kind::Advisories => (RetentionPolicy::Limits, ADVISORY_AGE),
     };
     let scheduled = spec.kind == Kind::Lane;
     stream::Config {
@@ -171,6 +174,9 @@ fn stream_config(spec: &StreamSpec, limits: &StreamLimits) -> stream::Config {
         allow_atomic_publish: true,
         allow_message_schedules: scheduled,
         deny_delete: spec.kind == Kind::Letters,
+        // The newest record of each place. Leases and inboxes forget by themselves.
+        max_messages_per_subject: if spec.kind == Kind::Store { 1 } else { -1 },
+        allow_message_ttl: spec.kind == Kind::Store,
         ..Default::default()
     }
 }

@@ -70,7 +70,7 @@ pub(super) fn headers(list: Vec<(Cow<'static, str>, String)>) -> Option<HeaderMa
     Some(map)
 }
 
-fn header_list(map: HeaderMap) -> Vec<(String, String)> {
+pub(super) fn header_list(map: HeaderMap) -> Vec<(String, String)> {
     map.iter()
         .flat_map(|(name, values)| values.iter().map(move |v| (name.to_string(), v.as_str().to_owned())))
         .collect()

@@ -12,6 +12,7 @@ mod commit;
 mod convert;
 mod error;
 mod link;
+mod message;
 mod mux;
 mod pull;
 mod read;

@@ -76,6 +76,7 @@ pub async fn resolve(bus: &Bus, lane: &Lane, letter: &LetterNote) -> Result<(), 
         at_ms: bus.gate().clock().now_ms(),
         by: lane.service.to_string(),
         why: "handled".into(),
+        job: String::new(),
     };
     let record = v1::LetterRecord { record: Some(v1::letter_record::Record::Resolved(act)) };
     match append(bus, lane, &letter.id, letter.ordered_at, &record).await {
@@ -137,6 +138,7 @@ fn letter(
         captured_at_ms: bus.gate().clock().now_ms(),
         traceparent: envelope.trace.map(|trace| trace.to_string()).unwrap_or_default(),
         caller: envelope.caller.clone(),
+        key: String::new(),
     }
 }
 

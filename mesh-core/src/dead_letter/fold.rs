@@ -12,6 +12,8 @@ use crate::{envelope::Envelope, subject::Place};
 pub enum LetterState {
     /// Waiting for a person.
     Open,
+    /// Kept back by a person: not replayed until it is released.
+    Held,
     /// Sent again; the consumer has not said yet.
     Replaying,
     /// The replay was handled.
@@ -26,6 +28,7 @@ impl LetterState {
     pub const fn word(self) -> &'static str {
         match self {
             LetterState::Open => "open",
+            LetterState::Held => "held",
             LetterState::Replaying => "replaying",
             LetterState::Resolved => "resolved",
             LetterState::Discarded => "discarded",
@@ -52,6 +55,8 @@ pub struct Act {
     pub by: String,
     /// Why; the fault's one line for a capture.
     pub why: String,
+    /// The replay job that it belongs to; empty where there is none.
+    pub job: String,
 }
 
 /// What can be done to a letter.
@@ -65,6 +70,12 @@ pub enum ActKind {
     Resolved,
     /// It was given up.
     Discarded,
+    /// It was kept back.
+    Held,
+    /// It was opened again.
+    Released,
+    /// Its payload was mended.
+    Edited,
 }
 
 /// A letter as its records tell it.
@@ -144,14 +155,23 @@ impl Letter {
             (LetterState::Replaying, Record::Resolved(act)) => {
                 self.enter(LetterState::Resolved, ActKind::Resolved, act)
             }
-            (LetterState::Open, Record::Discarded(act)) => self.enter(LetterState::Discarded, ActKind::Discarded, act),
+            (LetterState::Open | LetterState::Held, Record::Discarded(act)) => {
+                self.enter(LetterState::Discarded, ActKind::Discarded, act);
+            }
+            (LetterState::Open, Record::Held(act)) => self.enter(LetterState::Held, ActKind::Held, act),
+            (LetterState::Held, Record::Released(act)) => self.enter(LetterState::Open, ActKind::Released, act),
+            (LetterState::Open | LetterState::Held, Record::Edited(edit)) => {
+                self.letter.payload = edit.payload;
+                self.enter(self.state, ActKind::Edited, edit.act.unwrap_or_default());
+            }
             _ => {}
         }
     }
 
     fn enter(&mut self, state: LetterState, kind: ActKind, act: v1::LetterAct) {
         self.state = state;
-        self.history.push(Act { kind, generation: act.generation, at_ms: act.at_ms, by: act.by, why: act.why });
+        let v1::LetterAct { generation, at_ms, by, why, job } = act;
+        self.history.push(Act { kind, generation, at_ms, by, why, job });
     }
 }
 
@@ -163,6 +183,7 @@ fn capture_act(captured: &v1::DeadLetter) -> Act {
         at_ms: captured.captured_at_ms,
         by: captured.service.clone(),
         why: fault.map(|f| format!("{} {}", f.reason, f.message)).unwrap_or_default(),
+        job: String::new(),
     }
 }
 
@@ -201,12 +222,24 @@ mod tests {
         assert!(letter.state.is_ended());
     }
 
+    #[test]
+    fn a_held_letter_is_neither_replayed_nor_lost_and_an_edit_keeps_its_state() {
+        let edit = Record::Edited(v1::LetterEdit { act: Some(act(0)), payload: vec![7].into() });
+        let letter = fold([captured(0), Record::Held(act(0)), Record::Replaying(act(1)), edit]).unwrap();
+        assert_eq!((letter.state, letter.letter.payload.as_ref()), (LetterState::Held, [7].as_slice()));
+        let letter = fold([captured(0), Record::Held(act(0)), Record::Released(act(0)), Record::Replaying(act(1))]);
+        assert_eq!(letter.unwrap().state, LetterState::Replaying);
+    }
+
     fn record() -> impl Strategy<Value = Record> {
         prop_oneof![
             (0u32..4).prop_map(captured),
             (0u32..4).prop_map(|g| Record::Replaying(act(g))),
             (0u32..4).prop_map(|g| Record::Resolved(act(g))),
             (0u32..4).prop_map(|g| Record::Discarded(act(g))),
+            (0u32..4).prop_map(|g| Record::Held(act(g))),
+            (0u32..4).prop_map(|g| Record::Released(act(g))),
+            (0u32..4).prop_map(|g| Record::Edited(v1::LetterEdit { act: Some(act(g)), payload: vec![1].into() })),
         ]
     }
 

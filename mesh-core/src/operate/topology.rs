@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     bus::{Bus, StreamLimits},
     fault::Fault,
-    policy::compile::{ConsumerSpec, Declaration, StreamSpec},
+    policy::compile::{ConsumerSpec, Declaration, StreamSpec, own_streams},
     subject::Name,
 };
 
@@ -19,10 +19,11 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// What the declarations need in `region`. A consumer's stream is always among the streams.
+    /// What the declarations need in `region`, and what every mesh has. A consumer's stream is always among the streams.
     #[must_use]
     pub fn of(declarations: &[Declaration], region: &Name) -> Topology {
-        let streams = declarations.iter().flat_map(Declaration::streams).map(|spec| (spec.name.clone(), spec));
+        let declared = declarations.iter().flat_map(Declaration::streams);
+        let streams = own_streams().into_iter().chain(declared).map(|spec| (spec.name.clone(), spec));
         let consumers = declarations.iter().flat_map(|declaration| declaration.consumers(region));
         let consumers = consumers.map(|spec| ((spec.stream.clone(), spec.durable.clone()), spec));
         let streams: BTreeMap<_, _> = streams.collect();

@@ -2,9 +2,13 @@
 //!
 //! An empty list would mean *everything* to the broker, so every list holds at least the service's own inbox.
 
+mod keeper;
+
 use std::collections::BTreeSet;
 
-use crate::subject::{self, DEAD_LETTER_STREAM, Name, OUTCOME_STREAM, WIRE};
+use crate::subject::{self, Name, WIRE};
+
+pub use keeper::{keeper, streams as own_streams};
 
 /// What a service declares that it does. Everything else is refused by the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +58,12 @@ impl Declaration {
         self.serves.iter().map(|(service, _)| service.as_str()).collect()
     }
 
+    /// Whether it has a consumer: of an event or of queued work.
+    #[must_use]
+    pub fn handles(&self) -> bool {
+        !self.consumes.is_empty() || !self.serves.is_empty()
+    }
+
     /// Every consumer that the broker must have for it.
     #[must_use]
     pub fn consumers(&self, region: &Name) -> Vec<ConsumerSpec> {
@@ -79,14 +89,7 @@ impl Declaration {
     /// Every stream that must exist for it to work.
     #[must_use]
     pub fn streams(&self) -> Vec<StreamSpec> {
-        let mut specs = vec![
-            StreamSpec {
-                name: DEAD_LETTER_STREAM.into(),
-                subjects: vec![format!("{WIRE}.dead.>")],
-                kind: Kind::Letters,
-            },
-            StreamSpec { name: OUTCOME_STREAM.into(), subjects: vec![format!("{WIRE}.outcome.>")], kind: Kind::Events },
-        ];
+        let mut specs = own_streams();
         let producers = self.publishes.iter().map(|_| self.service.as_str());
         for producer in producers.chain(self.consumes.iter().map(|c| c.producer.as_str())) {
             specs.push(StreamSpec {
@@ -102,12 +105,13 @@ impl Declaration {
                 kind: Kind::Work,
             });
         }
-        if !self.consumes.is_empty() || !self.serves.is_empty() {
+        if self.handles() {
             specs.push(StreamSpec {
                 name: subject::lane_stream(self.service.as_str()),
                 subjects: vec![format!("{WIRE}.lane.*.{}.>", self.service)],
                 kind: Kind::Lane,
             });
+            specs.push(store_spec(&self.service));
         }
         specs.sort_by(|a, b| a.name.cmp(&b.name));
         specs.dedup();
@@ -139,6 +143,10 @@ pub enum Kind {
     Lane,
     /// Limits, without an age: a letter stays until a person ends it.
     Letters,
+    /// Limits, the newest of each subject; a record may go by itself after its time.
+    Store,
+    /// Limits, kept for its age: what the broker says of deliveries that it gave up.
+    Advisories,
 }
 
 /// A stream that must exist.
@@ -161,6 +169,14 @@ pub struct ConsumerSpec {
     pub durable: String,
     /// What it reads there.
     pub filters: Vec<String>,
+}
+
+fn store_spec(service: &Name) -> StreamSpec {
+    StreamSpec {
+        name: subject::store_stream(service.as_str()),
+        subjects: vec![format!("{WIRE}.store.*.{service}.>")],
+        kind: Kind::Store,
+    }
 }
 
 fn with_lane(region: &Name, service: &Name, consumer: &Name, main: (String, Vec<String>)) -> [ConsumerSpec; 2] {
@@ -210,6 +226,9 @@ pub fn compile(declaration: &Declaration, region: &Name) -> Permissions {
     for spec in declaration.consumers(region) {
         publish.extend(pull(&spec));
     }
+    if declaration.handles() {
+        publish.extend(own_store(region, service));
+    }
     let consumers = declaration.consumes.iter().map(|c| c.consumer.clone());
     for consumer in consumers.chain(declaration.serving().into_iter().map(worker_name)) {
         publish.push(format!("{WIRE}.lane.{region}.{service}.{consumer}.due.*"));
@@ -228,6 +247,12 @@ fn pull(spec: &ConsumerSpec) -> [String; 4] {
         format!("$JS.ACK.{stream}.{durable}.>"),
         format!("$JS.ACK.*.*.{stream}.{durable}.>"),
     ]
+}
+
+/// Its own store, to write and to read at the leader.
+fn own_store(region: &Name, service: &Name) -> [String; 2] {
+    let stream = subject::store_stream(service.as_str());
+    [format!("{WIRE}.store.{region}.{service}.>"), format!("$JS.API.STREAM.MSG.GET.{stream}")]
 }
 
 /// The subjects of NATS micro (ADR-32) that a service answers on.
@@ -292,6 +317,8 @@ mod tests {
                 "$JS.API.CONSUMER.INFO.mesh1-lane-payments.payments_charge",
                 "$JS.ACK.mesh1-lane-payments.payments_charge.>",
                 "$JS.ACK.*.*.mesh1-lane-payments.payments_charge.>",
+                "mesh1.store.local.payments.>",
+                "$JS.API.STREAM.MSG.GET.mesh1-store-payments",
                 "mesh1.lane.local.payments.charge.due.*",
                 "mesh1.lane.local.payments.charge.hold.*",
                 "mesh1.dead.local.payments.charge.*",
@@ -306,10 +333,14 @@ mod tests {
         assert_eq!(
             streams,
             [
+                "mesh1-advisory",
                 "mesh1-dead-letter",
                 "mesh1-event-orders",
+                "mesh1-job",
                 "mesh1-lane-payments",
                 "mesh1-outcome",
+                "mesh1-store-keeper",
+                "mesh1-store-payments",
                 "mesh1-work-shop-payments-v1-Payments"
             ]
         );

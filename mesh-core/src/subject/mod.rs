@@ -28,6 +28,15 @@ pub fn partition(key: &[u8]) -> u32 {
     if key.is_empty() { 0 } else { crc32fast::hash(key) % PARTITIONS }
 }
 
+/// The stream of the broker's word on deliveries that it gave up.
+pub const ADVISORY_STREAM: &str = "mesh1-advisory";
+
+/// The stream that holds what operators ordered for many letters at once.
+pub const JOB_STREAM: &str = "mesh1-job";
+
+/// The name of the service that keeps the mesh: one of its processes is active at a time.
+pub const KEEPER: &str = "keeper";
+
 /// How urgent queued work is: a token of its subject, so that each can have a consumer of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum Class {
@@ -95,6 +104,18 @@ pub fn dead_letter(region: &Name, service: &Name, consumer: &Name, id: &str) -> 
     format!("{WIRE}.dead.{region}.{service}.{consumer}.{id}")
 }
 
+/// The subject of one record in the store of a service. `key` has its own dots: `inbox.<consumer>.<id>`, `lease.<name>`.
+#[must_use]
+pub fn store(region: &Name, service: &Name, key: &str) -> String {
+    format!("{WIRE}.store.{region}.{service}.{key}")
+}
+
+/// The subject of one job: its history lies there.
+#[must_use]
+pub fn job(region: &Name, id: &str) -> String {
+    format!("{WIRE}.job.{region}.{id}")
+}
+
 /// The prefix of the inboxes of `caller`: replies go to `_INBOX.<caller>.>` and nowhere else.
 #[must_use]
 pub fn inbox_prefix(caller: &Name) -> String {
@@ -118,6 +139,12 @@ pub fn work_stream(service: &str) -> String {
 #[must_use]
 pub fn lane_stream(service: &str) -> String {
     format!("{WIRE}-lane-{service}")
+}
+
+/// The stream of a service's store.
+#[must_use]
+pub fn store_stream(service: &str) -> String {
+    format!("{WIRE}-store-{service}")
 }
 
 /// The broker's name of a consumer: unique across services.

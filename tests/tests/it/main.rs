@@ -11,6 +11,7 @@ mod interop;
 mod letters;
 mod own_contracts;
 mod shop;
+mod store;
 mod tidy;
 mod trace;
 mod verbs;

@@ -49,6 +49,7 @@ pub async fn replay(bus: &Bus, letter: &Letter, order: &Order) -> Result<Replaye
     let replayed = match letter.state {
         LetterState::Open => enter(bus, &lane, letter, order).await?,
         LetterState::Replaying => under_way(bus, &lane, letter, order).await?,
+        LetterState::Held => return Err(changed("it is held: release it first", letter)),
         LetterState::Resolved | LetterState::Discarded => return Err(ended(letter)),
     };
     send_copy(bus, &lane, letter, &replayed).await?;
@@ -62,7 +63,7 @@ pub async fn replay(bus: &Bus, letter: &Letter, order: &Order) -> Result<Replaye
 pub async fn discard(bus: &Bus, letter: &Letter, order: &Order) -> Result<(), Fault> {
     let lane = lane_of(letter)?;
     match letter.state {
-        LetterState::Open => {}
+        LetterState::Open | LetterState::Held => {}
         LetterState::Replaying => return Err(changed("its replay is under way: wait for what becomes of it", letter)),
         LetterState::Resolved | LetterState::Discarded => return Err(ended(letter)),
     }
@@ -167,7 +168,7 @@ fn travels(name: &str) -> bool {
 
 fn act(bus: &Bus, generation: u32, order: &Order) -> v1::LetterAct {
     let at_ms = bus.gate().clock().now_ms();
-    v1::LetterAct { generation, at_ms, by: order.by.clone(), why: order.why.clone() }
+    v1::LetterAct { generation, at_ms, by: order.by.clone(), why: order.why.clone(), job: String::new() }
 }
 
 fn lane_of(letter: &Letter) -> Result<Lane, Fault> {

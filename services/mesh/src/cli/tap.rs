@@ -178,6 +178,9 @@ fn letter(envelope: &Envelope) -> Value {
         Some(Record::Replaying(order)) => act("replaying", order),
         Some(Record::Resolved(order)) => act("resolved", order),
         Some(Record::Discarded(order)) => act("discarded", order),
+        Some(Record::Held(order)) => act("held", order),
+        Some(Record::Released(order)) => act("released", order),
+        Some(Record::Edited(edit)) => act("edited", edit.act.unwrap_or_default()),
         None => Value::Null,
     }
 }

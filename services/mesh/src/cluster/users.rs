@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mesh_core::fault::{Code, Effect, Fault, Reason};
 use mesh_core::policy::compile::{self, Declaration, Permissions};
-use mesh_core::subject::{self, Name};
+use mesh_core::subject::{self, KEEPER, Name};
 
 use super::keys::key_of;
 use crate::engine::{AllowResponses, UserEntry};
@@ -29,12 +29,12 @@ pub(super) struct Users {
     pub(super) seeds: BTreeMap<String, PathBuf>,
 }
 
-/// A user for each service, one for the operator and one for `mesh` itself. Seeds lie in `folder`.
+/// A user for each service, one for the operator, one for the keeper and one for `mesh` itself. Seeds lie in `folder`.
 pub(super) fn users(declarations: &[Declaration], region: &Name, folder: &Path) -> Result<Users, Fault> {
     let mut users = Users { entries: Vec::new(), seeds: BTreeMap::new() };
     for declaration in declarations {
         let service = declaration.service.as_str();
-        if [OPERATOR, MAKER].contains(&service) {
+        if [OPERATOR, MAKER, KEEPER].contains(&service) {
             let message = format!(
                 "the mesh file has a service {service:?}, which is the name of a user of mesh itself; name it otherwise"
             );
@@ -44,6 +44,7 @@ pub(super) fn users(declarations: &[Declaration], region: &Name, folder: &Path) 
     }
     users.add(OPERATOR, compile::operator(&name(OPERATOR)?), folder)?;
     users.add(MAKER, maker(&name(MAKER)?), folder)?;
+    users.add(KEEPER, compile::keeper(&name(KEEPER)?, region), folder)?;
     Ok(users)
 }
 
@@ -90,7 +91,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let declarations = [Declaration::new("orders".parse().unwrap())];
         let users = users(&declarations, &"local".parse().unwrap(), folder.path()).unwrap();
-        assert_eq!(users.seeds.keys().collect::<Vec<_>>(), ["mesh", "operator", "orders"]);
+        assert_eq!(users.seeds.keys().collect::<Vec<_>>(), ["keeper", "mesh", "operator", "orders"]);
         for entry in &users.entries {
             assert!(!entry.publish_allow.is_empty() && !entry.subscribe_allow.is_empty());
             assert!(entry.publish_allow.iter().chain(&entry.subscribe_allow).all(|subject| subject != ">"));

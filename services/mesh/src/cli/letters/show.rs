@@ -162,6 +162,9 @@ fn history_line(act: &Act) -> String {
         ActKind::Replayed => "replayed",
         ActKind::Resolved => "resolved",
         ActKind::Discarded => "discarded",
+        ActKind::Held => "held",
+        ActKind::Released => "released",
+        ActKind::Edited => "edited",
     };
     let why = if act.why.is_empty() { String::new() } else { format!(": {}", act.why) };
     format!("{}  generation {}  {what} by {}{why}", text::moment(act.at_ms), act.generation, act.by)
@@ -174,6 +177,9 @@ fn next(letter: &Letter) -> Vec<String> {
     match letter.state {
         LetterState::Resolved => vec!["nothing: its replay was handled".into()],
         LetterState::Discarded => vec!["nothing: it was given up".into()],
+        LetterState::Held => {
+            vec!["open it again when it may be replayed:".into(), format!("mesh dead-letter release {id} --why '…'")]
+        }
         LetterState::Replaying => vec![
             "wait for its consumer, then look again:".into(),
             format!("mesh dead-letter show {id}"),

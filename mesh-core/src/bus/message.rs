@@ -1,0 +1,80 @@
+//! One stored message, read at its stream's leader.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    self,
+    message::StreamMessage,
+    stream::{RawMessageError, RawMessageErrorKind},
+};
+
+use super::Bus;
+use crate::{
+    envelope::Delivery,
+    fault::{Code, Effect, Fault, Reason},
+    gate::{Raw, Unopened},
+};
+
+/// JetStream's codes for "there is no such message" and "there is no such stream".
+const MISSING: [u64; 2] = [10037, 10059];
+/// How long one answer may take.
+const ANSWER: Duration = Duration::from_secs(5);
+
+impl Bus {
+    /// The last message on a subject of a stream. `None`: there is none, or no such stream.
+    ///
+    /// # Errors
+    /// The broker can't be reached, or this identity may not read the stream.
+    pub async fn last_on(&self, stream: &str, subject: &str) -> Result<Option<Unopened>, Fault> {
+        let handle = self.stream_handle(stream).await?;
+        let read = tokio::time::timeout(ANSWER, handle.get_last_raw_message_by_subject(subject)).await;
+        found(stream, read)
+    }
+
+    /// The message at a sequence of a stream. `None`: it is not there (any more), or no such stream.
+    ///
+    /// # Errors
+    /// The broker can't be reached, or this identity may not read the stream.
+    pub async fn message_at(&self, stream: &str, sequence: u64) -> Result<Option<Unopened>, Fault> {
+        let handle = self.stream_handle(stream).await?;
+        let read = tokio::time::timeout(ANSWER, handle.get_raw_message(sequence)).await;
+        found(stream, read)
+    }
+
+    async fn stream_handle(&self, stream: &str) -> Result<jetstream::stream::Stream<()>, Fault> {
+        let context = jetstream::new(self.0.client.clone());
+        context.get_stream_no_info(stream).await.map_err(|error| unreadable(stream, &error.to_string()))
+    }
+}
+
+type Read = Result<Result<StreamMessage, RawMessageError>, tokio::time::error::Elapsed>;
+
+fn found(stream: &str, read: Read) -> Result<Option<Unopened>, Fault> {
+    let error = match read {
+        Ok(Ok(message)) => return Ok(Some(opened(stream, message))),
+        Ok(Err(error)) => error,
+        Err(_) => return Err(unreadable(stream, "no answer came in time")),
+    };
+    match error.kind() {
+        RawMessageErrorKind::NoMessageFound => Ok(None),
+        RawMessageErrorKind::JetStream(inner) if MISSING.contains(&inner.error_code().0) => Ok(None),
+        _ => Err(unreadable(stream, &error.to_string())),
+    }
+}
+
+fn opened(stream: &str, message: StreamMessage) -> Unopened {
+    let stored_at_ms = i64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+    let delivery = Delivery { stream: stream.to_owned(), sequence: message.sequence, deliveries: 0, stored_at_ms };
+    Unopened::new(Raw {
+        subject: message.subject.into_string(),
+        reply: None,
+        headers: super::convert::header_list(message.headers),
+        payload: message.payload,
+        delivery: Some(delivery),
+    })
+}
+
+fn unreadable(stream: &str, why: &str) -> Fault {
+    let message = format!("the stream {stream:?} can't be read: {why}");
+    Fault::new(Code::Unavailable, Effect::None, Reason::BusUnavailable, message)
+}

@@ -1,0 +1,116 @@
+//! Small shared state of one service: a record for each key, in a stream of the service's own.
+//!
+//! What holds here: every decision is a write that the broker takes only if nobody else wrote meanwhile
+//! (`Nats-Expected-Last-Subject-Sequence`). A read tells what to try next and decides nothing. Records may be given a time
+//! after which the broker forgets them (`Nats-TTL`, whole seconds), so that no clock of ours is compared with another's.
+
+mod lease;
+
+use std::{borrow::Cow, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{
+    bus::{Bus, PublishError},
+    fault::Fault,
+    subject::{self, Name},
+};
+
+pub use lease::{Held, Lease, LeaseSettings};
+
+const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
+const TTL: &str = "Nats-TTL";
+
+/// The store of one service.
+#[derive(Debug, Clone)]
+pub struct Store {
+    bus: Bus,
+    region: Name,
+    service: Name,
+    stream: String,
+}
+
+/// A record as it was last written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// What was written.
+    pub value: Bytes,
+    /// What the next writer must name.
+    pub revision: u64,
+}
+
+/// How a write ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// It is there, at this revision.
+    At(u64),
+    /// Somebody else wrote since the revision that the writer named: nothing was written.
+    Conflict,
+}
+
+impl Store {
+    /// The store of the service that `bus` is connected as.
+    #[must_use]
+    pub fn own(bus: &Bus) -> Store {
+        let identity = bus.gate().identity();
+        Store::new(bus, identity.region().clone(), identity.service().clone())
+    }
+
+    /// The store of a service.
+    #[must_use]
+    pub fn new(bus: &Bus, region: Name, service: Name) -> Store {
+        let stream = subject::store_stream(service.as_str());
+        Store { bus: bus.clone(), region, service, stream }
+    }
+
+    /// The record of a key (`<kind>.<…>`, tokens of a subject). `None`: there is none.
+    ///
+    /// # Errors
+    /// The broker can't be reached, or this identity may not read.
+    pub async fn get(&self, key: &str) -> Result<Option<Entry>, Fault> {
+        let subject = self.subject(key);
+        let message = self.bus.last_on(&self.stream, &subject).await?;
+        Ok(message.and_then(|message| {
+            let envelope = message.open().envelope;
+            let revision = envelope.delivery.map(|delivery| delivery.sequence)?;
+            Some(Entry { value: envelope.payload, revision })
+        }))
+    }
+
+    /// Writes a record if its last revision is `expected` (0: there is none). With `ttl` (whole seconds, at least one) the
+    /// broker forgets it by itself.
+    ///
+    /// `value` must differ from what anybody else would write (it names its writer and the moment), so that a write whose
+    /// acknowledgement was lost is recognised as one's own.
+    ///
+    /// # Errors
+    /// The broker has not confirmed it: it may have been written all the same ([`PublishError::is_unknown`]).
+    pub async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: u64,
+        ttl: Option<Duration>,
+    ) -> Result<Written, PublishError> {
+        let mut headers = vec![(Cow::Borrowed(EXPECTED_LAST), expected.to_string())];
+        headers.extend(ttl.map(|ttl| (Cow::Borrowed(TTL), format!("{}s", ttl.as_secs().max(1)))));
+        let sealed = self.bus.gate().seal_own(self.subject(key), headers, value.clone());
+        match self.bus.publish(&self.stream, sealed).await {
+            Ok(stored) => Ok(Written::At(stored.sequence)),
+            Err(error) if error.is_conflict() => Ok(self.ours_after_all(key, &value).await),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A first try whose acknowledgement was lost makes the second one a conflict with ourselves.
+    async fn ours_after_all(&self, key: &str, value: &Bytes) -> Written {
+        match self.get(key).await {
+            Ok(Some(entry)) if entry.value == *value => Written::At(entry.revision),
+            _ => Written::Conflict,
+        }
+    }
+
+    fn subject(&self, key: &str) -> String {
+        subject::store(&self.region, &self.service, key)
+    }
+}
