@@ -2,6 +2,7 @@
 
 mod deadline;
 mod tasks;
+pub mod watchdog;
 
 use std::{
     fmt,

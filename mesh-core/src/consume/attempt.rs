@@ -8,7 +8,7 @@ use mesh_proto::v1;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::{feed::InHand, lease::Lease, worker::Worker};
+use super::{feed::InHand, inbox::Trial, lease::Lease, worker::Worker};
 use crate::{
     contract::{Context, Facts},
     delayed::{attempts_of, stored_at},
@@ -25,19 +25,23 @@ pub(super) enum Ended {
     Done(Bytes),
     /// It was answered with no: done as well.
     Refused(Fault),
-    /// Again after the delay.
-    Again { delay: Duration, attempt: u32 },
+    /// Again, when it is due (Unix milliseconds).
+    Again { due_ms: i64, attempt: u32 },
     /// To the letters.
     DeadLetter(Fault),
     /// Back to the broker, as if it had not been begun.
     HandedBack,
+    /// A later copy of it is at work, or it was settled before: only the ack is missing.
+    Overtaken,
+    /// Another process went on with it while this one was silent, and settles it.
+    TakenOver,
 }
 
 impl Worker {
     /// Handles one delivery: permit, gate, limits, handler, verdict, settlement.
     pub(super) async fn attempt(self: Arc<Self>, delivery: Unopened, reply: Arc<str>, lease: Lease, _here: InHand) {
         let Some(_permit) = self.place().await else {
-            self.release(&reply).await;
+            Box::pin(self.hand_over_back(&delivery.open().envelope, &reply)).await;
             return;
         };
         let in_flight = self.metrics.begin();
@@ -55,7 +59,7 @@ impl Worker {
             let mut attempts = attempts_of(&envelope);
             let ended = match refusal {
                 Some(refusal) => Ended::DeadLetter(refusal),
-                None => self.try_once(&envelope, &mut attempts, trace).await,
+                None => self.run(&envelope, &mut attempts, (trace, &lease)).await,
             };
             self.settle(&envelope, &reply, (ended, attempts), started).await;
         }
@@ -80,17 +84,30 @@ impl Worker {
         Some(permit)
     }
 
-    async fn try_once(&self, envelope: &Envelope, attempts: &mut v1::Attempts, trace: TraceContext) -> Ended {
+    /// The limits, what is remembered of it, the handler.
+    async fn run(&self, envelope: &Envelope, attempts: &mut v1::Attempts, about: (TraceContext, &Lease)) -> Ended {
+        let (trace, lease) = about;
         if let Some(fault) = self.over_its_limits(envelope) {
             return Ended::DeadLetter(fault);
         }
+        if self.is_remembered(envelope) {
+            return Box::pin(self.try_remembered(Trial { envelope, attempts, trace, lease })).await;
+        }
+        let _beside = self.quarantine.beside().await;
+        self.try_once(Trial { envelope, attempts, trace, lease }).await
+    }
+
+    pub(super) async fn try_once(&self, trial: Trial<'_>) -> Ended {
+        let Trial { envelope, attempts, trace, lease } = trial;
         let clock = self.bus.gate().clock();
         let (started_at_ms, started) = (clock.now_ms(), Instant::now());
+        let at_work = lease.begin(self.settings.handler_limit);
         let handled = tokio::select! {
             biased;
             handled = self.handle(envelope, trace) => handled,
             () = self.abort.stopped() => return Ended::HandedBack,
         };
+        drop(at_work);
         let fault = match handled {
             Ok(reply) => return Ended::Done(reply),
             Err(fault) => self.signed(fault, envelope),
@@ -159,7 +176,10 @@ impl Worker {
             // An event has no requester to whom a no could go: it is a refusal like others.
             Verdict::Answered if self.work.operation(envelope).is_none() => Ended::DeadLetter(fault),
             Verdict::Answered => Ended::Refused(fault),
-            Verdict::Delay { delay, attempt } => Ended::Again { delay, attempt },
+            Verdict::Delay { delay, attempt } => {
+                let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+                Ended::Again { due_ms: clock.now_ms().saturating_add(delay_ms), attempt }
+            }
             Verdict::DeadLetter(why) => Ended::DeadLetter(explained(fault, why)),
         }
     }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::sync::Notify;
 
 use super::worker::Worker;
@@ -105,10 +106,10 @@ impl Worker {
 
     /// What came after the stop goes back to the broker at once.
     async fn hand_back(&self, pull: Pull) {
-        for delivery in pull.close().await {
-            if let Some(reply) = delivery.reply() {
-                self.release(reply).await;
-            }
-        }
+        let left = pull.close().await.into_iter().filter_map(|delivery| {
+            let reply = delivery.reply()?.to_owned();
+            Some(async move { self.hand_over_back(&delivery.open().envelope, &reply).await })
+        });
+        join_all(left).await;
     }
 }

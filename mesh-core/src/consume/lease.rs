@@ -9,11 +9,17 @@ use std::{
     time::Duration,
 };
 
+/// The time that passes whatever the runtime does: it is what a watchdog goes by.
+type WallInstant = std::time::Instant;
+
 use tokio::time::Instant;
 
 use crate::{
     bus::{Ack, Bus},
-    clock::TaskScope,
+    clock::{
+        TaskScope,
+        watchdog::{self, Look},
+    },
 };
 
 #[derive(Default)]
@@ -25,6 +31,17 @@ struct Held {
 struct Held1 {
     reply: Arc<str>,
     renewed: Instant,
+    /// When its handler must have ended or yielded; `None`: no handler runs.
+    overdue: Option<WallInstant>,
+}
+
+/// A handler at work under a lease, until it is dropped.
+pub(super) struct AtWork<'a>(&'a Lease);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.set_overdue(None);
+    }
 }
 
 /// The leases of one worker.
@@ -43,7 +60,44 @@ impl Drop for Lease {
     }
 }
 
+impl Lease {
+    /// Says that the handler begins, which yields or ends within `limit`.
+    pub(super) fn begin(&self, limit: Duration) -> AtWork<'_> {
+        self.set_overdue(Some(WallInstant::now() + limit + (limit / 4).max(LEAST_GRACE)));
+        AtWork(self)
+    }
+
+    fn set_overdue(&self, overdue: Option<WallInstant>) {
+        if let Some(held) = self.leases.lock().get_mut(&self.id) {
+            held.overdue = overdue;
+        }
+    }
+}
+
+/// A handler that yields is cancelled at its limit. So much later one that has not ended is known to hold a core.
+const LEAST_GRACE: Duration = Duration::from_secs(1);
+
 impl Leases {
+    /// Ends the process when a handler holds a core past its limit, from a thread of its own.
+    pub(super) fn watch_over(&self) {
+        let leases = Arc::downgrade(&self.0);
+        let look = move || match leases.upgrade() {
+            Some(held) => Leases(held).overdue(),
+            None => Look::Over,
+        };
+        if let Err(error) = watchdog::watch(look) {
+            tracing::error!(%error, "no thread for the watchdog: a handler that never yields will not be noticed");
+        }
+    }
+
+    fn overdue(&self) -> Look {
+        let now = WallInstant::now();
+        let leases = self.lock();
+        let overdue = leases.values().find(|held| held.overdue.is_some_and(|overdue| overdue < now));
+        // Its ack's subject names stream, consumer and sequence.
+        overdue.map_or(Look::Fine, |held| Look::Overdue(held.reply.to_string()))
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Held1>> {
         self.0.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -51,7 +105,7 @@ impl Leases {
     /// Holds the lease of a delivery that came just now.
     pub(super) fn hold(&self, reply: Arc<str>) -> Lease {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
-        self.lock().insert(id, Held1 { reply, renewed: Instant::now() });
+        self.lock().insert(id, Held1 { reply, renewed: Instant::now(), overdue: None });
         Lease { leases: self.clone(), id }
     }
 

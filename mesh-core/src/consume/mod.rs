@@ -6,7 +6,9 @@
 
 mod attempt;
 mod feed;
+mod inbox;
 mod lease;
+mod quarantine;
 mod settle;
 mod work;
 mod worker;
@@ -15,12 +17,13 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     contract::admission::{Admission, Open},
-    policy::retry::RetryRule,
+    policy::{inbox::InboxRule, retry::RetryRule},
 };
 
+pub use quarantine::Quarantine;
 pub use work::{EventWork, ServiceWork, Work};
 pub(crate) use worker::DRAIN_GRACE;
-pub use worker::Worker;
+pub use worker::{Home, Worker};
 
 /// The limits of one consumer.
 #[derive(Clone)]
@@ -35,6 +38,12 @@ pub struct ConsumerSettings {
     pub ack_wait: Duration,
     /// Whether and when a failed attempt is made again.
     pub retry: RetryRule,
+    /// How long it is remembered that a message was done (whole seconds), so that one that comes again is not done again.
+    /// It costs two durable writes for each message. `None`: only what the broker delivered before is looked up, and what
+    /// may not be repeated blindly.
+    pub inbox: Option<Duration>,
+    /// How often a message may be started without a word of its end.
+    pub inbox_rule: InboxRule,
     /// Asked before anything is fetched or begun.
     pub admission: Arc<dyn Admission>,
 }
@@ -47,6 +56,8 @@ impl Default for ConsumerSettings {
             handler_limit: Duration::from_secs(300),
             ack_wait: Duration::from_secs(30),
             retry: RetryRule::default(),
+            inbox: None,
+            inbox_rule: InboxRule::default(),
             admission: Arc::new(Open),
         }
     }

@@ -12,16 +12,11 @@ use tokio::time::Instant;
 
 use super::{attempt::Ended, worker::Worker};
 use crate::{
-    bus::{Ack, PublishError},
-    dead_letter, delayed,
-    envelope::Envelope,
-    fault::Fault,
-    subject::OUTCOME_STREAM,
-    telemetry::metrics::How,
+    bus::Ack, dead_letter, delayed, envelope::Envelope, fault::Fault, subject::OUTCOME_STREAM, telemetry::metrics::How,
 };
 
 /// The delivery was given up by a drain: it is not settled.
-struct GivenUp;
+pub(super) struct GivenUp;
 
 impl Worker {
     pub(super) async fn settle(
@@ -35,20 +30,23 @@ impl Worker {
         // What is rare stands on the heap: an attempt's future stays small.
         let (how, handed_over) = match ended {
             Ended::HandedBack => (How::Release, Err(GivenUp)),
+            Ended::Overtaken => (How::Accept, Ok(())),
+            // Whoever has it now settles it.
+            Ended::TakenOver => return,
             Ended::Done(_) if !self.has_successor(envelope) => (How::Accept, Ok(())),
             Ended::Done(bytes) => (How::Accept, Box::pin(self.done(envelope, v1::outcome::End::Reply(bytes))).await),
             Ended::Refused(fault) => {
                 (How::Accept, Box::pin(self.done(envelope, v1::outcome::End::Refused((&fault).into()))).await)
             }
-            Ended::Again { delay, attempt } => {
-                (How::Delay, Box::pin(self.again(envelope, delay, attempt, &attempts)).await)
+            Ended::Again { due_ms, attempt } => {
+                (How::Delay, Box::pin(self.again(envelope, (attempt, due_ms), &attempts)).await)
             }
             Ended::DeadLetter(fault) => (How::DeadLetter, Box::pin(self.dead_letter(envelope, &fault, attempts)).await),
         };
         let settled = match handed_over {
             Ok(()) => self.bus.ack(reply, Ack::Accept).await,
             Err(GivenUp) => {
-                self.release(reply).await;
+                Box::pin(self.hand_over_back(envelope, reply)).await;
                 Ok(())
             }
         };
@@ -59,8 +57,14 @@ impl Worker {
         self.metrics.settled(how, started.elapsed());
     }
 
+    /// Hands a delivery back and remembers that, so that nobody suspects it of having ended this process.
+    pub(super) async fn hand_over_back(&self, envelope: &Envelope, reply: &str) {
+        self.remember_handed_back(envelope).await;
+        self.release(reply).await;
+    }
+
     /// Hands a delivery back: it is delivered again at once, to whoever asks, with the same attempt.
-    pub(super) async fn release(&self, reply: &str) {
+    async fn release(&self, reply: &str) {
         if let Err(error) = self.bus.ack(reply, Ack::Release).await {
             tracing::debug!(%error, "a delivery was not handed back; its lease will run out");
         }
@@ -94,16 +98,9 @@ impl Worker {
         self.until_confirmed("an outcome", || self.bus.publish(OUTCOME_STREAM, sealed.clone())).await.map(drop)
     }
 
-    async fn again(
-        &self,
-        envelope: &Envelope,
-        delay: Duration,
-        attempt: u32,
-        attempts: &v1::Attempts,
-    ) -> Result<(), GivenUp> {
-        let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
-        let due_ms = self.bus.gate().clock().now_ms().saturating_add(delay_ms);
-        let put_aside = || delayed::delay(&self.bus, &self.lane, envelope, (attempt, due_ms), attempts);
+    /// `next`: the number of the next attempt, and when it is due.
+    async fn again(&self, envelope: &Envelope, next: (u32, i64), attempts: &v1::Attempts) -> Result<(), GivenUp> {
+        let put_aside = || delayed::delay(&self.bus, &self.lane, envelope, next, attempts);
         self.until_confirmed("a delayed copy", put_aside).await
     }
 
@@ -125,10 +122,11 @@ impl Worker {
     }
 
     /// Tries until the broker confirms it, or until the time to drain is over.
-    async fn until_confirmed<T, F, Fut>(&self, what: &str, publish: F) -> Result<T, GivenUp>
+    pub(super) async fn until_confirmed<T, E, F, Fut>(&self, what: &str, publish: F) -> Result<T, GivenUp>
     where
+        E: std::fmt::Display,
         F: Fn() -> Fut,
-        Fut: Future<Output = Result<T, PublishError>>,
+        Fut: Future<Output = Result<T, E>>,
     {
         let mut delays = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(100))

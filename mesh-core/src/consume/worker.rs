@@ -4,18 +4,33 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
-use super::{ConsumerSettings, lease::Leases, work::Work};
-use crate::{bus::Bus, clock::TaskScope, delayed::Lane, fault::Fault, telemetry::metrics::ConsumerMetrics};
+use super::{ConsumerSettings, lease::Leases, quarantine::Quarantine, work::Work};
+use crate::{
+    bus::Bus, clock::TaskScope, delayed::Lane, fault::Fault, store::Store, telemetry::metrics::ConsumerMetrics,
+};
+
+/// What all consumers of one process share.
+#[derive(Debug, Clone, Default)]
+pub struct Home {
+    /// The parent of their tasks: stopped when the service drains.
+    pub scope: TaskScope,
+    /// Stopped when the time to drain is over.
+    pub abort: TaskScope,
+    /// Who runs beside whom.
+    pub quarantine: Quarantine,
+}
 
 /// What the tasks of one consumer share.
 pub struct Worker {
     pub(super) bus: Bus,
+    pub(super) store: Store,
     pub(super) lane: Lane,
     pub(super) settings: ConsumerSettings,
     pub(super) work: Arc<dyn Work>,
     pub(super) metrics: ConsumerMetrics,
     pub(super) permits: Arc<Semaphore>,
     pub(super) leases: Leases,
+    pub(super) quarantine: Quarantine,
     /// Stops when the service drains: nothing new is begun.
     pub(super) scope: TaskScope,
     /// Stops when the time to drain is over: what still runs is given up and handed back.
@@ -26,26 +41,28 @@ pub struct Worker {
 pub(crate) const DRAIN_GRACE: Duration = Duration::from_secs(20);
 
 impl Worker {
-    /// A consumer that is not at work yet. `scope` is its tasks' parent.
+    /// A consumer that is not at work yet.
     #[must_use]
     pub fn new(
         bus: &Bus,
         lane: Lane,
         settings: ConsumerSettings,
         work: Arc<dyn Work>,
-        about: (ConsumerMetrics, &TaskScope, &TaskScope),
+        about: (ConsumerMetrics, &Home),
     ) -> Arc<Worker> {
-        let (metrics, scope, abort) = about;
+        let (metrics, home) = about;
         Arc::new(Worker {
             bus: bus.clone(),
+            store: Store::own(bus),
             lane,
             permits: Arc::new(Semaphore::new(settings.concurrency.max(1))),
             settings,
             work,
             metrics,
             leases: Leases::default(),
-            scope: scope.clone(),
-            abort: abort.clone(),
+            quarantine: home.quarantine.clone(),
+            scope: home.scope.clone(),
+            abort: home.abort.clone(),
         })
     }
 
@@ -60,6 +77,7 @@ impl Worker {
         // The leases outlive the scope's stop: what runs on while the service drains keeps its lease.
         let renewing = self.leases.clone().renew(self.bus.clone(), self.settings.ack_wait, self.abort.clone());
         self.abort.spawn(renewing);
+        self.leases.watch_over();
         self.scope.spawn(Arc::clone(&self).feed(main));
         self.scope.spawn(Arc::clone(&self).feed(lane));
         Ok(())

@@ -49,6 +49,14 @@ impl<E: Event> ConsumerBuilder<E> {
         self
     }
 
+    /// Remembers for `horizon` (whole seconds) that an event was handled, so that one that comes again is not handled again,
+    /// whatever crashed. It costs two durable writes for each event. Default: not remembered; an event may come again after
+    /// a crash, and the handler must bear it.
+    pub fn inbox(mut self, horizon: Duration) -> ConsumerBuilder<E> {
+        self.settings.inbox = Some(horizon);
+        self
+    }
+
     /// All settings at once.
     pub fn settings(mut self, settings: ConsumerSettings) -> ConsumerBuilder<E> {
         self.settings = settings;
@@ -68,7 +76,7 @@ impl<E: Event> ConsumerBuilder<E> {
         };
         let work = Arc::new(EventWork::<E, _>::new(handler));
         let inner = &*self.mesh.0;
-        let about = (inner.metrics.consumer(&self.name), &inner.scope, &inner.abort);
+        let about = (inner.metrics.consumer(&self.name), &inner.home);
         let stream = subject::event_stream(E::PRODUCER);
         Worker::new(&inner.bus, lane, self.settings, work, about).start(&stream).await
     }

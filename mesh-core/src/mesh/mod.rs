@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     bus::Bus,
-    clock::TaskScope,
+    consume::Home,
     contract::{Event, Operation, Service},
     identity::Identity,
     publish::Publisher,
@@ -30,10 +30,8 @@ struct Inner {
     bus: Bus,
     metrics: Metrics,
     discovery: Arc<Discovery>,
-    /// The tasks that serve and consume. Stopped when the service drains.
-    scope: TaskScope,
-    /// Stopped when the time to drain is over.
-    abort: TaskScope,
+    /// The tasks that serve and consume.
+    home: Home,
 }
 
 impl Mesh {
@@ -44,7 +42,7 @@ impl Mesh {
 
     fn new(bus: Bus, metrics: Metrics) -> Mesh {
         let discovery = Discovery::new(&bus);
-        Mesh(Arc::new(Inner { bus, metrics, discovery, scope: TaskScope::new(), abort: TaskScope::new() }))
+        Mesh(Arc::new(Inner { bus, metrics, discovery, home: Home::default() }))
     }
 
     /// Publishes events of one type.
@@ -96,7 +94,8 @@ impl Mesh {
     /// Takes nothing new, lets what runs come to its end, hands back what does not within the grace, and closes the
     /// connection. Nothing is lost, no attempt is spent.
     pub async fn drain(&self) {
-        let Inner { bus, scope, abort, .. } = &*self.0;
+        let Inner { bus, home, .. } = &*self.0;
+        let Home { scope, abort, .. } = home;
         scope.stop();
         let grace = crate::consume::DRAIN_GRACE;
         if tokio::time::timeout(grace, scope.idle()).await.is_err() {

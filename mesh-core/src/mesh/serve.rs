@@ -83,7 +83,7 @@ impl ServeBuilder {
                 &inner.bus,
                 Arc::clone(&self.service),
                 &self.responder,
-                (&inner.metrics, &inner.scope, &inner.discovery),
+                (&inner.metrics, &inner.home.scope, &inner.discovery),
             )
             .await?;
         }
@@ -92,7 +92,7 @@ impl ServeBuilder {
             let consumer = worker_name(self.service.name());
             let lane = Lane { region: identity.region().clone(), service: identity.service().clone(), consumer };
             let stream = subject::work_stream(self.service.name());
-            let about = (inner.metrics.consumer(lane.consumer.as_str()), &inner.scope, &inner.abort);
+            let about = (inner.metrics.consumer(lane.consumer.as_str()), &inner.home);
             let work = Arc::new(ServiceWork::new(self.service));
             Worker::new(&inner.bus, lane, self.settings, work, about).start(&stream).await?;
         }

@@ -7,6 +7,7 @@ mod bad_input;
 mod command_line;
 mod compose;
 mod demo;
+mod inbox;
 mod interop;
 mod letters;
 mod own_contracts;

@@ -233,7 +233,7 @@ fn what_one_place_does_no_other_place_does() {
         (&["tokio", "task", "spawn_blocking"], &["clock/tasks.rs"]),
         (&["tokio", "task", "JoinSet"], &["clock/tasks.rs"]),
         (&["tokio_util", "task"], &["clock/tasks.rs"]),
-        (&["std", "thread"], &["clock/tasks.rs"]),
+        (&["std", "thread"], &["clock/tasks.rs", "clock/watchdog.rs"]),
         (&["std", "env"], &["config/environment.rs"]),
         (&["opentelemetry_otlp"], &["telemetry/"]),
     ];

@@ -1,0 +1,306 @@
+//! What is remembered of a message, so that work that was done is not done again and a message that ends its process is
+//! found out.
+//!
+//! Three kinds of deliveries are remembered: all of a consumer that asked for it, all whose contract forbids to repeat them
+//! blindly and all replays; and of the rest those that the broker delivered before without hearing what became of them.
+//! The record is written before the handler starts and again before what came of it is carried out, each time only if
+//! nobody else wrote meanwhile. A first delivery of the rest costs nothing.
+
+use std::time::Duration;
+
+use mesh_proto::v1::{
+    self, InboxRecord,
+    inbox_record::{Again, End, State},
+};
+use prost::Message as _;
+use tokio::time::timeout;
+
+use super::{
+    attempt::Ended,
+    lease::Lease,
+    quarantine::{PATIENCE, Place},
+    settle::GivenUp,
+    worker::Worker,
+};
+use crate::{
+    dead_letter::letter_id,
+    envelope::{Delivery, Envelope, TraceContext},
+    fault::{Code, Effect, Fault, Reason},
+    policy::inbox::{self, Begin, Now, Start},
+    store::Written,
+};
+
+/// How long what is remembered of a suspect or of a replay is kept.
+const HORIZON: Duration = Duration::from_secs(24 * 3600);
+/// How long a drain may take to write down that a delivery was handed back. Without it the delivery is a suspect.
+const HAND_BACK_LIMIT: Duration = Duration::from_secs(2);
+
+/// One attempt at a delivery that is remembered.
+pub(super) struct Trial<'a> {
+    pub(super) envelope: &'a Envelope,
+    pub(super) attempts: &'a mut v1::Attempts,
+    pub(super) trace: TraceContext,
+    pub(super) lease: &'a Lease,
+}
+
+impl Trial<'_> {
+    fn again(&mut self) -> Trial<'_> {
+        Trial { envelope: self.envelope, attempts: self.attempts, trace: self.trace, lease: self.lease }
+    }
+}
+
+/// A record that this process wrote.
+struct Mine {
+    key: String,
+    record: InboxRecord,
+    revision: u64,
+}
+
+type Found = Option<(InboxRecord, u64)>;
+
+impl Worker {
+    /// Whether something is to be remembered, or may have been, of this delivery.
+    pub(super) fn is_remembered(&self, envelope: &Envelope) -> bool {
+        deliveries(envelope) > 1 || self.is_always_remembered(envelope)
+    }
+
+    fn is_always_remembered(&self, envelope: &Envelope) -> bool {
+        let is_replay = envelope.note.lane.as_ref().is_some_and(|lane| lane.letter.is_some());
+        self.settings.inbox.is_some() || is_replay || !self.work.repeat(envelope).is_safe_when_unknown()
+    }
+
+    /// Runs the handler unless what is remembered says otherwise, and remembers what came of it.
+    pub(super) async fn try_remembered(&self, mut trial: Trial<'_>) -> Ended {
+        let envelope = trial.envelope;
+        let Some(delivery) = &envelope.delivery else { return self.try_beside(trial).await };
+        let key = self.inbox_key(envelope);
+        // A first delivery is tried without a look: if something is there, the write says so.
+        let mut found = None;
+        if deliveries(envelope) > 1 {
+            found = match self.recall(&key).await {
+                Ok(found) => found,
+                Err(GivenUp) => return Ended::HandedBack,
+            };
+        }
+        loop {
+            let record = found.as_ref().map(|(record, _)| record);
+            let revision = found.as_ref().map_or(0, |(_, revision)| *revision);
+            let start = match inbox::begin(&self.settings.inbox_rule, record, &self.now(envelope, delivery)) {
+                Begin::Overtaken => return Ended::Overtaken,
+                Begin::Ended => return repeated(record, trial.attempts),
+                Begin::Park => return self.conclude(&key, found, trial, Ended::DeadLetter(parked())).await,
+                Begin::TooOften { starts } => {
+                    return self.conclude(&key, found, trial, Ended::DeadLetter(ends_its_process(starts))).await;
+                }
+                Begin::Start(start) => start,
+            };
+            if !start.suspect && !self.is_always_remembered(envelope) {
+                return self.try_beside(trial).await;
+            }
+            let place = if start.suspect { self.quarantine.alone().await } else { self.quarantine.beside().await };
+            let record = self.begun(envelope, start, place.is_alone());
+            match self.write(&key, &record, revision).await {
+                Ok(Written::At(revision)) => {
+                    let mine = Mine { key, record, revision };
+                    return self.try_written_down(&mut trial, place, mine).await;
+                }
+                Ok(Written::Conflict) => {}
+                Err(GivenUp) => return Ended::HandedBack,
+            }
+            drop(place);
+            found = match self.recall(&key).await {
+                Ok(found) => found,
+                Err(GivenUp) => return Ended::HandedBack,
+            };
+        }
+    }
+
+    async fn try_beside(&self, trial: Trial<'_>) -> Ended {
+        let _beside = self.quarantine.beside().await;
+        self.try_once(trial).await
+    }
+
+    async fn try_written_down(&self, trial: &mut Trial<'_>, place: Place<'_>, mut mine: Mine) -> Ended {
+        let handling = self.try_once(trial.again());
+        let ended = match place {
+            Place::Beside(_) => handling.await,
+            Place::Alone(alone) => {
+                tokio::pin!(handling);
+                match timeout(PATIENCE, &mut handling).await {
+                    Ok(ended) => ended,
+                    Err(_) => {
+                        // Others need not wait any longer. From now on any of them may be the cause of an end.
+                        let open = async {
+                            self.no_longer_alone(&mut mine).await;
+                            alone.downgrade()
+                        };
+                        tokio::join!(handling, open).0
+                    }
+                }
+            }
+        };
+        self.remember(mine, trial, ended).await
+    }
+
+    async fn no_longer_alone(&self, mine: &mut Mine) {
+        mine.record.alone = false;
+        mine.record.by = self.signature();
+        if let Ok(Written::At(revision)) = self.write(&mine.key, &mine.record, mine.revision).await {
+            mine.revision = revision;
+        }
+    }
+
+    /// Writes down what came of it, before it is carried out.
+    async fn remember(&self, mut mine: Mine, trial: &mut Trial<'_>, ended: Ended) -> Ended {
+        let safe = self.work.repeat(trial.envelope).is_safe_when_unknown();
+        match end_of(&ended) {
+            Some(end) => {
+                mine.record.end = Some(end);
+                mine.record.set_state(State::Ended);
+                mine.record.attempts = Some(trial.attempts.clone());
+            }
+            // Given up in the middle: whether it acted is unknown. The record stays as it is, and the next one parks it.
+            None if !safe => return ended,
+            None => {
+                mine.record.set_state(State::HandedBack);
+                mine.record.deliveries = deliveries(trial.envelope);
+            }
+        }
+        mine.record.by = self.signature();
+        match self.write(&mine.key, &mine.record, mine.revision).await {
+            Ok(Written::At(_)) => ended,
+            // Its lease had run out and another process went on with it: that one settles it.
+            Ok(Written::Conflict) => Ended::TakenOver,
+            Err(GivenUp) => Ended::HandedBack,
+        }
+    }
+
+    /// Ends a delivery whose handler is not started.
+    async fn conclude(&self, key: &str, found: Found, trial: Trial<'_>, ended: Ended) -> Ended {
+        let Some((record, revision)) = found else { return ended };
+        let mine = Mine { key: key.to_owned(), record, revision };
+        let mut trial = trial;
+        self.remember(mine, &mut trial, ended).await
+    }
+
+    /// Remembers that a delivery goes back as it came, so that whoever gets it next does not suspect it.
+    pub(super) async fn remember_handed_back(&self, envelope: &Envelope) {
+        let Some(delivery) = &envelope.delivery else { return };
+        let key = self.inbox_key(envelope);
+        let fresh = Start { suspect: false, ended_alone: 0, ended_beside: 0 };
+        let mut record = self.begun(envelope, fresh, false);
+        record.set_state(State::HandedBack);
+        record.deliveries = delivery.deliveries;
+        let written = async {
+            let first = self.store.put(&key, record.encode_to_vec().into(), 0, Some(HORIZON)).await;
+            if !matches!(first, Ok(Written::Conflict)) {
+                return;
+            }
+            let Ok(Some(entry)) = self.store.get(&key).await else { return };
+            let Ok(before) = InboxRecord::decode(entry.value) else { return };
+            let same = before.stream == record.stream && before.sequence == record.sequence;
+            if same && before.state() == State::HandedBack {
+                (record.ended_alone, record.ended_beside) = (before.ended_alone, before.ended_beside);
+                // Without it the delivery is looked at alone, which costs time and nothing else.
+                let _ = self.store.put(&key, record.encode_to_vec().into(), entry.revision, Some(HORIZON)).await;
+            }
+        };
+        let _ = timeout(HAND_BACK_LIMIT, written).await;
+    }
+
+    async fn recall(&self, key: &str) -> Result<Found, GivenUp> {
+        let entry = self.until_confirmed("what is remembered of a delivery", || self.store.get(key)).await?;
+        Ok(entry.and_then(|entry| Some((InboxRecord::decode(entry.value).ok()?, entry.revision))))
+    }
+
+    async fn write(&self, key: &str, record: &InboxRecord, expected: u64) -> Result<Written, GivenUp> {
+        let ttl = Some(self.settings.inbox.unwrap_or(HORIZON));
+        let value: bytes::Bytes = record.encode_to_vec().into();
+        self.until_confirmed("a record of the inbox", || self.store.put(key, value.clone(), expected, ttl)).await
+    }
+
+    /// Of consumer, source and message: the same for the original and its copies; one of its own for each replay.
+    fn inbox_key(&self, envelope: &Envelope) -> String {
+        let consumer = &self.lane.consumer;
+        match envelope.note.lane.as_ref().and_then(|lane| lane.letter.as_ref()) {
+            Some(letter) => format!("inbox.{consumer}.{}-{}", letter.id, letter.generation),
+            None => {
+                let source = envelope.source().unwrap_or(("", 0));
+                format!("inbox.{consumer}.{}", letter_id(&self.lane, source, &envelope.message_id))
+            }
+        }
+    }
+
+    fn now<'e>(&self, envelope: &'e Envelope, delivery: &'e Delivery) -> Now<'e> {
+        Now {
+            attempt: envelope.attempt(),
+            stream: &delivery.stream,
+            sequence: delivery.sequence,
+            deliveries: delivery.deliveries,
+            safe_to_repeat: self.work.repeat(envelope).is_safe_when_unknown(),
+        }
+    }
+
+    fn begun(&self, envelope: &Envelope, start: Start, alone: bool) -> InboxRecord {
+        let (stream, sequence) =
+            envelope.delivery.as_ref().map_or((String::new(), 0), |d| (d.stream.clone(), d.sequence));
+        InboxRecord {
+            state: State::Begun.into(),
+            attempt: envelope.attempt(),
+            stream,
+            sequence,
+            ended_alone: start.ended_alone,
+            ended_beside: start.ended_beside,
+            alone,
+            at_ms: self.bus.gate().clock().now_ms(),
+            by: self.signature(),
+            ..InboxRecord::default()
+        }
+    }
+
+    /// No two writers write the same bytes, and neither does one twice.
+    fn signature(&self) -> String {
+        nuid::next().to_string()
+    }
+}
+
+fn deliveries(envelope: &Envelope) -> u64 {
+    envelope.delivery.as_ref().map_or(0, |delivery| delivery.deliveries)
+}
+
+/// What is to be written down of an end. `None`: it is none.
+fn end_of(ended: &Ended) -> Option<End> {
+    Some(match ended {
+        Ended::Done(reply) => End::Reply(reply.clone()),
+        Ended::Refused(fault) => End::Refused(fault.into()),
+        Ended::Again { due_ms, attempt } => End::Again(Again { attempt: *attempt, due_ms: *due_ms }),
+        Ended::DeadLetter(fault) => End::DeadLetter(fault.into()),
+        Ended::HandedBack | Ended::Overtaken | Ended::TakenOver => return None,
+    })
+}
+
+/// The end that was written down, to be carried out again.
+fn repeated(record: Option<&InboxRecord>, attempts: &mut v1::Attempts) -> Ended {
+    let Some(record) = record else { return Ended::Overtaken };
+    *attempts = record.attempts.clone().unwrap_or_default();
+    match record.end.clone() {
+        Some(End::Reply(reply)) => Ended::Done(reply),
+        Some(End::Refused(fault)) => Ended::Refused(fault.into()),
+        Some(End::Again(Again { attempt, due_ms })) => Ended::Again { due_ms, attempt },
+        Some(End::DeadLetter(fault)) => Ended::DeadLetter(fault.into()),
+        None => Ended::Overtaken,
+    }
+}
+
+fn parked() -> Fault {
+    let message = "its handler was started and left no word: whether it acted is unknown";
+    Fault::new(Code::Unknown, Effect::Unknown, Reason::OutcomeUnknown, message)
+        .with_detail("the process ended in the middle, or its lease ran out; its contract forbids to repeat it blindly")
+}
+
+fn ends_its_process(starts: u32) -> Fault {
+    let message = format!("{starts} times its handler was started and its process left no word");
+    Fault::new(Code::Internal, Effect::Unknown, Reason::ProcessEnded, message).with_detail(
+        "it ends its process (abort, out of memory, a core held for ever), or its lease runs out each time",
+    )
+}

@@ -1,0 +1,271 @@
+//! What to do with a delivery of which something is remembered.
+//!
+//! A start that left no word is evidence: its process ended in the middle, or its lease ran out. Alone in its process, a
+//! message that ends it is found guilty after a few starts; beside others nobody can say who it was, so that counts far
+//! less. What came of a handler is written down before it is carried out, so a repeat carries out the same again and never
+//! runs the handler twice.
+
+use mesh_proto::v1::{
+    InboxRecord,
+    inbox_record::{End, State},
+};
+
+/// The limits of one consumer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboxRule {
+    /// Starts that may end without a word while nothing else runs in the process. One more is not made.
+    pub max_ended_alone: u32,
+    /// Starts that may end without a word beside others.
+    pub max_ended_beside: u32,
+}
+
+impl Default for InboxRule {
+    /// Two alone, ten beside others.
+    fn default() -> InboxRule {
+        InboxRule { max_ended_alone: 2, max_ended_beside: 10 }
+    }
+}
+
+/// A delivery that came now.
+#[derive(Debug, Clone, Copy)]
+pub struct Now<'a> {
+    /// The number of the attempt.
+    pub attempt: u32,
+    /// The stream that it was delivered from: the original's, or the lane's.
+    pub stream: &'a str,
+    /// Its sequence there.
+    pub sequence: u64,
+    /// How often the broker says that it delivered it, this time included.
+    pub deliveries: u64,
+    /// Whether a handler that may have run may be run again without asking.
+    pub safe_to_repeat: bool,
+}
+
+/// What to do with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// Start its handler.
+    Start(Start),
+    /// Nothing: a later copy has taken its place, or an earlier copy of the same is at work. Acknowledge it.
+    Overtaken,
+    /// It came to an end before: carry out again what is written there.
+    Ended,
+    /// A start left no word and the contract does not allow to repeat it blindly: park it.
+    Park,
+    /// It ended its process again and again.
+    TooOften {
+        /// How often a start of it left no word.
+        starts: u32,
+    },
+}
+
+/// How a handler is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// Whether an earlier start may have ended the process: it is to run while nothing else does.
+    pub suspect: bool,
+    /// Starts so far that ended without a word, alone.
+    pub ended_alone: u32,
+    /// Starts so far that ended without a word, beside others.
+    pub ended_beside: u32,
+}
+
+const FRESH: Start = Start { suspect: false, ended_alone: 0, ended_beside: 0 };
+
+/// Decides. `found` is what is remembered of the message.
+#[must_use]
+pub fn begin(rule: &InboxRule, found: Option<&InboxRecord>, now: &Now<'_>) -> Begin {
+    let Some(record) = found else { return unrecorded(now) };
+    if record.stream != now.stream || record.sequence != now.sequence {
+        return of_another(record, now);
+    }
+    match record.state() {
+        State::Ended => Begin::Ended,
+        State::HandedBack if record.deliveries + 1 >= now.deliveries => {
+            Begin::Start(Start { suspect: false, ended_alone: record.ended_alone, ended_beside: record.ended_beside })
+        }
+        // It was delivered to somebody in between who left no word, before or after the start was written down.
+        State::HandedBack => without_a_word(rule, record, now, true),
+        State::Begun | State::Unspecified => without_a_word(rule, record, now, record.alone),
+    }
+}
+
+/// Nothing is remembered. Delivered before, it may have ended its process beside others.
+fn unrecorded(now: &Now<'_>) -> Begin {
+    if now.deliveries <= 1 {
+        return Begin::Start(FRESH);
+    }
+    Begin::Start(Start { suspect: true, ended_alone: 0, ended_beside: 1 })
+}
+
+/// The record speaks of another delivery of the same message: the original's, or that of another copy.
+fn of_another(record: &InboxRecord, now: &Now<'_>) -> Begin {
+    if !is_newer(record, now) {
+        // Whoever wrote the record had the later copy in hand, so that copy is where the message is.
+        return Begin::Overtaken;
+    }
+    match (record.state(), &record.end) {
+        (State::Ended, Some(End::Again(_)) | None) => Begin::Start(FRESH),
+        (State::Ended, Some(_)) => Begin::Ended,
+        // Where only suspects are written down, the older delivery may have moved on without a word of it here.
+        (State::HandedBack, _) => unrecorded(now),
+        (State::Begun | State::Unspecified, _) if now.safe_to_repeat => {
+            Begin::Start(Start { suspect: true, ended_alone: 0, ended_beside: 0 })
+        }
+        // Where everything is written down, an older delivery at work means that this is a second copy of its own next one.
+        (State::Begun | State::Unspecified, _) => Begin::Overtaken,
+    }
+}
+
+/// A copy on the lane is newer than its original; of two copies, the one that was stored later.
+fn is_newer(record: &InboxRecord, now: &Now<'_>) -> bool {
+    if record.attempt != now.attempt {
+        return now.attempt > record.attempt;
+    }
+    if record.stream == now.stream { now.sequence > record.sequence } else { now.stream.starts_with(LANES) }
+}
+
+/// What the names of lane streams begin with.
+const LANES: &str = "mesh1-lane-";
+
+fn without_a_word(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>, alone: bool) -> Begin {
+    if record.state() != State::HandedBack && !now.safe_to_repeat {
+        return Begin::Park;
+    }
+    let counted = record.state() != State::HandedBack;
+    let ended_alone = record.ended_alone + u32::from(counted && alone);
+    let ended_beside = record.ended_beside + u32::from(!counted || !alone);
+    if ended_alone >= rule.max_ended_alone || ended_beside >= rule.max_ended_beside {
+        return Begin::TooOften { starts: ended_alone + ended_beside };
+    }
+    Begin::Start(Start { suspect: true, ended_alone, ended_beside })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_proto::v1::inbox_record::Again;
+    use proptest::prelude::*;
+
+    const ORIGINAL: &str = "mesh1-event-orders";
+    const LANE: &str = "mesh1-lane-mail";
+
+    fn record(state: State, stream: &str, sequence: u64) -> InboxRecord {
+        InboxRecord { state: state.into(), attempt: 1, stream: stream.into(), sequence, ..InboxRecord::default() }
+    }
+
+    fn now(stream: &str, sequence: u64, deliveries: u64) -> Now<'_> {
+        Now { attempt: 1, stream, sequence, deliveries, safe_to_repeat: true }
+    }
+
+    fn decide(found: Option<&InboxRecord>, now: &Now<'_>) -> Begin {
+        begin(&InboxRule::default(), found, now)
+    }
+
+    #[test]
+    fn a_first_delivery_starts_beside_others_and_a_repeated_one_is_a_suspect() {
+        assert_eq!(decide(None, &now(ORIGINAL, 7, 1)), Begin::Start(FRESH));
+        let suspect = Start { suspect: true, ended_alone: 0, ended_beside: 1 };
+        assert_eq!(decide(None, &now(ORIGINAL, 7, 2)), Begin::Start(suspect));
+    }
+
+    #[test]
+    fn what_was_handed_back_is_no_suspect_unless_it_was_with_somebody_in_between() {
+        let handed_back = InboxRecord { deliveries: 1, ..record(State::HandedBack, ORIGINAL, 7) };
+        assert_eq!(decide(Some(&handed_back), &now(ORIGINAL, 7, 2)), Begin::Start(FRESH));
+        let Begin::Start(start) = decide(Some(&handed_back), &now(ORIGINAL, 7, 3)) else { panic!("it starts") };
+        assert!(start.suspect && start.ended_beside == 1);
+    }
+
+    #[test]
+    fn a_message_that_ends_its_process_alone_is_found_out() {
+        let mut found = InboxRecord { alone: true, ..record(State::Begun, ORIGINAL, 7) };
+        let Begin::Start(start) = decide(Some(&found), &now(ORIGINAL, 7, 3)) else { panic!("it starts") };
+        assert_eq!(start, Start { suspect: true, ended_alone: 1, ended_beside: 0 });
+        found.ended_alone = start.ended_alone;
+        assert_eq!(decide(Some(&found), &now(ORIGINAL, 7, 4)), Begin::TooOften { starts: 2 });
+    }
+
+    #[test]
+    fn an_innocent_neighbour_of_nine_others_goes_on() {
+        let found = InboxRecord { ended_beside: 8, ..record(State::Begun, ORIGINAL, 7) };
+        assert!(matches!(decide(Some(&found), &now(ORIGINAL, 7, 9)), Begin::Start(_)));
+        let found = InboxRecord { ended_beside: 9, ..found };
+        assert_eq!(decide(Some(&found), &now(ORIGINAL, 7, 9)), Begin::TooOften { starts: 10 });
+    }
+
+    #[test]
+    fn what_may_not_be_repeated_is_parked_when_a_start_left_no_word() {
+        let found = record(State::Begun, ORIGINAL, 7);
+        let unsafe_now = Now { safe_to_repeat: false, ..now(ORIGINAL, 7, 2) };
+        assert_eq!(decide(Some(&found), &unsafe_now), Begin::Park);
+        // Before the start was written down nothing can have happened.
+        assert!(matches!(decide(None, &unsafe_now), Begin::Start(_)));
+    }
+
+    #[test]
+    fn of_an_original_and_its_copies_one_is_at_work() {
+        let again = InboxRecord { end: Some(End::Again(Again::default())), ..record(State::Ended, ORIGINAL, 7) };
+        assert_eq!(decide(Some(&again), &now(LANE, 3, 1)), Begin::Start(FRESH), "its copy");
+        assert_eq!(decide(Some(&again), &now(ORIGINAL, 7, 2)), Begin::Ended, "its ack was lost: the same copy again");
+        for state in [State::Begun, State::HandedBack, State::Ended] {
+            let copy = record(state, LANE, 3);
+            assert_eq!(decide(Some(&copy), &now(ORIGINAL, 7, 3)), Begin::Overtaken, "{state:?}: the copy is newer");
+        }
+        let second_copy = Now { safe_to_repeat: false, ..now(LANE, 4, 1) };
+        assert_eq!(decide(Some(&record(State::Begun, LANE, 3)), &second_copy), Begin::Overtaken);
+    }
+
+    fn any_record() -> impl Strategy<Value = InboxRecord> {
+        (0i32..4, 1u32..4, any::<bool>(), 1u64..4, 0u64..4, 0u32..12, any::<bool>()).prop_map(
+            |(state, attempt, on_lane, sequence, deliveries, count, alone)| InboxRecord {
+                state,
+                attempt,
+                stream: if on_lane { LANE } else { ORIGINAL }.into(),
+                sequence,
+                deliveries,
+                ended_alone: count % 4,
+                ended_beside: count,
+                alone,
+                end: (state == 3).then(|| End::Reply(Default::default())),
+                ..InboxRecord::default()
+            },
+        )
+    }
+
+    proptest! {
+        /// What is done is never started again, and what may not be repeated is never started after a start without a word.
+        #[test]
+        fn nothing_is_done_twice(found in any_record(), attempt in 1u32..4, lane: bool, sequence in 1u64..4, deliveries in 1u64..6) {
+            let stream = if lane { LANE } else { ORIGINAL };
+            for safe_to_repeat in [true, false] {
+                let now = Now { attempt, stream, sequence, deliveries, safe_to_repeat };
+                let verdict = decide(Some(&found), &now);
+                let starts = matches!(verdict, Begin::Start(_));
+                prop_assert!(!(starts && found.state() == State::Ended), "{verdict:?}");
+                prop_assert!(!(starts && !safe_to_repeat && found.state() == State::Begun), "{verdict:?}");
+            }
+        }
+
+        /// However often its process ends, a message is not started for ever.
+        #[test]
+        fn starts_without_a_word_end(alone: bool) {
+            let (rule, mut found, mut starts) = (InboxRule::default(), None, 0u32);
+            for deliveries in 1..40 {
+                match begin(&rule, found.as_ref(), &now(ORIGINAL, 7, deliveries)) {
+                    Begin::Start(start) => {
+                        starts += 1;
+                        found = Some(InboxRecord {
+                            ended_alone: start.ended_alone,
+                            ended_beside: start.ended_beside,
+                            alone,
+                            ..record(State::Begun, ORIGINAL, 7)
+                        });
+                    }
+                    verdict => prop_assert!(matches!(verdict, Begin::TooOften { .. }), "{:?}", verdict),
+                }
+            }
+            prop_assert!(starts <= rule.max_ended_beside + 1, "{}", starts);
+        }
+    }
+}

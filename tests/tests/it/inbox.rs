@@ -1,0 +1,212 @@
+//! What was done is not done again, and a start that left no word is not repeated blindly.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::StreamExt as _;
+use mesh_core::{
+    Context, Fault, Mesh,
+    bus::StreamLimits,
+    consume::ConsumerSettings,
+    contract::{BoxFuture, OperationInfo, Repeat, Service},
+    dead_letter::{Letter, LetterState},
+    fault::{Effect, Reason},
+    identity::Credential,
+    operate::letters::{self, Filter},
+};
+use mesh_tests::{TestBroker, eventually};
+use shop_proto::shop::{orders::v1::OrderPlaced, payments::v1::PaymentsClient};
+use tokio::{runtime::Runtime, sync::Notify};
+
+use crate::shop::{Seen, bank, charge_of, consumer, order, orders, till};
+
+const ACK_WAIT: Duration = Duration::from_secs(1);
+
+fn limits() -> StreamLimits {
+    StreamLimits { ack_wait: ACK_WAIT, ..StreamLimits::default() }
+}
+
+fn settings() -> ConsumerSettings {
+    ConsumerSettings { ack_wait: ACK_WAIT, ..ConsumerSettings::default() }
+}
+
+/// A process that can be ended in the middle: a runtime of its own, whose tasks are dropped where they stand.
+struct Doomed {
+    runtime: Runtime,
+    url: String,
+    credential: Credential,
+}
+
+impl Doomed {
+    fn new(broker: &TestBroker, service: &str) -> Doomed {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        Doomed { runtime, url: broker.server.client_url(), credential: broker.credential(service) }
+    }
+
+    async fn run<F, Fut>(&self, service: &'static str, begin: F)
+    where
+        F: FnOnce(Mesh) -> Fut + Send + 'static,
+        Fut: std::future::Future<Output = ()> + Send,
+    {
+        let (url, credential) = (self.url.clone(), self.credential.clone());
+        let begun = self.runtime.spawn(async move {
+            let mesh = Mesh::builder(service).url(&url).credential(credential).connect().await.unwrap();
+            begin(mesh.clone()).await;
+            mesh
+        });
+        drop(begun.await.unwrap());
+    }
+
+    fn end(self) {
+        self.runtime.shutdown_background();
+    }
+}
+
+async fn letters(broker: &TestBroker) -> Vec<Letter> {
+    let operator = broker.connect("operator").await.unwrap();
+    let letters = letters::list(operator.bus(), &Filter::default()).await.unwrap();
+    operator.drain().await;
+    letters
+}
+
+async fn publish(broker: &TestBroker, count: usize) {
+    let mesh = broker.connect("orders").await.unwrap();
+    let events = futures_util::stream::iter((1..=count).map(|n| (n.to_string(), order(n))));
+    let results: Vec<_> = mesh.publisher::<OrderPlaced>().publish_all(events, 64).collect().await;
+    assert!(results.iter().all(|(_, result)| result.is_ok()));
+    mesh.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_an_inbox_each_event_is_handled_once_though_the_broker_forgets_its_acks() {
+    const COUNT: usize = 1500;
+    let mut broker = TestBroker::with(&[orders(), consumer("mail", "confirm")], true, &limits()).await.unwrap();
+    let mesh = broker.connect("mail").await.unwrap();
+    let seen = Seen::default();
+    let into = Arc::clone(&seen);
+    let handler = move |_cx: Context, event: OrderPlaced| {
+        let into = Arc::clone(&into);
+        async move {
+            into.lock().await.push(event.order_id);
+            Ok(())
+        }
+    };
+    let consumer = mesh.consumer::<OrderPlaced>("confirm").settings(settings());
+    consumer.inbox(Duration::from_secs(3600)).start(handler).await.unwrap();
+    publish(&broker, COUNT).await;
+    for kill in 1..=3usize {
+        eventually("some", || async { (seen.lock().await.len() >= kill * COUNT / 4).then_some(()) }).await;
+        broker.server.kill9().await.unwrap();
+        broker.server.restart().await.unwrap();
+    }
+    let operator = broker.connect("operator").await.unwrap();
+    eventually("all, settled", || async {
+        let state = operator.bus().consumer_state("mesh1-event-orders", "mail_confirm").await.ok()??;
+        (state.pending == 0 && state.in_flight == 0).then_some(())
+    })
+    .await;
+    let mut times = BTreeMap::new();
+    for id in seen.lock().await.iter() {
+        *times.entry(id.clone()).or_insert(0) += 1;
+    }
+    assert_eq!(times.len(), COUNT, "none is lost");
+    let twice: Vec<_> = times.iter().filter(|(_, times)| **times > 1).collect();
+    assert!(twice.is_empty(), "handled again: {twice:?}");
+}
+
+/// Charges that the contract forbids to repeat, the first of which never ends.
+struct Careful {
+    seen: Seen,
+    begun: Arc<Notify>,
+}
+
+impl Service for Careful {
+    fn name(&self) -> &str {
+        "shop.payments.v1.Payments"
+    }
+
+    fn operations(&self) -> Vec<OperationInfo> {
+        vec![OperationInfo {
+            service: "shop.payments.v1.Payments".into(),
+            method: "Charge".into(),
+            repeat: Repeat::Once,
+            request: "shop.payments.v1.ChargeRequest".into(),
+            reply: "shop.payments.v1.ChargeReply".into(),
+        }]
+    }
+
+    fn dispatch<'a>(
+        &'a self,
+        _method: &'a str,
+        cx: Context,
+        _payload: bytes::Bytes,
+    ) -> BoxFuture<'a, Result<bytes::Bytes, Fault>> {
+        Box::pin(async move {
+            self.seen.lock().await.push(cx.local_id().to_owned());
+            self.begun.notify_one();
+            if cx.local_id() == "1" { std::future::pending().await } else { Ok(bytes::Bytes::new()) }
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_not_be_repeated_is_parked_when_its_process_ends_in_the_middle() {
+    let broker = TestBroker::with(&[till(), bank()], true, &limits()).await.unwrap();
+    let (seen, begun) = (Seen::default(), Arc::new(Notify::new()));
+    let doomed = Doomed::new(&broker, "bank");
+    let careful = Careful { seen: Arc::clone(&seen), begun: Arc::clone(&begun) };
+    doomed.run("bank", |mesh| async move { mesh.serve(careful).start().await.unwrap() }).await;
+    let till = broker.connect("till").await.unwrap();
+    PaymentsClient::new(&till).charge().enqueue(&charge_of(1, 100)).id("1").await.unwrap();
+    begun.notified().await;
+    doomed.end();
+
+    let second = broker.connect("bank").await.unwrap();
+    let careful = Careful { seen: Arc::clone(&seen), begun };
+    second.serve(careful).start().await.unwrap();
+    PaymentsClient::new(&till).charge().enqueue(&charge_of(2, 100)).id("2").await.unwrap();
+    let letter = eventually("the parked letter", || async { letters(&broker).await.into_iter().next() }).await;
+    let fault: Fault = letter.letter.fault.unwrap().into();
+    assert_eq!((letter.state, fault.reason()), (LetterState::Open, Reason::OutcomeUnknown));
+    assert_eq!(fault.effect(), Effect::Unknown);
+    eventually("the other one", || async { seen.lock().await.contains(&"2".to_owned()).then_some(()) }).await;
+    assert_eq!(*seen.lock().await, ["1", "2"], "the first was not begun again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_process_ended_is_tried_again_alone_and_is_no_letter() {
+    let broker = TestBroker::with(&[orders(), consumer("mail", "confirm")], true, &limits()).await.unwrap();
+    let (seen, begun) = (Seen::default(), Arc::new(Notify::new()));
+    let doomed = Doomed::new(&broker, "mail");
+    let (into, bell) = (Arc::clone(&seen), Arc::clone(&begun));
+    let hangs = move |_cx: Context, event: OrderPlaced| {
+        let (into, bell) = (Arc::clone(&into), Arc::clone(&bell));
+        async move {
+            into.lock().await.push(event.order_id);
+            bell.notify_one();
+            std::future::pending().await
+        }
+    };
+    let start = move |mesh: Mesh| async move {
+        mesh.consumer::<OrderPlaced>("confirm").settings(settings()).start(hangs).await.unwrap();
+    };
+    doomed.run("mail", start).await;
+    publish(&broker, 5).await;
+    eventually("all begun", || async { (seen.lock().await.len() == 5).then_some(()) }).await;
+    doomed.end();
+
+    let done = Seen::default();
+    let into = Arc::clone(&done);
+    let works = move |_cx: Context, event: OrderPlaced| {
+        let into = Arc::clone(&into);
+        async move {
+            into.lock().await.push(event.order_id);
+            Ok(())
+        }
+    };
+    let second = broker.connect("mail").await.unwrap();
+    second.consumer::<OrderPlaced>("confirm").settings(settings()).start(works).await.unwrap();
+    eventually("all done", || async { (done.lock().await.len() == 5).then_some(()) }).await;
+    second.drain().await;
+    assert!(letters(&broker).await.is_empty());
+    assert_eq!(done.lock().await.len(), 5, "each once");
+}
