@@ -15,7 +15,7 @@ use crate::{
     envelope::{Envelope, TraceContext},
     fault::{Code, Effect, Fault, Reason},
     gate::{Opened, Unopened},
-    policy::retry::{self, Failure, Verdict, Why},
+    policy::retry::{self, Failure, RetryRule, Verdict, Why},
     telemetry::trace,
 };
 
@@ -38,14 +38,27 @@ pub(super) enum Ended {
 }
 
 impl Worker {
-    /// Handles one delivery: permit, gate, limits, handler, verdict, settlement.
+    /// Handles one delivery: gate, grant, permit, limits, handler, verdict, settlement.
     pub(super) async fn attempt(self: Arc<Self>, delivery: Unopened, reply: Arc<str>, lease: Lease, _here: InHand) {
+        let Opened { envelope, refusal, .. } = delivery.open();
+        let mut attempts = attempts_of(&envelope);
+        let granted = match &refusal {
+            Some(refusal) => Err(Ended::DeadLetter(refusal.clone())),
+            None => tokio::select! {
+                biased;
+                () = self.scope.stopped() => Err(Ended::HandedBack),
+                granted = self.grant(&envelope) => granted,
+            },
+        };
+        let granted = match granted {
+            Ok(granted) => granted,
+            Err(ended) => return self.settle(&envelope, &reply, (ended, attempts), Instant::now()).await,
+        };
         let Some(_permit) = self.place().await else {
-            Box::pin(self.hand_over_back(&delivery.open().envelope, &reply)).await;
+            Box::pin(self.hand_over_back(&envelope, &reply)).await;
             return;
         };
         let in_flight = self.metrics.begin();
-        let Opened { envelope, refusal, .. } = delivery.open();
         let span = tracing::debug_span!(
             "mesh.consume",
             consumer = %self.lane.consumer,
@@ -56,11 +69,8 @@ impl Worker {
         trace::adopt(&span, trace);
         let started = Instant::now();
         async {
-            let mut attempts = attempts_of(&envelope);
-            let ended = match refusal {
-                Some(refusal) => Ended::DeadLetter(refusal),
-                None => self.run(&envelope, &mut attempts, (trace, &lease)).await,
-            };
+            let ended = self.run(&envelope, &mut attempts, (trace, &lease)).await;
+            self.learn(granted, &ended, &attempts);
             self.settle(&envelope, &reply, (ended, attempts), started).await;
         }
         .instrument(span)
@@ -128,9 +138,9 @@ impl Worker {
             let message = "its deadline had passed before it was handled";
             return Some(Fault::new(Code::DeadlineExceeded, Effect::None, Reason::DeadlineExpired, message));
         }
-        (envelope.attempt() > self.settings.retry.max_attempts).then(|| {
-            let message =
-                format!("attempt {} is over the limit of {}", envelope.attempt(), self.settings.retry.max_attempts);
+        let max_attempts = self.retry_rule(envelope).max_attempts;
+        (envelope.attempt() > max_attempts).then(|| {
+            let message = format!("attempt {} is over the limit of {max_attempts}", envelope.attempt());
             Fault::new(Code::Internal, Effect::Unknown, Reason::AttemptsExhausted, message)
         })
     }
@@ -172,7 +182,7 @@ impl Worker {
             age: Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)),
             remaining: envelope.note.deadline.map(|deadline| deadline.remaining(clock)),
         };
-        match retry::decide(&self.settings.retry, &failure, fastrand::f64()) {
+        match retry::decide(self.retry_rule(envelope), &failure, fastrand::f64()) {
             // An event has no requester to whom a no could go: it is a refusal like others.
             Verdict::Answered if self.work.operation(envelope).is_none() => Ended::DeadLetter(fault),
             Verdict::Answered => Ended::Refused(fault),
@@ -182,6 +192,15 @@ impl Worker {
             }
             Verdict::DeadLetter(why) => Ended::DeadLetter(explained(fault, why)),
         }
+    }
+
+    /// The rule of the operation, else that of the consumer.
+    pub(super) fn retry_rule(&self, envelope: &Envelope) -> &RetryRule {
+        let of_operation = match self.settings.retry_of.is_empty() {
+            true => None,
+            false => self.work.operation(envelope).and_then(|(_, method)| self.settings.retry_of.get(method)),
+        };
+        of_operation.unwrap_or(&self.settings.retry)
     }
 
     fn signed(&self, fault: Fault, envelope: &Envelope) -> Fault {

@@ -4,6 +4,7 @@
 //! through [`worker`]: opened by the gate, counted, handled under a lease that is kept alive, and settled by hand-over: the
 //! broker confirms the successor (outcome, delayed copy, letter) before the delivery is acknowledged.
 
+mod admit;
 mod attempt;
 mod feed;
 mod inbox;
@@ -13,15 +14,15 @@ mod settle;
 mod work;
 mod worker;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
     contract::admission::{Admission, Open},
-    policy::{inbox::InboxRule, retry::RetryRule},
+    policy::{budget::BudgetRule, inbox::InboxRule, isolation::IsolationRule, retry::RetryRule},
 };
 
 pub use quarantine::Quarantine;
-pub use work::{EventWork, ServiceWork, Work};
+pub use work::{EventWork, ServiceWork, TargetOf, Work};
 pub(crate) use worker::DRAIN_GRACE;
 pub use worker::{Home, Worker};
 
@@ -38,12 +39,18 @@ pub struct ConsumerSettings {
     pub ack_wait: Duration,
     /// Whether and when a failed attempt is made again.
     pub retry: RetryRule,
+    /// The same for single operations, by method: where nothing stands, `retry` holds.
+    pub retry_of: BTreeMap<String, RetryRule>,
     /// How long it is remembered that a message was done (whole seconds), so that one that comes again is not done again.
     /// It costs two durable writes for each message. `None`: only what the broker delivered before is looked up, and what
     /// may not be repeated blindly.
     pub inbox: Option<Duration>,
     /// How often a message may be started without a word of its end.
     pub inbox_rule: InboxRule,
+    /// How many retries may be begun, as a share of first attempts.
+    pub retry_budget: BudgetRule,
+    /// How targets are kept apart, where the work names them. `None`: not at all.
+    pub isolation: Option<IsolationRule>,
     /// Asked before anything is fetched or begun.
     pub admission: Arc<dyn Admission>,
 }
@@ -56,8 +63,11 @@ impl Default for ConsumerSettings {
             handler_limit: Duration::from_secs(300),
             ack_wait: Duration::from_secs(30),
             retry: RetryRule::default(),
+            retry_of: BTreeMap::new(),
             inbox: None,
             inbox_rule: InboxRule::default(),
+            retry_budget: BudgetRule::default(),
+            isolation: None,
             admission: Arc::new(Open),
         }
     }

@@ -19,6 +19,11 @@ pub trait Work: Send + Sync + 'static {
     /// The operation, where its outcome is announced: rpc service and method.
     fn operation<'a>(&self, envelope: &'a Envelope) -> Option<(&'a str, &'a str)>;
 
+    /// What the delivery is for, where targets are to be kept apart: one that is down then delays no other. `None`: not said.
+    fn target(&self, _envelope: &Envelope) -> Option<String> {
+        None
+    }
+
     /// Handles one delivery; for an operation, the bytes of its reply.
     fn handle<'a>(&'a self, cx: Context, envelope: &'a Envelope) -> BoxFuture<'a, Result<Bytes, Fault>>;
 }
@@ -26,14 +31,18 @@ pub trait Work: Send + Sync + 'static {
 /// Handles events of one type.
 pub struct EventWork<E, H> {
     handler: H,
+    target: Option<TargetOf<E>>,
     event: PhantomData<fn(E)>,
 }
 
+/// Names the target of an event.
+pub type TargetOf<E> = Arc<dyn Fn(&E) -> String + Send + Sync>;
+
 impl<E: Event, H: Handler<E>> EventWork<E, H> {
-    /// The work of `handler`.
+    /// The work of `handler`. `target` names what an event is for, where targets are to be kept apart.
     #[must_use]
-    pub fn new(handler: H) -> EventWork<E, H> {
-        EventWork { handler, event: PhantomData }
+    pub fn new(handler: H, target: Option<TargetOf<E>>) -> EventWork<E, H> {
+        EventWork { handler, target, event: PhantomData }
     }
 }
 
@@ -45,6 +54,12 @@ impl<E: Event, H: Handler<E>> Work for EventWork<E, H> {
 
     fn operation<'a>(&self, _envelope: &'a Envelope) -> Option<(&'a str, &'a str)> {
         None
+    }
+
+    fn target(&self, envelope: &Envelope) -> Option<String> {
+        let target = self.target.as_ref()?;
+        // What can't be decoded has no target: its handler will say so.
+        E::decode(envelope.payload.clone()).ok().map(|event| target(&event))
     }
 
     fn handle<'a>(&'a self, cx: Context, envelope: &'a Envelope) -> BoxFuture<'a, Result<Bytes, Fault>> {

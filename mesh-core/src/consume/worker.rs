@@ -1,12 +1,16 @@
 //! One consumer at work: two feeds, one set of permits, one set of leases.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::sync::Semaphore;
 
-use super::{ConsumerSettings, lease::Leases, quarantine::Quarantine, work::Work};
+use super::{ConsumerSettings, admit::Isolation, lease::Leases, quarantine::Quarantine, work::Work};
 use crate::{
-    bus::Bus, clock::TaskScope, delayed::Lane, fault::Fault, store::Store, telemetry::metrics::ConsumerMetrics,
+    bus::Bus, clock::TaskScope, delayed::Lane, fault::Fault, policy::budget::Budget, store::Store,
+    telemetry::metrics::ConsumerMetrics,
 };
 
 /// What all consumers of one process share.
@@ -31,6 +35,8 @@ pub struct Worker {
     pub(super) permits: Arc<Semaphore>,
     pub(super) leases: Leases,
     pub(super) quarantine: Quarantine,
+    pub(super) budget: Mutex<Budget>,
+    pub(super) isolation: Option<Isolation>,
     /// Stops when the service drains: nothing new is begun.
     pub(super) scope: TaskScope,
     /// Stops when the time to drain is over: what still runs is given up and handed back.
@@ -51,11 +57,16 @@ impl Worker {
         about: (ConsumerMetrics, &Home),
     ) -> Arc<Worker> {
         let (metrics, home) = about;
+        let clock = bus.gate().clock();
+        let places = settings.concurrency.max(1);
+        let isolation = settings.isolation.clone().map(|rule| Isolation::new(rule, places, clock.clone()));
         Arc::new(Worker {
             bus: bus.clone(),
             store: Store::own(bus),
             lane,
-            permits: Arc::new(Semaphore::new(settings.concurrency.max(1))),
+            permits: Arc::new(Semaphore::new(places)),
+            budget: Mutex::new(Budget::full(&settings.retry_budget, clock.now_ms())),
+            isolation,
             settings,
             work,
             metrics,

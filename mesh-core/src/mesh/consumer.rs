@@ -4,7 +4,7 @@ use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use super::Mesh;
 use crate::{
-    consume::{ConsumerSettings, EventWork, Worker},
+    consume::{ConsumerSettings, EventWork, TargetOf, Worker},
     contract::{Event, Handler},
     delayed::Lane,
     fault::Fault,
@@ -18,6 +18,7 @@ pub struct ConsumerBuilder<E> {
     mesh: Mesh,
     name: String,
     settings: ConsumerSettings,
+    target: Option<TargetOf<E>>,
     event: PhantomData<fn(E)>,
 }
 
@@ -27,6 +28,7 @@ impl<E: Event> ConsumerBuilder<E> {
             mesh: mesh.clone(),
             name: name.to_owned(),
             settings: ConsumerSettings::default(),
+            target: None,
             event: PhantomData,
         }
     }
@@ -57,6 +59,14 @@ impl<E: Event> ConsumerBuilder<E> {
         self
     }
 
+    /// Keeps targets apart: `target` names what an event is for (a vendor, a tenant, a warehouse). One that is down or hangs
+    /// then has only a share of the places, is probed instead of tried, and its events wait on the lane: no other is delayed.
+    pub fn isolate_by(mut self, target: impl Fn(&E) -> String + Send + Sync + 'static) -> ConsumerBuilder<E> {
+        self.settings.isolation.get_or_insert_default();
+        self.target = Some(Arc::new(target));
+        self
+    }
+
     /// All settings at once.
     pub fn settings(mut self, settings: ConsumerSettings) -> ConsumerBuilder<E> {
         self.settings = settings;
@@ -74,7 +84,7 @@ impl<E: Event> ConsumerBuilder<E> {
             service: identity.service().clone(),
             consumer: self.name.parse().map_err(|error| Fault::invalid(format!("the consumer's name: {error}")))?,
         };
-        let work = Arc::new(EventWork::<E, _>::new(handler));
+        let work = Arc::new(EventWork::<E, _>::new(handler, self.target));
         let inner = &*self.mesh.0;
         let about = (inner.metrics.consumer(&self.name), &inner.home);
         let stream = subject::event_stream(E::PRODUCER);

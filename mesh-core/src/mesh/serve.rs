@@ -66,6 +66,19 @@ impl ServeBuilder {
         self
     }
 
+    /// The same for one operation, by its method's name; the others keep the rule of [`retry`](ServeBuilder::retry).
+    pub fn retry_of(mut self, method: &str, retry: RetryRule) -> ServeBuilder {
+        self.settings.retry_of.insert(method.to_owned(), retry);
+        self
+    }
+
+    /// How long it is remembered that work was done (whole seconds), so that work that comes again is not done again. It costs
+    /// two durable writes for each piece of work. Default: only for operations whose contract forbids a blind repeat.
+    pub fn inbox(mut self, horizon: std::time::Duration) -> ServeBuilder {
+        self.settings.inbox = Some(horizon);
+        self
+    }
+
     /// Asked before work is fetched or begun: an adapter's quota.
     pub fn admission(mut self, admission: Arc<dyn Admission>) -> ServeBuilder {
         self.settings.admission = admission;

@@ -2,7 +2,9 @@
 //!
 //! So every decision is a table test, and a tool that explains a decision calls the very function that enforces it.
 
+pub mod budget;
 pub mod compile;
 pub mod inbox;
+pub mod isolation;
 pub mod quota;
 pub mod retry;

@@ -1,0 +1,182 @@
+//! What is asked before a delivery is given a place: may its target have one more, is there budget for a retry?
+//!
+//! What may not begin now is put aside on the lane and spends no attempt, so it waits without a place and without an ack
+//! that is pending.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use mesh_proto::v1;
+use tokio::sync::Notify;
+
+use super::{attempt::Ended, worker::Worker};
+use crate::{
+    clock::Clock,
+    envelope::Envelope,
+    fault::{Code, Fault},
+    policy::{
+        budget::Budget,
+        isolation::{Admit, Came, IsolationRule, Target},
+    },
+};
+
+/// Targets that are remembered at once; idle ones are forgotten beyond it.
+const MAX_TARGETS: usize = 10_000;
+/// A wait for a place of a target looks again so often, whether it has become slow.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// The targets of one consumer.
+pub(super) struct Isolation {
+    rule: IsolationRule,
+    places: usize,
+    clock: Clock,
+    running: AtomicUsize,
+    targets: Mutex<HashMap<String, Target>>,
+    ended: Notify,
+}
+
+/// A delivery that may begin, until it is told what came of it.
+pub(super) struct Admitted<'a> {
+    isolation: &'a Isolation,
+    target: String,
+    began_ms: i64,
+    came: Came,
+}
+
+impl Isolation {
+    pub(super) fn new(rule: IsolationRule, places: usize, clock: Clock) -> Isolation {
+        let (targets, ended) = (Mutex::default(), Notify::new());
+        Isolation { rule, places, clock, running: AtomicUsize::new(0), targets, ended }
+    }
+
+    /// Waits for a place of the target. `Err`: it is to come back then (Unix milliseconds).
+    async fn admit(&self, target: String) -> Result<Admitted<'_>, i64> {
+        loop {
+            let ended = self.ended.notified();
+            let now_ms = self.clock.now_ms();
+            match self.ask(&target, now_ms) {
+                Admit::Begin => return Ok(Admitted { isolation: self, target, began_ms: now_ms, came: Came::Nothing }),
+                Admit::PutAside(due_ms) => return Err(due_ms),
+                // Places become free when attempts end; without an end, the target is found slow at the next look.
+                Admit::Wait => drop(tokio::time::timeout(LOOK_AGAIN, ended).await),
+            }
+        }
+    }
+
+    fn ask(&self, target: &str, now_ms: i64) -> Admit {
+        let mut targets = self.lock();
+        if targets.len() >= MAX_TARGETS && !targets.contains_key(target) {
+            targets.retain(|_, target| !target.is_idle(now_ms));
+        }
+        let free = self.places.saturating_sub(self.running.load(Ordering::Acquire));
+        let admit = targets.entry(target.to_owned()).or_default().admit(&self.rule, (free, self.places), now_ms);
+        if admit == Admit::Begin {
+            self.running.fetch_add(1, Ordering::AcqRel);
+        }
+        admit
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Target>> {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Admitted<'_> {
+    fn came(&mut self, ended: &Ended, attempts: &v1::Attempts) {
+        self.came = match ended {
+            Ended::Done(_) | Ended::Refused(_) => Came::Answered,
+            Ended::Again { .. } | Ended::DeadLetter(_) => of_last(attempts),
+            Ended::HandedBack | Ended::Overtaken | Ended::TakenOver => Came::Nothing,
+        };
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        let Isolation { rule, running, clock, ended, .. } = self.isolation;
+        if let Some(target) = self.isolation.lock().get_mut(&self.target) {
+            target.ended(rule, self.began_ms, self.came, (clock.now_ms(), fastrand::f64()));
+        }
+        running.fetch_sub(1, Ordering::AcqRel);
+        ended.notify_waiters();
+    }
+}
+
+/// A target that does not answer, or says that it can't, has failed; one that refuses this message has answered.
+fn of_last(attempts: &v1::Attempts) -> Came {
+    let last = attempts.attempts.last().and_then(|attempt| attempt.fault.clone());
+    match last.map(|fault| Fault::from(fault).code()) {
+        Some(Code::Unavailable | Code::DeadlineExceeded) => Came::Failed,
+        _ => Came::Answered,
+    }
+}
+
+/// What was granted to a delivery before it began.
+pub(super) struct Granted<'a> {
+    admitted: Option<Admitted<'a>>,
+    is_retry: bool,
+}
+
+impl Worker {
+    /// Whether a delivery may begin. `Err`: how it ends instead.
+    pub(super) async fn grant(&self, envelope: &Envelope) -> Result<Granted<'_>, Ended> {
+        let is_replay = envelope.note.lane.as_ref().is_some_and(|lane| lane.letter.is_some());
+        let is_retry = envelope.attempt() > 1 && !is_replay;
+        if is_retry && !self.draw() {
+            return Err(self.put_aside(envelope, self.later_ms(envelope)));
+        }
+        if !is_retry {
+            let mut budget = self.budget();
+            *budget = budget.first_attempt(&self.settings.retry_budget);
+        }
+        let target = self.isolation.as_ref().zip(self.work.target(envelope));
+        let admitted = match target {
+            None => None,
+            Some((isolation, target)) => {
+                let admitted = isolation.admit(target).await;
+                Some(admitted.map_err(|due_ms| self.put_aside(envelope, due_ms))?)
+            }
+        };
+        Ok(Granted { admitted, is_retry })
+    }
+
+    /// Tells budget and target what came of it.
+    pub(super) fn learn(&self, granted: Granted<'_>, ended: &Ended, attempts: &v1::Attempts) {
+        if granted.is_retry && matches!(ended, Ended::Done(_) | Ended::Refused(_)) {
+            let mut budget = self.budget();
+            *budget = budget.succeeded(&self.settings.retry_budget);
+        }
+        if let Some(mut admitted) = granted.admitted {
+            admitted.came(ended, attempts);
+        }
+    }
+
+    fn draw(&self) -> bool {
+        let mut budget = self.budget();
+        let (may, left) = budget.draw(&self.settings.retry_budget, self.bus.gate().clock().now_ms());
+        *budget = left;
+        may
+    }
+
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        // A budget is a plain value: a panic elsewhere can't have left half of one.
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When a retry that the budget does not allow now asks again: within the longest backoff, but not at one moment.
+    fn later_ms(&self, envelope: &Envelope) -> i64 {
+        let wait = self.retry_rule(envelope).cap.mul_f64(0.25 + 0.75 * fastrand::f64());
+        let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+        self.bus.gate().clock().now_ms().saturating_add(wait_ms)
+    }
+
+    fn put_aside(&self, envelope: &Envelope, due_ms: i64) -> Ended {
+        Ended::Again { due_ms, attempt: envelope.attempt() }
+    }
+}

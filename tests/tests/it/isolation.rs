@@ -1,0 +1,94 @@
+//! A target that is down delays nobody else on the same consumer, whether it refuses or hangs.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::StreamExt as _;
+use mesh_core::{
+    Context, Fault, Mesh,
+    bus::StreamLimits,
+    consume::ConsumerSettings,
+    operate::letters::{self, Filter},
+    policy::retry::RetryRule,
+};
+use mesh_tests::{TestBroker, eventually};
+use shop_proto::shop::orders::v1::OrderPlaced;
+use tokio::sync::watch;
+
+use crate::shop::{Seen, consumer, order, orders};
+
+const COUNT: usize = 600;
+
+/// How the target is that is down.
+#[derive(Clone, Copy, PartialEq)]
+enum Down {
+    Refuses,
+    Hangs,
+}
+
+/// Customer 0 is the target that is down until `mended`; the other six are healthy.
+async fn consume(mesh: &Mesh, down: Down, seen: &Seen, mended: watch::Receiver<bool>) {
+    let into = Arc::clone(seen);
+    let handler = move |_cx: Context, event: OrderPlaced| {
+        let (into, mut mended) = (Arc::clone(&into), mended.clone());
+        async move {
+            if event.customer_id == "0" && !*mended.borrow_and_update() {
+                if down == Down::Refuses {
+                    return Err(Fault::unavailable("the warehouse is closed"));
+                }
+                let _ = mended.changed().await;
+            }
+            into.lock().await.push(event.order_id);
+            Ok(())
+        }
+    };
+    let settings = ConsumerSettings {
+        concurrency: 16,
+        prefetch: 16,
+        retry: RetryRule {
+            max_attempts: 1000,
+            base: Duration::from_millis(50),
+            cap: Duration::from_millis(400),
+            ..RetryRule::default()
+        },
+        ..ConsumerSettings::default()
+    };
+    let consumer = mesh.consumer::<OrderPlaced>("ship").settings(settings);
+    consumer.isolate_by(|event: &OrderPlaced| event.customer_id.clone()).start(handler).await.unwrap();
+}
+
+async fn one_target_is_down(down: Down) {
+    let limits = StreamLimits { max_ack_pending: 64, ..StreamLimits::default() };
+    let broker = TestBroker::with(&[orders(), consumer("depot", "ship")], true, &limits).await.unwrap();
+    let sender = broker.connect("orders").await.unwrap();
+    // Every second order is for the target that is down: far more than the consumer has places.
+    let number = |n: usize| if n % 2 == 0 { n * 7 } else { n * 7 + 1 + n % 6 };
+    let events = futures_util::stream::iter((1..=COUNT).map(|n| (n.to_string(), order(number(n)))));
+    let results: Vec<_> = sender.publisher::<OrderPlaced>().publish_all(events, 64).collect().await;
+    assert!(results.iter().all(|(_, result)| result.is_ok()));
+
+    let (seen, (mend, mended)) = (Seen::default(), watch::channel(false));
+    let mesh = broker.connect("depot").await.unwrap();
+    consume(&mesh, down, &seen, mended).await;
+    eventually("every healthy one", || async { (seen.lock().await.len() == COUNT / 2).then_some(()) }).await;
+    assert!(seen.lock().await.iter().all(|id| id.parse::<usize>().unwrap() % 7 != 0));
+
+    mend.send_replace(true);
+    eventually("the others, once it is mended", || async { (seen.lock().await.len() >= COUNT).then_some(()) }).await;
+    let operator = broker.connect("operator").await.unwrap();
+    assert!(letters::list(operator.bus(), &Filter::default()).await.unwrap().is_empty());
+    mesh.drain().await;
+    let mut ids = seen.lock().await.clone();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), COUNT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_refuses_delays_no_other() {
+    one_target_is_down(Down::Refuses).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_hangs_delays_no_other() {
+    one_target_is_down(Down::Hangs).await;
+}
