@@ -13,7 +13,7 @@ use crate::{
     contract::{Context, Facts},
     delayed::{attempts_of, stored_at},
     envelope::{Envelope, TraceContext},
-    fault::{Code, Effect, Fault, Reason},
+    fault::{Code, Effect, Fault, Reason, crash_point},
     gate::{Opened, Unopened},
     policy::retry::{self, Failure, Verdict, Why},
     telemetry::trace,
@@ -57,6 +57,7 @@ impl Worker {
                 Some(refusal) => Ended::DeadLetter(refusal),
                 None => self.try_once(&envelope, &mut attempts, trace).await,
             };
+            crash_point("attempt.handled");
             self.settle(&envelope, &reply, (ended, attempts), started).await;
         }
         .instrument(span)
