@@ -171,18 +171,18 @@ mod tests {
             assert_eq!(found.len(), 1, "{found:?}");
             assert!(found[0].starts_with(expected), "{found:?}");
         };
-        one(|books| drop(books.effects.insert("e-good-9".into(), 1)), "not asked for");
-        one(|books| drop(books.outcomes.clear()), "done, but not announced");
-        one(|books| drop(books.letters.insert("e-good-4".into(), 1)), "letters for what is in order");
-        one(|books| drop(books.letters.insert("e-bad-3".into(), 2)), "duplicates");
-        one(|books| drop(books.effects.insert("e-bad-3".into(), 1)), "duplicates");
-        one(|books| drop(books.outcomes.insert("w-good-2".into(), 2)), "duplicates");
+        one(|books| *books.effects.entry("e-good-9".into()).or_default() += 1, "not asked for");
+        one(|books| books.outcomes.clear(), "done, but not announced");
+        one(|books| *books.letters.entry("e-good-4".into()).or_default() += 1, "letters for what is in order");
+        one(|books| *books.letters.entry("e-bad-3".into()).or_default() += 1, "duplicates");
+        one(|books| *books.effects.entry("e-bad-3".into()).or_default() += 1, "duplicates");
+        one(|books| *books.outcomes.entry("w-good-2".into()).or_default() += 1, "duplicates");
         one(|books| books.unrest.push("work was left".into()), "work was left");
         one(|books| *books = Books::default(), "nothing was published");
     }
 
     #[test]
     fn what_was_sent_but_not_acknowledged_may_have_happened_or_not() {
-        assert!(wrong(|books| drop(books.effects.insert("e-good-4".into(), 1))).is_empty());
+        assert!(wrong(|books| *books.effects.entry("e-good-4".into()).or_default() += 1).is_empty());
     }
 }

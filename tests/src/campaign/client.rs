@@ -11,7 +11,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 
-use super::counter::{ID, KEY, Order, Report, Rule};
+use super::counter::{ATTEMPT, ID, KEY, Order, Report, Rule};
 
 /// How long a call may take.
 const CALL: Duration = Duration::from_secs(1);
@@ -53,8 +53,8 @@ impl CounterClient {
     ///
     /// # Errors
     /// No answer came.
-    pub async fn effect(&self, id: &str, key: &str) -> Result<StatusCode, NoAnswer> {
-        let request = self.request(Method::POST, "/effect").header(ID, id).header(KEY, key);
+    pub async fn effect(&self, id: &str, key: &str, attempt: u32) -> Result<StatusCode, NoAnswer> {
+        let request = self.request(Method::POST, "/effect").header(ID, id).header(KEY, key).header(ATTEMPT, attempt);
         let request = request.body(Full::default()).map_err(|_| NoAnswer::NotSent)?;
         match tokio::time::timeout(CALL, self.http.request(request)).await {
             Ok(Ok(response)) => Ok(response.status()),

@@ -22,6 +22,8 @@ use tokio::{net::TcpListener, task::JoinSet};
 pub const ID: &str = "x-message-id";
 /// The header that recognises a repeat.
 pub const KEY: &str = "idempotency-key";
+/// The header that says which attempt it is.
+pub const ATTEMPT: &str = "x-attempt";
 
 /// What the counter does with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +57,8 @@ pub struct Order {
 pub struct Entry {
     /// How often it was called.
     pub calls: u32,
+    /// The highest attempt that it was called by.
+    pub attempt: u32,
     /// The keys under which it took effect: one, if all is well.
     pub keys: BTreeSet<String>,
 }
@@ -82,11 +86,12 @@ impl Counter {
         word.and_then(|word| rules.get(word)).copied().unwrap_or(Rule::Accept)
     }
 
-    fn effect(&self, id: &str, key: &str) -> Answer {
+    fn effect(&self, id: &str, key: &str, attempt: u32) -> Answer {
         let rule = self.rule(id);
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = entries.entry(id.to_owned()).or_default();
         entry.calls += 1;
+        entry.attempt = entry.attempt.max(attempt);
         match rule {
             Rule::Refuse => return Answer::Now(StatusCode::BAD_REQUEST),
             Rule::Busy(times) if entry.calls <= times => return Answer::Now(StatusCode::SERVICE_UNAVAILABLE),
@@ -113,7 +118,7 @@ impl Counter {
         };
         match (&parts.method, parts.uri.path()) {
             (&Method::POST, "/effect") => {
-                let status = match self.effect(header(ID), header(KEY)) {
+                let status = match self.effect(header(ID), header(KEY), header(ATTEMPT).parse().unwrap_or(0)) {
                     Answer::Now(status) => status,
                     Answer::After(delay) => {
                         tokio::time::sleep(delay).await;
@@ -170,10 +175,10 @@ mod tests {
     #[test]
     fn a_key_counts_once_and_two_keys_count_twice() {
         let counter = Counter::default();
-        counter.effect("e-good-1", "k");
-        counter.effect("e-good-1", "k");
-        counter.effect("e-good-2", "k1");
-        counter.effect("e-good-2", "k2");
+        counter.effect("e-good-1", "k", 1);
+        counter.effect("e-good-1", "k", 1);
+        counter.effect("e-good-2", "k1", 1);
+        counter.effect("e-good-2", "k2", 1);
         let entries = counter.entries.lock().unwrap();
         assert_eq!((entries["e-good-1"].calls, entries["e-good-1"].keys.len()), (2, 1));
         assert_eq!(entries["e-good-2"].keys.len(), 2);
@@ -186,13 +191,13 @@ mod tests {
             counter.rules.lock().unwrap().insert(word.into(), rule);
         }
         let keys = |id: &str| counter.entries.lock().unwrap()[id].keys.len();
-        assert!(matches!(counter.effect("e-bad-1", "k"), Answer::Now(StatusCode::BAD_REQUEST)));
+        assert!(matches!(counter.effect("e-bad-1", "k", 1), Answer::Now(StatusCode::BAD_REQUEST)));
         assert_eq!(keys("e-bad-1"), 0);
-        assert!(matches!(counter.effect("e-busy-1", "k"), Answer::Now(StatusCode::SERVICE_UNAVAILABLE)));
+        assert!(matches!(counter.effect("e-busy-1", "k", 1), Answer::Now(StatusCode::SERVICE_UNAVAILABLE)));
         assert_eq!(keys("e-busy-1"), 0);
-        assert!(matches!(counter.effect("e-busy-1", "k"), Answer::Now(StatusCode::OK)));
-        assert!(matches!(counter.effect("e-mute-1", "k"), Answer::Never));
+        assert!(matches!(counter.effect("e-busy-1", "k", 1), Answer::Now(StatusCode::OK)));
+        assert!(matches!(counter.effect("e-mute-1", "k", 1), Answer::Never));
         assert_eq!(keys("e-mute-1"), 1, "there, and nobody knows");
-        assert!(matches!(counter.effect("e-mute-1", "k"), Answer::Now(StatusCode::OK)));
+        assert!(matches!(counter.effect("e-mute-1", "k", 1), Answer::Now(StatusCode::OK)));
     }
 }

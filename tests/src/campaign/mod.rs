@@ -6,8 +6,10 @@
 pub mod account;
 pub mod client;
 pub mod counter;
+pub mod disk;
 pub mod ledger;
 pub mod process;
+pub mod proxy;
 pub mod roles;
 pub mod stage;
 

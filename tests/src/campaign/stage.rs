@@ -8,6 +8,7 @@ use mesh_core::{
     bus::StreamLimits,
     identity::Credential,
     policy::compile::{Consumes, Declaration},
+    subject::inbox_prefix,
 };
 use tempfile::TempDir;
 
@@ -78,6 +79,8 @@ pub struct StageSettings {
     pub rate: u64,
     /// Of a thousand, so many are refused by the counter.
     pub bad: u32,
+    /// Of a thousand, so many find it busy at first, and so many get no answer at first.
+    pub troubled: u32,
     /// Every message is sent so often.
     pub times: u32,
     /// Bytes of ballast in each message.
@@ -94,6 +97,7 @@ impl Default for StageSettings {
             limits: StreamLimits { ack_wait: Duration::from_secs(2), ..StreamLimits::default() },
             rate: 150,
             bad: 50,
+            troubled: 50,
             times: 1,
             ballast: 0,
             rest: Duration::from_secs(90),
@@ -168,12 +172,28 @@ impl<B: Broker> Stage<B> {
             ("--rate", self.settings.rate),
             ("--seed", run.seed),
             ("--bad", self.settings.bad.into()),
+            ("--troubled", self.settings.troubled.into()),
             ("--times", self.settings.times.into()),
             ("--ballast", self.settings.ballast as u64),
         ] {
             arguments.extend([name.into(), value.to_string().into()]);
         }
         Ok(Publisher(self.starter.start("publisher", arguments, None).await?))
+    }
+
+    /// Sends these ids once more, or for the first time, with `ballast` bytes in each, and says what became of them.
+    ///
+    /// # Errors
+    /// The publisher does not start or end.
+    pub async fn send<'a>(&self, ids: impl IntoIterator<Item = &'a String>, ballast: usize) -> anyhow::Result<Sent> {
+        let file = self.folder.path().join("ids");
+        std::fs::write(&file, ids.into_iter().map(|id| format!("{id}\n")).collect::<String>())?;
+        let mut arguments = self.place(SENDER);
+        arguments.extend(["--seed", "0", "--ballast", &ballast.to_string(), "--ids"].map(OsString::from));
+        arguments.push(file.into());
+        let publisher = Publisher(self.starter.start("publisher", arguments, None).await?);
+        publisher.0.line("end").await?;
+        Ok(publisher.sent())
     }
 
     /// A worker at work. `crash` names a crash point and the hit that ends it.
@@ -203,6 +223,33 @@ impl<B: Broker> Stage<B> {
         let seed = self.broker.seed(OPERATOR).unwrap_or_default().to_owned();
         let builder = Mesh::builder(OPERATOR).region(REGION).url(&self.broker.url());
         builder.credential(Credential::Nkey(seed.into())).connect().await
+    }
+
+    /// The broker's own interface, as the operator, for what Mesh has no command for.
+    ///
+    /// # Errors
+    /// The broker can't be reached.
+    pub async fn jetstream(&self) -> anyhow::Result<async_nats::jetstream::Context> {
+        let seed = self.broker.seed(OPERATOR).unwrap_or_default().to_owned();
+        let options = async_nats::ConnectOptions::with_nkey(seed).custom_inbox_prefix(inbox_prefix(&OPERATOR.parse()?));
+        let servers: Vec<String> = self.broker.url().split(',').map(str::to_owned).collect();
+        Ok(async_nats::jetstream::new(options.connect(servers).await?))
+    }
+
+    /// Changes the configuration of a stream.
+    ///
+    /// # Errors
+    /// The broker refuses.
+    pub async fn change_stream(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut async_nats::jetstream::stream::Config),
+    ) -> anyhow::Result<()> {
+        let jetstream = self.jetstream().await?;
+        let mut config = jetstream.get_stream(name).await?.cached_info().config.clone();
+        change(&mut config);
+        jetstream.update_stream(config).await?;
+        Ok(())
     }
 
     /// What each side says once everything has come to rest.

@@ -2,8 +2,11 @@
 
 #![expect(clippy::print_stdout, reason = "its lines are what it is for")]
 
+mod full;
 mod kills;
 mod options;
+mod power;
+mod workers;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -18,16 +21,20 @@ type Scenario = for<'a> fn(&'a mut Run) -> BoxFuture<'a, anyhow::Result<Played>>
 enum Played {
     /// With an account.
     Account(Account),
-    #[expect(dead_code, reason = "constructed by scenarios that need what a machine may not give")]
     /// It can't be played on this machine, and why.
     Skipped(String),
 }
 
 /// Every scenario, in the order in which they are played.
-const SCENARIOS: [(&str, Scenario); 3] = [
+const SCENARIOS: [(&str, Scenario); 8] = [
+    ("S01 power-cut", |run| Box::pin(power::cuts(run))),
     ("S02 server-kill9", |run| Box::pin(kills::server(run))),
     ("S03 worker-kill9", |run| Box::pin(kills::worker(run))),
     ("S04 both-kill9", |run| Box::pin(kills::both(run))),
+    ("S05 worker-frozen", |run| Box::pin(workers::frozen(run))),
+    ("S07 letters-full", |run| Box::pin(full::letters(run))),
+    ("S08 disk-full", |run| Box::pin(full::disk(run))),
+    ("S10 rolling-restarts", |run| Box::pin(workers::rolling(run))),
 ];
 
 #[tokio::main]

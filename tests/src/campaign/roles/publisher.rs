@@ -3,7 +3,7 @@
 //! What is not acknowledged is sent again with the same id, as the fault's text says, until it is or until the process has
 //! been told to stop for a while.
 
-use std::{io::Write as _, time::Duration};
+use std::{io::Write as _, path::PathBuf, time::Duration};
 
 use clap::Args;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -44,6 +44,9 @@ pub struct Settings {
     /// Bytes of ballast in each message
     #[arg(long, default_value_t = 0)]
     pub ballast: usize,
+    /// Sends these ids, one a line, instead, each once, and ends
+    #[arg(long)]
+    pub ids: Option<PathBuf>,
 }
 
 /// Messages on their way at once, at most.
@@ -76,6 +79,16 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mesh = settings.place.connect(SENDER).await?;
     let mut stop = unix::signal(unix::SignalKind::terminate())?;
     say(format_args!("ready"));
+    if let Some(file) = &settings.ids {
+        let ids = std::fs::read_to_string(file)?;
+        let sends = ids.lines().map(|id| {
+            say(format_args!("try {id}"));
+            send_until_acknowledged(&mesh, id.to_owned(), settings.ballast)
+        });
+        futures_util::stream::iter(sends).buffer_unordered(WINDOW).collect::<()>().await;
+        say(format_args!("end"));
+        return Ok(());
+    }
     let mut random = fastrand::Rng::with_seed(settings.seed);
     let mut pace = tokio::time::interval(Duration::from_nanos(1_000_000_000 / settings.rate.max(1)));
     // After a stall the load goes on at its rate, not in one lump.

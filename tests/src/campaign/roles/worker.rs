@@ -43,7 +43,7 @@ struct Handler(CounterClient);
 
 impl Handler {
     async fn handle(&self, cx: &Context) -> Result<(), Fault> {
-        match self.0.effect(cx.local_id(), cx.idempotency_key()).await {
+        match self.0.effect(cx.local_id(), cx.idempotency_key(), cx.attempt()).await {
             Ok(StatusCode::OK) => Ok(()),
             Ok(StatusCode::BAD_REQUEST) => Err(Fault::invalid("the counter refuses it")),
             Ok(status) => Err(Fault::unavailable(format!("the counter says {status}"))),
