@@ -19,6 +19,8 @@ pub struct Books {
     pub parked: BTreeSet<String>,
     /// Outcomes of queued work that was done, by id. Events have none.
     pub outcomes: BTreeMap<String, u32>,
+    /// Messages that still lie in a queue though its consumer has acknowledged them: they wait for nobody.
+    pub residue: u64,
     /// What did not come to rest in time: said by the ledger.
     pub unrest: Vec<String>,
 }
@@ -41,6 +43,7 @@ pub struct Account {
     pub unannounced: BTreeSet<String>,
     /// A letter for a message with which nothing is wrong.
     pub innocent: BTreeSet<String>,
+    residue: u64,
     unrest: Vec<String>,
 }
 
@@ -75,6 +78,7 @@ impl Account {
             unasked: ended.into_iter().filter(|id| !books.asked.contains(*id)).cloned().collect(),
             unannounced: work_done.filter(|id| !books.outcomes.contains_key(*id)).cloned().collect(),
             innocent: books.letters.keys().filter(|id| !id.contains(BAD)).cloned().collect(),
+            residue: books.residue,
             unrest: books.unrest.clone(),
         }
     }
@@ -116,6 +120,9 @@ impl Account {
             .map(|(what, ids)| format!("{what}: {} {:?}", ids.len(), ids.iter().take(5).collect::<Vec<_>>()))
             .collect();
         wrong.extend(self.unrest.iter().cloned());
+        if self.residue > 0 {
+            wrong.push(format!("{} messages lie in a queue after their ack", self.residue));
+        }
         if self.published == 0 {
             wrong.push("nothing was published: nothing was shown".into());
         }
@@ -177,6 +184,7 @@ mod tests {
         one(|books| *books.letters.entry("e-bad-3".into()).or_default() += 1, "duplicates");
         one(|books| *books.effects.entry("e-bad-3".into()).or_default() += 1, "duplicates");
         one(|books| *books.outcomes.entry("w-good-2".into()).or_default() += 1, "duplicates");
+        one(|books| books.residue = 1, "1 messages lie in a queue");
         one(|books| books.unrest.push("work was left".into()), "work was left");
         one(|books| *books = Books::default(), "nothing was published");
     }

@@ -5,11 +5,12 @@ use std::{
     time::Duration,
 };
 
+use async_nats::jetstream::Context;
+use futures_util::TryStreamExt as _;
 use mesh_core::{
     Mesh,
     bus::{Bus, Stop},
     dead_letter::LetterState,
-    fault::Fault,
     operate::{
         letters::{Filter, list},
         topology::Topology,
@@ -24,20 +25,28 @@ use super::{account::Books, client::CounterClient, process::Sent, stage::declara
 
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Who is asked: the broker, through Mesh and through its own interface.
+pub struct Sides {
+    /// The operator's connection.
+    pub operator: Mesh,
+    /// The broker's own interface, for what Mesh does not show.
+    pub jetstream: Context,
+}
+
 /// What each side says once everything has come to rest, or after `patience`.
 ///
 /// # Errors
 /// A side does not answer.
-pub async fn books(operator: &Mesh, counter: &CounterClient, sent: &Sent, patience: Duration) -> anyhow::Result<Books> {
-    let mut books = Books {
-        asked: sent.asked.clone(),
-        acknowledged: sent.acknowledged.clone(),
-        unrest: at_rest(operator, patience).await?,
-        ..Books::default()
-    };
+pub async fn books(sides: &Sides, counter: &CounterClient, sent: &Sent, patience: Duration) -> anyhow::Result<Books> {
+    let bus = sides.operator.bus();
+    let mut books = Books { asked: sent.asked.clone(), acknowledged: sent.acknowledged.clone(), ..Books::default() };
+    match at_rest(sides, patience).await {
+        Ok(residue) => books.residue = residue,
+        Err(why) => books.unrest.push(why.to_string()),
+    }
     books.unrest.extend((!sent.given_up.is_empty()).then(|| format!("given up: {:?}", sent.given_up)));
-    read_letters(operator.bus(), &mut books).await?;
-    books.outcomes = outcomes(operator.bus()).await?;
+    read_letters(bus, &mut books).await?;
+    books.outcomes = outcomes(bus).await?;
     for (id, entry) in counter.report().await? {
         books.calls += u64::from(entry.calls);
         if !entry.keys.is_empty() {
@@ -47,47 +56,73 @@ pub async fn books(operator: &Mesh, counter: &CounterClient, sent: &Sent, patien
     Ok(books)
 }
 
-/// Waits until nothing is queued, delayed or in hand. What still is, after `patience`; nothing if all is at rest.
+/// Waits until nothing is queued, delayed or in hand; how many messages lie in a queue all the same, acknowledged.
 ///
 /// # Errors
-/// Never for what the broker says: that is a look that failed.
-pub async fn at_rest(operator: &Mesh, patience: Duration) -> anyhow::Result<Vec<String>> {
-    let topology = Topology::of(&declarations()?, operator.identity().region());
+/// Something is, after `patience`.
+pub async fn at_rest(sides: &Sides, patience: Duration) -> anyhow::Result<u64> {
+    let topology = Topology::of(&declarations()?, sides.operator.identity().region());
     let limit = Instant::now() + patience;
     let mut calm = 0;
     loop {
-        let left = match left(operator.bus(), &topology).await {
-            Ok(left) => left,
-            Err(fault) => vec![fault.to_string()],
+        let why = match look(sides, &topology).await {
+            Ok(look) if look.waiting.is_empty() => {
+                calm += 1;
+                // Twice: in a cluster a follower may answer, and be a little behind. And an ack deletes a moment later.
+                if calm >= if look.residue == 0 { 2 } else { 20 } {
+                    return Ok(look.residue);
+                }
+                String::new()
+            }
+            Ok(look) => look.waiting.join(", "),
+            Err(error) => error.to_string(),
         };
-        // Twice: in a cluster a follower may answer, and be a little behind.
-        calm = if left.is_empty() { calm + 1 } else { 0 };
-        if calm == 2 {
-            return Ok(Vec::new());
+        if !why.is_empty() {
+            calm = 0;
         }
-        if Instant::now() >= limit {
-            return Ok(vec![format!("not at rest after {} s: {}", patience.as_secs(), left.join(", "))]);
-        }
+        anyhow::ensure!(Instant::now() < limit, "not at rest after {} s: {why}", patience.as_secs());
         tokio::time::sleep(LOOK).await;
     }
 }
 
-async fn left(bus: &Bus, topology: &Topology) -> Result<Vec<String>, Fault> {
-    let mut left = Vec::new();
+#[derive(Default)]
+struct Look {
+    waiting: Vec<String>,
+    residue: u64,
+}
+
+async fn look(sides: &Sides, topology: &Topology) -> anyhow::Result<Look> {
+    let bus = sides.operator.bus();
+    let mut look = Look::default();
     for spec in &topology.consumers {
-        let state = bus.consumer_state(&spec.stream, &spec.durable).await?;
-        match state {
+        match bus.consumer_state(&spec.stream, &spec.durable).await? {
             Some(state) if state.pending + state.in_flight == 0 => {}
-            other => left.push(format!("{} on {}: {other:?}", spec.durable, spec.stream)),
+            other => look.waiting.push(format!("{} on {}: {other:?}", spec.durable, spec.stream)),
         }
     }
     for stream in topology.work_streams().into_iter().chain(topology.lane_streams()) {
         match bus.stream_state(stream).await? {
             Some(state) if state.messages == 0 => {}
-            other => left.push(format!("{stream}: {other:?}")),
+            Some(state) => {
+                let held = held(&sides.jetstream, stream).await?;
+                look.waiting.extend((held > 0).then(|| format!("{held} are held on {stream}")));
+                look.residue += state.messages.saturating_sub(held);
+            }
+            None => look.waiting.push(format!("{stream} is gone")),
         }
     }
-    Ok(left)
+    Ok(look)
+}
+
+/// Messages that wait for their time.
+async fn held(jetstream: &Context, stream: &str) -> anyhow::Result<u64> {
+    let stream = jetstream.get_stream(stream).await?;
+    let mut subjects = stream.info_with_subjects("mesh1.lane.*.*.*.hold.>").await?;
+    let mut held = 0;
+    while let Some((_, count)) = subjects.try_next().await? {
+        held += u64::try_from(count)?;
+    }
+    Ok(held)
 }
 
 fn local_id(message_id: &str) -> String {
