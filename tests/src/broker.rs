@@ -43,6 +43,18 @@ impl TestBroker {
         sync_always: bool,
         limits: &StreamLimits,
     ) -> anyhow::Result<TestBroker> {
+        TestBroker::on(declarations, JetStream { sync_always, ..JetStream::default() }, limits).await
+    }
+
+    /// The same, with its store where it is said.
+    ///
+    /// # Errors
+    /// It can't be had or started.
+    pub async fn on(
+        declarations: &[Declaration],
+        jetstream: JetStream,
+        limits: &StreamLimits,
+    ) -> anyhow::Result<TestBroker> {
         let folder = tempfile::tempdir()?;
         let binary = obtain(&Environment::from_process(), &mut |_| {}).await?;
         let region: Name = REGION.parse()?;
@@ -57,7 +69,6 @@ impl TestBroker {
             seeds.insert(name, pair.seed()?);
             users.push(user(pair.public_key(), permissions));
         }
-        let jetstream = JetStream { sync_always, ..JetStream::default() };
         let config = ServerConfig::new("test").users(users).jetstream(Some(jetstream));
         let guard = Guard::new(mesh_binary());
         let server = Server::start(&guard, &binary.path, config, &folder.path().join("server")).await?;
@@ -66,7 +77,11 @@ impl TestBroker {
         Ok(broker)
     }
 
-    async fn apply(&self, declarations: &[Declaration], limits: &StreamLimits) -> anyhow::Result<()> {
+    /// Makes the streams and consumers what declarations and limits say.
+    ///
+    /// # Errors
+    /// The broker refuses.
+    pub async fn apply(&self, declarations: &[Declaration], limits: &StreamLimits) -> anyhow::Result<()> {
         let operator = self.connect("operator").await?;
         mesh_core::operate::topology::apply(operator.bus(), declarations, limits).await?;
         operator.drain().await;

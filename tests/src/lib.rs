@@ -2,6 +2,7 @@
 
 pub mod binary;
 pub mod broker;
+pub mod campaign;
 pub mod wait;
 
 pub use binary::mesh_binary;

@@ -13,7 +13,7 @@ use crate::{
     contract::{Context, Facts},
     delayed::{attempts_of, stored_at},
     envelope::{Envelope, TraceContext},
-    fault::{Code, Effect, Fault, Reason},
+    fault::{Code, Effect, Fault, Reason, crash_point},
     gate::{Opened, Unopened},
     policy::retry::{self, Failure, RetryRule, Verdict, Why},
     telemetry::trace,
@@ -70,6 +70,7 @@ impl Worker {
         let started = Instant::now();
         async {
             let ended = self.run(&envelope, &mut attempts, (trace, &lease)).await;
+            crash_point("attempt.handled");
             self.learn(granted, &ended, &attempts);
             self.settle(&envelope, &reply, (ended, attempts), started).await;
         }

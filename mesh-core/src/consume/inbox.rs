@@ -25,7 +25,7 @@ use super::{
 use crate::{
     dead_letter::letter_id,
     envelope::{Delivery, Envelope, TraceContext},
-    fault::{Code, Effect, Fault, Reason},
+    fault::{Code, Effect, Fault, Reason, crash_point},
     policy::inbox::{self, Begin, Now, Start},
     store::Written,
 };
@@ -101,6 +101,7 @@ impl Worker {
             let record = self.begun(envelope, start, place.is_alone());
             match self.write(&key, &record, revision).await {
                 Ok(Written::At(revision)) => {
+                    crash_point("inbox.begun");
                     let mine = Mine { key, record, revision };
                     return self.try_written_down(&mut trial, place, mine).await;
                 }
@@ -168,7 +169,10 @@ impl Worker {
         }
         mine.record.by = self.signature();
         match self.write(&mine.key, &mine.record, mine.revision).await {
-            Ok(Written::At(_)) => ended,
+            Ok(Written::At(_)) => {
+                crash_point("inbox.ended");
+                ended
+            }
             // Its lease had run out and another process went on with it: that one settles it.
             Ok(Written::Conflict) => Ended::TakenOver,
             Err(GivenUp) => Ended::HandedBack,

@@ -12,7 +12,12 @@ use tokio::time::Instant;
 
 use super::{attempt::Ended, worker::Worker};
 use crate::{
-    bus::Ack, dead_letter, delayed, envelope::Envelope, fault::Fault, subject::OUTCOME_STREAM, telemetry::metrics::How,
+    bus::Ack,
+    dead_letter, delayed,
+    envelope::Envelope,
+    fault::{Fault, crash_point},
+    subject::OUTCOME_STREAM,
+    telemetry::metrics::How,
 };
 
 /// The delivery was given up by a drain: it is not settled.
@@ -54,6 +59,7 @@ impl Worker {
             // It will be delivered again; its successor is there and found.
             tracing::warn!(%error, message_id = envelope.message_id, "the ack was not sent");
         }
+        crash_point("settle.acked");
         self.metrics.settled(how, started.elapsed());
     }
 
@@ -79,8 +85,11 @@ impl Worker {
         let letter = envelope.note.lane.as_ref().and_then(|lane| lane.letter.as_ref());
         let suffix = letter.map(|letter| format!("/{}", letter.generation)).unwrap_or_default();
         self.announce(envelope, end, &suffix).await?;
+        crash_point("settle.outcome");
         let Some(letter) = letter else { return Ok(()) };
-        self.until_confirmed("the end of a letter", || dead_letter::resolve(&self.bus, &self.lane, letter)).await
+        self.until_confirmed("the end of a letter", || dead_letter::resolve(&self.bus, &self.lane, letter)).await?;
+        crash_point("settle.resolved");
+        Ok(())
     }
 
     /// The outcome of queued work, for whoever enqueued it. An event has none. `suffix` tells the outcomes of one message apart.
@@ -101,12 +110,15 @@ impl Worker {
     /// `next`: the number of the next attempt, and when it is due.
     async fn again(&self, envelope: &Envelope, next: (u32, i64), attempts: &v1::Attempts) -> Result<(), GivenUp> {
         let put_aside = || delayed::delay(&self.bus, &self.lane, envelope, next, attempts);
-        self.until_confirmed("a delayed copy", put_aside).await
+        self.until_confirmed("a delayed copy", put_aside).await?;
+        crash_point("settle.delayed");
+        Ok(())
     }
 
     async fn dead_letter(&self, envelope: &Envelope, fault: &Fault, attempts: v1::Attempts) -> Result<(), GivenUp> {
         let capture = || dead_letter::capture(&self.bus, &self.lane, envelope, fault, attempts.clone());
         let captured = self.until_confirmed("a dead letter", capture).await?;
+        crash_point("settle.captured");
         self.metrics.dead_letter(fault.reason());
         tracing::warn!(
             letter = captured.letter_id,
@@ -118,7 +130,9 @@ impl Worker {
         let end = v1::DeadLettered { letter_id: captured.letter_id, fault: Some(fault.into()) };
         let end = v1::outcome::End::DeadLettered(end);
         // Beside the outcome of a later replay: an id of its own.
-        self.announce(envelope, end, &format!("/letter/{}", captured.generation)).await
+        self.announce(envelope, end, &format!("/letter/{}", captured.generation)).await?;
+        crash_point("settle.letter-outcome");
+        Ok(())
     }
 
     /// Tries until the broker confirms it, or until the time to drain is over.

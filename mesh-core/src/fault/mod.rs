@@ -3,11 +3,14 @@
 //! A fault is a canonical code, an [`Effect`] (did the other side act?), a stable [`Reason`] with a page of its own, and
 //! two texts: a message for outside and a detail for inside. On the wire it is the protobuf `mesh.v1.Fault`.
 
+mod crash;
 mod reason;
 mod wire;
 
 use std::{fmt, time::Duration};
 
+pub(crate) use crash::crash_point;
+pub use crash::{OPERATOR_POINTS, WORKER_POINTS, arm_crash_point};
 pub use mesh_proto::v1::{Code, Effect};
 pub use reason::Reason;
 

@@ -85,6 +85,12 @@ impl ServeBuilder {
         self
     }
 
+    /// All settings of working off queued work at once.
+    pub fn settings(mut self, settings: ConsumerSettings) -> ServeBuilder {
+        self.settings = settings;
+        self
+    }
+
     /// Begins to serve, in the background, until the mesh drains.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use crate::{
     dead_letter::{ActKind, Letter, LetterState, append},
     delayed::Lane,
     envelope::{LaneNote, LetterNote, Note, header},
-    fault::{Code, Effect, Fault, Reason},
+    fault::{Code, Effect, Fault, Reason, crash_point},
     subject::Name,
 };
 
@@ -52,7 +52,9 @@ pub async fn replay(bus: &Bus, letter: &Letter, order: &Order) -> Result<Replaye
         LetterState::Held => return Err(changed("it is held: release it first", letter)),
         LetterState::Resolved | LetterState::Discarded => return Err(ended(letter)),
     };
+    crash_point("replay.ordered");
     send_copy(bus, &lane, letter, &replayed).await?;
+    crash_point("replay.copied");
     Ok(replayed)
 }
 

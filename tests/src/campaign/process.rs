@@ -1,0 +1,281 @@
+//! Real processes under guard: they end with the campaign, however it ends.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use mesh::engine::{Child, Guard, GuardedCommand, Output};
+use mesh_core::clock::TaskScope;
+use nix::sys::signal::Signal;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    sync::watch,
+};
+
+use super::roles::CRASH;
+use crate::mesh_binary;
+
+/// How long a process may take until it says that it is ready, or until it has ended after it was told to.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Starts `campaign-worker` in its roles.
+#[derive(Debug, Clone)]
+pub struct Starter {
+    guard: Guard,
+    program: PathBuf,
+    /// Where the logs go.
+    folder: PathBuf,
+}
+
+impl Starter {
+    /// Starts `program`; logs go into `folder`.
+    #[must_use]
+    pub fn new(program: &Path, folder: &Path) -> Starter {
+        Starter { guard: Guard::new(mesh_binary()), program: program.to_owned(), folder: folder.to_owned() }
+    }
+
+    /// Starts one process and waits until it is ready. `crash` names a crash point and the hit that ends it: such a process
+    /// is not waited for.
+    ///
+    /// # Errors
+    /// It does not start, or ends before it is ready.
+    pub async fn start(
+        &self,
+        role: &str,
+        arguments: Vec<OsString>,
+        crash: Option<(&str, u32)>,
+    ) -> anyhow::Result<Process> {
+        let log = self.folder.join(format!("{role}.log"));
+        let mut command =
+            GuardedCommand::new(&self.guard, &self.program).arg(role).args(arguments).output(Output::Piped).log(&log);
+        if let Some((point, hit)) = crash {
+            command = command.env(CRASH, format!("{point}:{hit}"));
+        }
+        let mut child = command.spawn().await?;
+        let output = child.take_stdout().context("its output is piped")?;
+        let process = Process::hear(child, output);
+        if crash.is_some() {
+            // It may meet its point before it can say anything.
+            return Ok(process);
+        }
+        let ready = process.line("ready").await;
+        ready.with_context(|| format!("{role} did not become ready:\n{}", process.child.log_tail(20)))?;
+        Ok(process)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    lines: Mutex<Vec<String>>,
+}
+
+/// A running process and all that it said. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    heard: Arc<Heard>,
+    news: watch::Receiver<usize>,
+    /// Reads what it says; ends with it.
+    _reader: TaskScope,
+}
+
+impl Process {
+    fn hear(child: Child, output: tokio::process::ChildStdout) -> Process {
+        let heard = Arc::new(Heard::default());
+        let (told, news) = watch::channel(0);
+        let reader = TaskScope::new();
+        let into = Arc::clone(&heard);
+        reader.spawn(async move {
+            let mut lines = BufReader::new(output).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                into.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                told.send_modify(|count| *count += 1);
+            }
+        });
+        Process { child, heard, news, _reader: reader }
+    }
+
+    /// All lines so far.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.heard.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many lines so far.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        *self.news.borrow()
+    }
+
+    /// Waits for a line that begins with `word`; what follows it.
+    ///
+    /// # Errors
+    /// It ends first, or takes too long.
+    pub async fn line(&self, word: &str) -> anyhow::Result<String> {
+        let mut news = self.news.clone();
+        let found = || {
+            let lines = self.heard.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.iter().find_map(|line| line.strip_prefix(word).map(|rest| rest.trim().to_owned()))
+        };
+        let waiting = async {
+            loop {
+                if let Some(rest) = found() {
+                    return Ok(rest);
+                }
+                if news.changed().await.is_err() {
+                    // It may have been the last line.
+                    return found().with_context(|| format!("it ended without saying {word:?}"));
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.with_context(|| format!("it did not say {word:?} in time"))?
+    }
+
+    /// Ends it at once (SIGKILL).
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn kill9(&mut self) -> anyhow::Result<()> {
+        self.child.kill().await?;
+        Ok(())
+    }
+
+    /// Stops it where it stands (SIGSTOP): it holds its connections and does nothing.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        Ok(self.child.signal(Signal::SIGSTOP)?)
+    }
+
+    /// Lets it go on (SIGCONT).
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        Ok(self.child.signal(Signal::SIGCONT)?)
+    }
+
+    /// Tells it to stop in peace, and waits until it has.
+    ///
+    /// # Errors
+    /// It ends badly or not at all.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        let status = self.child.stop(PATIENCE).await?;
+        if !status.success() {
+            bail!("it ended with {status}:\n{}", self.child.log_tail(20));
+        }
+        Ok(())
+    }
+
+    /// Waits until the crash point that it was started with has ended it.
+    ///
+    /// # Errors
+    /// It lives on, or ended otherwise.
+    pub async fn crashed(&mut self) -> anyhow::Result<()> {
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let status = ended.context("it did not meet the crash point")??;
+        if status.signal() != Some(Signal::SIGABRT as i32) {
+            bail!("it was to end at its crash point, and ended with {status}:\n{}", self.child.log_tail(20));
+        }
+        Ok(())
+    }
+
+    /// Waits until it ends by itself, however long that takes.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn until_ended(&mut self) -> anyhow::Result<()> {
+        self.child.wait().await?;
+        Ok(())
+    }
+
+    /// Waits until it ends by itself; whether it ended well.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub async fn ended(&mut self) -> anyhow::Result<bool> {
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        Ok(ended.context("it does not end")??.success())
+    }
+}
+
+/// A process that handles.
+pub type Worker = Process;
+
+/// A process that publishes.
+#[derive(Debug)]
+pub struct Publisher(pub Process);
+
+/// What was sent.
+#[derive(Debug, Clone, Default)]
+pub struct Sent {
+    /// Every id.
+    pub asked: BTreeSet<String>,
+    /// Those that the broker acknowledged.
+    pub acknowledged: BTreeSet<String>,
+    /// Acknowledgements that said: it was there already.
+    pub repeats: usize,
+    /// Sends that failed for now, and why: the distinct words.
+    pub said: BTreeSet<String>,
+    /// What was given up or refused.
+    pub given_up: BTreeSet<String>,
+}
+
+impl Publisher {
+    /// What was sent so far.
+    #[must_use]
+    pub fn sent(&self) -> Sent {
+        let mut sent = Sent::default();
+        for line in self.0.lines() {
+            let (word, rest) = line.split_once(' ').unwrap_or((&line, ""));
+            match word {
+                "try" => drop(sent.asked.insert(rest.to_owned())),
+                "ack" => drop(sent.acknowledged.insert(rest.to_owned())),
+                "dup" => {
+                    sent.repeats += 1;
+                    sent.acknowledged.insert(rest.to_owned());
+                }
+                "not" => drop(sent.said.insert(rest.split_once(' ').map_or("", |(_, why)| why).to_owned())),
+                "gave-up" | "refused" => drop(sent.given_up.insert(rest.to_owned())),
+                _ => {}
+            }
+        }
+        sent
+    }
+
+    /// Waits until so many more messages were acknowledged.
+    ///
+    /// # Errors
+    /// They were not, in time.
+    pub async fn more(&self, count: usize) -> anyhow::Result<()> {
+        let acknowledged = || self.sent().acknowledged.len();
+        let target = acknowledged() + count;
+        let mut news = self.0.news.clone();
+        let waiting = async {
+            while acknowledged() < target {
+                if news.changed().await.is_err() {
+                    bail!("the publisher has ended");
+                }
+            }
+            Ok(())
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.context("nothing is acknowledged any more")?
+    }
+
+    /// Tells it to stop, waits for the last acknowledgements, and gives what was sent.
+    ///
+    /// # Errors
+    /// It ends badly.
+    pub async fn finish(mut self) -> anyhow::Result<Sent> {
+        self.0.stop().await?;
+        self.0.line("end").await?;
+        Ok(self.sent())
+    }
+}

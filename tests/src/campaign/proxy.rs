@@ -1,0 +1,133 @@
+//! A proxy between a client and the broker that can lose what was said: acknowledgements, connections, or both.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+};
+
+use mesh_core::clock::TaskScope;
+
+#[derive(Debug, Default)]
+struct State {
+    /// What the broker says is thrown away.
+    deaf: AtomicBool,
+    /// Bytes of the broker that were thrown away.
+    lost: AtomicU64,
+}
+
+/// Forwards connections to one address.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    state: Arc<State>,
+    /// Counted up: every connection of before is cut.
+    cuts: watch::Sender<u64>,
+    tasks: TaskScope,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.tasks.stop();
+    }
+}
+
+impl Proxy {
+    /// Forwards to `broker`, which may restart on its port.
+    ///
+    /// # Errors
+    /// It can't listen.
+    pub async fn start(broker: SocketAddr) -> anyhow::Result<Proxy> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        let (cuts, cut) = watch::channel(0);
+        let proxy = Proxy { address, state: Arc::default(), cuts, tasks: TaskScope::new() };
+        let (state, tasks) = (Arc::clone(&proxy.state), proxy.tasks.clone());
+        proxy.tasks.spawn(async move {
+            loop {
+                let client = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = tasks.stopped() => return,
+                };
+                if let Ok((client, _)) = client {
+                    tasks.spawn(forward(client, broker, Arc::clone(&state), cut.clone(), tasks.clone()));
+                }
+            }
+        });
+        Ok(proxy)
+    }
+
+    /// Its address for clients.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://{}", self.address)
+    }
+
+    /// From now on nothing that the broker says reaches a client; what clients say goes on to the broker.
+    pub fn lose_answers(&self) {
+        self.state.deaf.store(true, Ordering::SeqCst);
+    }
+
+    /// Cuts every connection, and lets new ones hear again.
+    pub fn cut(&self) {
+        self.state.deaf.store(false, Ordering::SeqCst);
+        self.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// How many bytes of the broker's were lost.
+    #[must_use]
+    pub fn lost_bytes(&self) -> u64 {
+        self.state.lost.load(Ordering::SeqCst)
+    }
+}
+
+/// One connection, until either side ends it or it is cut. Once it has lost something it stays deaf: a stream of bytes with a
+/// hole in it is none.
+async fn forward(
+    client: TcpStream,
+    broker: SocketAddr,
+    state: Arc<State>,
+    mut cut: watch::Receiver<u64>,
+    tasks: TaskScope,
+) {
+    cut.mark_unchanged();
+    let Ok(server) = TcpStream::connect(broker).await else { return };
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    tokio::select! {
+        () = up(from_client, to_server) => {}
+        () = down(from_server, to_client, &state) => {}
+        _ = cut.changed() => {}
+        () = tasks.stopped() => {}
+    }
+}
+
+async fn up(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    // Either end may go at any time: that is what it is for.
+    let _ = tokio::io::copy(&mut from, &mut to).await;
+}
+
+async fn down(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut deaf = false;
+    loop {
+        let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        deaf |= state.deaf.load(Ordering::SeqCst);
+        if deaf {
+            state.lost.fetch_add(read as u64, Ordering::SeqCst);
+        } else if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}

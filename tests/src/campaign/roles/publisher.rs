@@ -1,0 +1,153 @@
+//! Publishes events and queues work at a steady rate, and writes on standard output what the broker said of each.
+//!
+//! What is not acknowledged is sent again with the same id, as the fault's text says, until it is or until the process has
+//! been told to stop for a while.
+
+use std::{io::Write as _, path::PathBuf, time::Duration};
+
+use clap::Args;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use mesh_core::{Fault, Mesh, Receipt};
+use shop_proto::shop::{
+    orders::v1::OrderPlaced,
+    payments::v1::{ChargeRequest, PaymentsClient},
+};
+use tokio::{signal::unix, time::Instant};
+
+use super::Place;
+use crate::campaign::{
+    account::WORK,
+    stage::SENDER,
+};
+
+/// What is published.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// The broker
+    #[command(flatten)]
+    pub place: Place,
+    /// Messages per second
+    #[arg(long, default_value_t = 200)]
+    pub rate: u64,
+    /// Decides which message is of which kind
+    #[arg(long)]
+    pub seed: u64,
+    /// Of a thousand messages, so many are refused by the counter
+    #[arg(long, default_value_t = 50)]
+    pub bad: u32,
+    /// Of a thousand messages, so many find it busy, and so many get no answer, at first
+    #[arg(long, default_value_t = 50)]
+    pub troubled: u32,
+    /// Every message is sent so often, whatever was said of the first
+    #[arg(long, default_value_t = 1)]
+    pub times: u32,
+    /// Bytes of ballast in each message
+    #[arg(long, default_value_t = 0)]
+    pub ballast: usize,
+    /// Sends these ids, one a line, instead, each once, and ends
+    #[arg(long)]
+    pub ids: Option<PathBuf>,
+}
+
+/// Messages on their way at once, at most.
+const WINDOW: usize = 512;
+/// Within the broker's dedupe window, so that a repeat is recognised.
+const TRY_FOR: Duration = Duration::from_secs(100);
+/// How long a message may still be tried after the order to stop.
+const LAST_WORDS: Duration = Duration::from_secs(40);
+
+fn say(words: std::fmt::Arguments<'_>) {
+    // Nobody listens any more: the campaign has ended, and so will this process.
+    let _ = writeln!(std::io::stdout(), "{words}");
+}
+
+fn kind(random: &mut fastrand::Rng, settings: &Settings) -> &'static str {
+    let dice = random.u32(0..1000);
+    match dice {
+        d if d < settings.bad => "-bad-",
+        d if d < settings.bad + settings.troubled => "-busy-",
+        d if d < settings.bad + 2 * settings.troubled => "-mute-",
+        _ => "-good-",
+    }
+}
+
+/// Publishes until SIGTERM.
+///
+/// # Errors
+/// The broker can't be reached at first.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let mesh = settings.place.connect(SENDER).await?;
+    let mut stop = unix::signal(unix::SignalKind::terminate())?;
+    say(format_args!("ready"));
+    if let Some(file) = &settings.ids {
+        let ids = std::fs::read_to_string(file)?;
+        let sends = ids.lines().map(|id| {
+            say(format_args!("try {id}"));
+            send_until_acknowledged(&mesh, id.to_owned(), settings.ballast)
+        });
+        futures_util::stream::iter(sends).buffer_unordered(WINDOW).collect::<()>().await;
+        say(format_args!("end"));
+        return Ok(());
+    }
+    let mut random = fastrand::Rng::with_seed(settings.seed);
+    let mut pace = tokio::time::interval(Duration::from_nanos(1_000_000_000 / settings.rate.max(1)));
+    // After a stall the load goes on at its rate, not in one lump.
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut under_way = FuturesUnordered::new();
+    let mut number = 0_usize;
+    loop {
+        tokio::select! {
+            _ = stop.recv() => break,
+            Some(()) = under_way.next(), if !under_way.is_empty() => {}
+            _ = pace.tick(), if under_way.len() < WINDOW => {
+                number += 1;
+                let side = if random.bool() { WORK } else { "e-" };
+                let id = format!("{}{}{number}", side.trim_end_matches('-'), kind(&mut random, &settings));
+                say(format_args!("try {id}"));
+                for _ in 0..settings.times.max(1) {
+                    under_way.push(send_until_acknowledged(&mesh, id.clone(), settings.ballast));
+                }
+            }
+        }
+    }
+    let last = async { while under_way.next().await.is_some() {} };
+    let all = tokio::time::timeout(LAST_WORDS, last).await.is_ok();
+    say(format_args!("{}", if all { "end" } else { "end with some unanswered" }));
+    Ok(())
+}
+
+async fn send_until_acknowledged(mesh: &Mesh, id: String, ballast: usize) {
+    let limit = Instant::now() + TRY_FOR;
+    let mut said = String::new();
+    while Instant::now() < limit {
+        match send(mesh, &id, ballast).await {
+            Ok(receipt) => {
+                say(format_args!("{} {id}", if receipt.duplicate { "dup" } else { "ack" }));
+                return;
+            }
+            Err(fault) if fault.code() == mesh_core::fault::Code::InvalidArgument => {
+                say(format_args!("refused {id} {fault}"));
+                return;
+            }
+            Err(fault) => {
+                let words = fault.to_string();
+                if words != said {
+                    say(format_args!("not {id} {words}"));
+                    said = words;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    say(format_args!("gave-up {id}"));
+}
+
+async fn send(mesh: &Mesh, id: &str, ballast: usize) -> Result<Receipt, Fault> {
+    if id.starts_with(WORK) {
+        let description = "x".repeat(ballast);
+        let request = ChargeRequest { order_id: id.to_owned(), amount_cents: 1, description, ..Default::default() };
+        return PaymentsClient::new(mesh).charge().enqueue(&request).id(id).await;
+    }
+    let event = OrderPlaced { order_id: id.to_owned(), placed_on: "x".repeat(ballast), ..Default::default() };
+    mesh.publisher::<OrderPlaced>().publish(&event).id(id).await
+}

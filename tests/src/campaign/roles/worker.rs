@@ -1,0 +1,121 @@
+//! Handles events and queued work: each becomes one call of the counter, with the idempotency key of the attempt.
+
+use std::{io::Write as _, time::Duration};
+
+use clap::Args;
+use hyper::StatusCode;
+use mesh_core::{
+    Context, Fault,
+    consume::ConsumerSettings,
+    fault::{Code, Effect, Reason},
+    policy::retry::RetryRule,
+};
+use shop_proto::shop::{
+    orders::v1::OrderPlaced,
+    payments::v1::{ChargeReply, ChargeRequest, Payments, PaymentsServer},
+};
+
+use super::Place;
+use crate::campaign::{
+    client::{CounterClient, NoAnswer},
+    stage::{CONSUMER, WORKER},
+};
+
+/// What is handled, and how.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// The broker
+    #[command(flatten)]
+    pub place: Place,
+    /// The counter's address
+    #[arg(long)]
+    pub counter: String,
+    /// How long the broker waits for a sign of life, in milliseconds: as the consumers were made
+    #[arg(long)]
+    pub ack_wait_ms: u64,
+    /// Attempts at one message
+    #[arg(long, default_value_t = 5)]
+    pub attempts: u32,
+    /// How long one attempt may take, in milliseconds
+    #[arg(long, default_value_t = 60_000)]
+    pub handler_limit_ms: u64,
+}
+
+#[derive(Clone)]
+struct Handler(CounterClient);
+
+impl Handler {
+    async fn handle(&self, cx: &Context) -> Result<(), Fault> {
+        come_to_grief(cx.local_id()).await;
+        match self.0.effect(cx.local_id(), cx.idempotency_key(), cx.attempt()).await {
+            Ok(StatusCode::OK) => Ok(()),
+            Ok(StatusCode::BAD_REQUEST) => Err(Fault::invalid("the counter refuses it")),
+            Ok(status) => Err(Fault::unavailable(format!("the counter says {status}"))),
+            Err(NoAnswer::NotSent) => Err(Fault::unavailable("the counter is not there")),
+            Err(NoAnswer::Unknown) => {
+                let message = "the counter did not answer";
+                Err(Fault::new(Code::Unavailable, Effect::Unknown, Reason::HandlerRefused, message))
+            }
+        }
+    }
+}
+
+/// What a bug of a handler does, by a word in the message's id.
+async fn come_to_grief(id: &str) {
+    for word in id.split('-') {
+        match word {
+            "panic" => panic_over(id),
+            "hang" => std::future::pending().await,
+            "abort" => std::process::abort(),
+            "spin" => loop {
+                std::hint::spin_loop();
+            },
+            _ => {}
+        }
+    }
+}
+
+#[expect(clippy::panic, reason = "the bug that is played here")]
+fn panic_over(id: &str) {
+    panic!("a bug over {id}");
+}
+
+impl Payments for Handler {
+    async fn charge(&self, cx: Context, request: ChargeRequest) -> Result<ChargeReply, Fault> {
+        self.handle(&cx).await?;
+        Ok(ChargeReply { charge_id: request.order_id, status: "succeeded".into() })
+    }
+}
+
+/// Handles until SIGTERM, then drains.
+///
+/// # Errors
+/// The broker can't be reached at first.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let mesh = settings.place.connect(WORKER).await?;
+    let handler = Handler(CounterClient::new(&settings.counter));
+    let retry = RetryRule {
+        max_attempts: settings.attempts,
+        base: Duration::from_millis(100),
+        cap: Duration::from_secs(1),
+        ..RetryRule::default()
+    };
+    let consumer = ConsumerSettings {
+        concurrency: 16,
+        prefetch: 16,
+        ack_wait: Duration::from_millis(settings.ack_wait_ms),
+        handler_limit: Duration::from_millis(settings.handler_limit_ms),
+        retry,
+        ..ConsumerSettings::default()
+    };
+    let events = handler.clone();
+    let on_event = move |cx: Context, _event: OrderPlaced| {
+        let events = events.clone();
+        async move { events.handle(&cx).await }
+    };
+    mesh.consumer::<OrderPlaced>(CONSUMER).settings(consumer.clone()).start(on_event).await?;
+    mesh.serve(PaymentsServer::new(handler)).calls(false).settings(consumer).start().await?;
+    writeln!(std::io::stdout(), "ready")?;
+    mesh.run_until_stopped().await;
+    Ok(())
+}

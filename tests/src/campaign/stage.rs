@@ -1,0 +1,304 @@
+//! What every scenario stands on: a broker, a counter, a publisher, workers; and the account at the end.
+
+use std::{collections::BTreeSet, ffi::OsString, path::PathBuf, time::Duration};
+
+use mesh::engine::JetStream;
+use mesh_core::{
+    Fault, Mesh,
+    bus::StreamLimits,
+    identity::Credential,
+    policy::compile::{Consumes, Declaration},
+    subject::inbox_prefix,
+};
+use tempfile::TempDir;
+
+use super::{
+    Account, Run,
+    account::Books,
+    client::CounterClient,
+    counter::Rule,
+    ledger::{self, Sides},
+    process::{Process, Publisher, Sent, Starter, Worker},
+};
+use crate::{TestBroker, broker::REGION};
+
+/// Who publishes.
+pub const SENDER: &str = "orders";
+/// Who handles.
+pub const WORKER: &str = "worker";
+/// The consumer of events.
+pub const CONSUMER: &str = "apply";
+/// Who looks and replays.
+pub const OPERATOR: &str = "operator";
+
+const EVENT: &str = "shop.orders.v1.OrderPlaced";
+
+/// What takes part: one sender of events and work, one worker for both.
+///
+/// # Errors
+/// Never: the names are good.
+pub fn declarations() -> anyhow::Result<[Declaration; 2]> {
+    let charge = BTreeSet::from([("shop.payments.v1.Payments".to_owned(), "Charge".to_owned())]);
+    let consumes = Consumes { consumer: CONSUMER.parse()?, producer: SENDER.into(), event: EVENT.into() };
+    Ok([
+        Declaration {
+            publishes: BTreeSet::from([EVENT.into()]),
+            enqueues: charge.clone(),
+            ..Declaration::new(SENDER.parse()?)
+        },
+        Declaration { consumes: BTreeSet::from([consumes]), serves: charge, ..Declaration::new(WORKER.parse()?) },
+    ])
+}
+
+/// Who stores: one server or three.
+pub trait Broker {
+    /// The address, or several joined by commas.
+    fn url(&self) -> String;
+    /// The seed of a user.
+    fn seed(&self, service: &str) -> Option<&str>;
+}
+
+impl Broker for TestBroker {
+    fn url(&self) -> String {
+        self.server.client_url()
+    }
+
+    fn seed(&self, service: &str) -> Option<&str> {
+        TestBroker::seed(self, service)
+    }
+}
+
+/// What a scenario may choose.
+#[derive(Debug, Clone)]
+pub struct StageSettings {
+    /// How the broker stores.
+    pub jetstream: JetStream,
+    /// What its streams may hold.
+    pub limits: StreamLimits,
+    /// Messages per second.
+    pub rate: u64,
+    /// Of a thousand, so many are refused by the counter.
+    pub bad: u32,
+    /// Of a thousand, so many find it busy at first, and so many get no answer at first.
+    pub troubled: u32,
+    /// Every message is sent so often.
+    pub times: u32,
+    /// Bytes of ballast in each message.
+    pub ballast: usize,
+    /// How long everything may take to come to rest.
+    pub rest: Duration,
+    /// How long one attempt of a worker may take.
+    pub handler_limit: Duration,
+}
+
+impl Default for StageSettings {
+    fn default() -> StageSettings {
+        StageSettings {
+            jetstream: JetStream::default(),
+            // Short, so that what a killed worker held comes again soon.
+            limits: StreamLimits { ack_wait: Duration::from_secs(2), ..StreamLimits::default() },
+            rate: 150,
+            bad: 50,
+            troubled: 50,
+            times: 1,
+            ballast: 0,
+            rest: Duration::from_secs(90),
+            handler_limit: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A broker and a counter, ready for publishers and workers.
+pub struct Stage<B> {
+    /// The broker, to be hurt.
+    pub broker: B,
+    /// The counter.
+    pub counter: CounterClient,
+    /// Where publishers and workers find the broker, if not directly.
+    pub through: Option<String>,
+    settings: StageSettings,
+    starter: Starter,
+    folder: TempDir,
+    _counter: Process,
+}
+
+impl Stage<TestBroker> {
+    /// One server.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub async fn start(run: &Run, settings: StageSettings) -> anyhow::Result<Stage<TestBroker>> {
+        let broker = TestBroker::on(&declarations()?, settings.jetstream.clone(), &settings.limits).await?;
+        Stage::around(broker, run, settings).await
+    }
+}
+
+impl<B: Broker> Stage<B> {
+    /// Around a broker that runs and has its streams.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub async fn around(broker: B, run: &Run, settings: StageSettings) -> anyhow::Result<Stage<B>> {
+        let folder = tempfile::tempdir()?;
+        for service in [SENDER, WORKER, OPERATOR] {
+            let seed = broker.seed(service).unwrap_or_default();
+            std::fs::write(folder.path().join(format!("{service}.seed")), seed)?;
+        }
+        let starter = Starter::new(&run.program, folder.path());
+        let process = starter.start("counter", Vec::new(), None).await?;
+        let counter = CounterClient::new(&process.line("ready").await?);
+        for (word, rule) in [("bad", Rule::Refuse), ("busy", Rule::Busy(2)), ("mute", Rule::Mute(1))] {
+            counter.rule(word, rule).await?;
+        }
+        Ok(Stage { broker, counter, through: None, settings, starter, folder, _counter: process })
+    }
+
+    /// The folder of this run: seeds and logs.
+    #[must_use]
+    pub fn log(&self, role: &str) -> PathBuf {
+        self.folder.path().join(format!("{role}.log"))
+    }
+
+    fn place(&self, service: &str) -> Vec<OsString> {
+        let url = self.through.clone().unwrap_or_else(|| self.broker.url());
+        let seed_file = self.folder.path().join(format!("{service}.seed"));
+        vec!["--url".into(), url.into(), "--seed-file".into(), seed_file.into()]
+    }
+
+    /// A publisher at work.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn publisher(&self, run: &Run) -> anyhow::Result<Publisher> {
+        let mut arguments = self.place(SENDER);
+        for (name, value) in [
+            ("--rate", self.settings.rate),
+            ("--seed", run.seed),
+            ("--bad", self.settings.bad.into()),
+            ("--troubled", self.settings.troubled.into()),
+            ("--times", self.settings.times.into()),
+            ("--ballast", self.settings.ballast as u64),
+        ] {
+            arguments.extend([name.into(), value.to_string().into()]);
+        }
+        Ok(Publisher(self.starter.start("publisher", arguments, None).await?))
+    }
+
+    /// Sends these ids once more, or for the first time, with `ballast` bytes in each, and says what became of them.
+    ///
+    /// # Errors
+    /// The publisher does not start or end.
+    pub async fn send<'a>(&self, ids: impl IntoIterator<Item = &'a String>, ballast: usize) -> anyhow::Result<Sent> {
+        let file = self.folder.path().join("ids");
+        std::fs::write(&file, ids.into_iter().map(|id| format!("{id}\n")).collect::<String>())?;
+        let mut arguments = self.place(SENDER);
+        arguments.extend(["--seed", "0", "--ballast", &ballast.to_string(), "--ids"].map(OsString::from));
+        arguments.push(file.into());
+        let publisher = Publisher(self.starter.start("publisher", arguments, None).await?);
+        publisher.0.line("end").await?;
+        Ok(publisher.sent())
+    }
+
+    /// A worker at work. `crash` names a crash point and the hit that ends it.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn worker(&self, crash: Option<(&str, u32)>) -> anyhow::Result<Worker> {
+        let mut arguments = self.place(WORKER);
+        let ack_wait = self.settings.limits.ack_wait.as_millis().to_string();
+        arguments.extend(["--counter", self.counter.url(), "--ack-wait-ms", &ack_wait].map(OsString::from));
+        arguments.extend(["--handler-limit-ms", &self.settings.handler_limit.as_millis().to_string()].map(OsString::from));
+        self.starter.start("worker", arguments, crash).await
+    }
+
+    /// Starts a worker, and another each time that one ends by itself, as a supervisor does. How often one did. Cancel-safe.
+    ///
+    /// # Errors
+    /// One does not start.
+    pub async fn supervised(&self, deaths: &std::sync::atomic::AtomicUsize) -> anyhow::Result<()> {
+        loop {
+            let mut worker = self.worker(None).await?;
+            worker.until_ended().await?;
+            deaths.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// An operator who sends every letter again.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn replayer(&self, crash: Option<(&str, u32)>) -> anyhow::Result<Process> {
+        self.starter.start("replayer", self.place(OPERATOR), crash).await
+    }
+
+    /// The operator's connection, straight to the broker.
+    ///
+    /// # Errors
+    /// What connecting says.
+    pub async fn operator(&self) -> Result<Mesh, Fault> {
+        let seed = self.broker.seed(OPERATOR).unwrap_or_default().to_owned();
+        let builder = Mesh::builder(OPERATOR).region(REGION).url(&self.broker.url());
+        builder.credential(Credential::Nkey(seed.into())).connect().await
+    }
+
+    /// The broker's own interface, as the operator, for what Mesh has no command for.
+    ///
+    /// # Errors
+    /// The broker can't be reached.
+    pub async fn jetstream(&self) -> anyhow::Result<async_nats::jetstream::Context> {
+        let seed = self.broker.seed(OPERATOR).unwrap_or_default().to_owned();
+        let options = async_nats::ConnectOptions::with_nkey(seed).custom_inbox_prefix(inbox_prefix(&OPERATOR.parse()?));
+        let servers: Vec<String> = self.broker.url().split(',').map(str::to_owned).collect();
+        Ok(async_nats::jetstream::new(options.connect(servers).await?))
+    }
+
+    /// Changes the configuration of a stream.
+    ///
+    /// # Errors
+    /// The broker refuses.
+    pub async fn change_stream(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut async_nats::jetstream::stream::Config),
+    ) -> anyhow::Result<()> {
+        let jetstream = self.jetstream().await?;
+        let mut config = jetstream.get_stream(name).await?.cached_info().config.clone();
+        change(&mut config);
+        jetstream.update_stream(config).await?;
+        Ok(())
+    }
+
+    async fn sides(&self) -> anyhow::Result<Sides> {
+        Ok(Sides { operator: self.operator().await?, jetstream: self.jetstream().await? })
+    }
+
+    /// What each side says once everything has come to rest.
+    ///
+    /// # Errors
+    /// A side does not answer.
+    pub async fn books(&self, sent: &Sent) -> anyhow::Result<Books> {
+        let sides = self.sides().await?;
+        let books = ledger::books(&sides, &self.counter, sent, self.settings.rest).await;
+        sides.operator.drain().await;
+        books
+    }
+
+    /// Waits until nothing is queued, delayed or in hand.
+    ///
+    /// # Errors
+    /// Something is, after the time that the stage has for it.
+    pub async fn at_rest(&self) -> anyhow::Result<()> {
+        let sides = self.sides().await?;
+        let residue = ledger::at_rest(&sides, self.settings.rest).await;
+        sides.operator.drain().await;
+        residue.map(drop)
+    }
+
+    /// The account once everything has come to rest.
+    ///
+    /// # Errors
+    /// A side does not answer.
+    pub async fn account(&self, sent: &Sent) -> anyhow::Result<Account> {
+        Ok(Account::of(&self.books(sent).await?))
+    }
+}

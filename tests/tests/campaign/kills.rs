@@ -1,0 +1,102 @@
+//! S02–S04: the broker, the worker, and both at once are killed, at random moments and between any two steps.
+
+use mesh_core::fault::{OPERATOR_POINTS, WORKER_POINTS};
+use mesh_tests::{
+    TestBroker,
+    campaign::{Run, Stage, StageSettings, Worker, counter::Rule},
+};
+
+use crate::Played;
+
+/// 20 × `kill -9` of nats-server under publish and consume.
+pub(crate) async fn server(run: &mut Run) -> anyhow::Result<Played> {
+    let mut stage = Stage::start(run, StageSettings::default()).await?;
+    let _worker = stage.worker(None).await?;
+    let publisher = stage.publisher(run).await?;
+    let kills = run.sized(4, 20);
+    for _ in 0..kills {
+        publisher.more(run.random.usize(10..80)).await?;
+        tokio::time::sleep(run.some_ms(0, 100)).await;
+        stage.broker.server.kill9().await?;
+        stage.broker.server.restart().await?;
+    }
+    publisher.more(20).await?;
+    let sent = publisher.finish().await?;
+    run.note("kills", kills);
+    Ok(Played::Account(stage.account(&sent).await?))
+}
+
+/// `kill -9` of the worker at random moments, then at every crash point, the first and the second time that it is met.
+pub(crate) async fn worker(run: &mut Run) -> anyhow::Result<Played> {
+    let stage = Stage::start(run, StageSettings::default()).await?;
+    let publisher = stage.publisher(run).await?;
+    let kills = run.sized(3, 25);
+    for _ in 0..kills {
+        let mut worker = stage.worker(None).await?;
+        publisher.more(run.random.usize(5..60)).await?;
+        tokio::time::sleep(run.some_ms(0, 200)).await;
+        worker.kill9().await?;
+    }
+    // Ways that the load takes by itself; the end of a letter needs a replay.
+    let hits = run.sized(1..=1, 1..=2);
+    let mut points = 0;
+    for point in WORKER_POINTS.into_iter().filter(|point| *point != "settle.resolved") {
+        for hit in hits.clone() {
+            let mut worker = stage.worker(Some((point, hit))).await?;
+            worker.crashed().await.map_err(|error| error.context(format!("{point}:{hit}")))?;
+            points += 1;
+        }
+    }
+    let worker = stage.worker(None).await?;
+    let sent = publisher.finish().await?;
+    // Everything has come to rest, and what was refused lies among the letters: now it is mended and sent again.
+    let before = stage.account(&sent).await?;
+    run.require(before.wrong().is_empty(), format!("before the replay: {:?}", before.wrong()));
+    run.note("letters-before", before.letters());
+    points += replay(run, &stage, worker).await?;
+    run.note("kills", kills);
+    run.note("points", points);
+    Ok(Played::Account(stage.account(&sent).await?))
+}
+
+/// Sends all letters again, with an operator and a worker that crash between their steps. Each must take effect once.
+async fn replay(run: &mut Run, stage: &Stage<TestBroker>, mut worker: Worker) -> anyhow::Result<usize> {
+    stage.counter.rule("bad", Rule::Accept).await?;
+    worker.kill9().await?;
+    let mut points = 0;
+    for hit in run.sized(1..=1, 1..=2) {
+        for point in OPERATOR_POINTS {
+            stage.replayer(Some((point, hit))).await?.crashed().await?;
+            points += 1;
+        }
+        let mut worker = stage.worker(Some(("settle.resolved", hit))).await?;
+        worker.crashed().await?;
+        points += 1;
+    }
+    let _worker = stage.worker(None).await?;
+    let done = stage.replayer(None).await?.ended().await?;
+    run.require(done, "the last replay failed");
+    stage.at_rest().await?;
+    Ok(points)
+}
+
+/// Both at once.
+pub(crate) async fn both(run: &mut Run) -> anyhow::Result<Played> {
+    let mut stage = Stage::start(run, StageSettings::default()).await?;
+    let publisher = stage.publisher(run).await?;
+    let kills = run.sized(3, 20);
+    for _ in 0..kills {
+        let mut worker = stage.worker(None).await?;
+        publisher.more(run.random.usize(10..60)).await?;
+        tokio::time::sleep(run.some_ms(0, 100)).await;
+        let (server, worker) = tokio::join!(stage.broker.server.kill9(), worker.kill9());
+        server?;
+        worker?;
+        stage.broker.server.restart().await?;
+    }
+    let _worker = stage.worker(None).await?;
+    publisher.more(20).await?;
+    let sent = publisher.finish().await?;
+    run.note("kills", kills);
+    Ok(Played::Account(stage.account(&sent).await?))
+}

@@ -1,0 +1,73 @@
+//! The fault campaign, one line for each scenario. `docs/campaign.md` says how to run it and how to add a scenario.
+
+#![expect(clippy::print_stdout, reason = "its lines are what it is for")]
+
+mod full;
+mod kills;
+mod options;
+mod power;
+mod workers;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use futures_util::future::BoxFuture;
+use mesh_tests::campaign::{Account, Run};
+
+use options::Options;
+
+type Scenario = for<'a> fn(&'a mut Run) -> BoxFuture<'a, anyhow::Result<Played>>;
+
+/// How a scenario came to its end.
+enum Played {
+    /// With an account.
+    Account(Account),
+    /// It can't be played on this machine, and why.
+    Skipped(String),
+}
+
+/// Every scenario, in the order in which they are played.
+const SCENARIOS: [(&str, Scenario); 8] = [
+    ("S01 power-cut", |run| Box::pin(power::cuts(run))),
+    ("S02 server-kill9", |run| Box::pin(kills::server(run))),
+    ("S03 worker-kill9", |run| Box::pin(kills::worker(run))),
+    ("S04 both-kill9", |run| Box::pin(kills::both(run))),
+    ("S05 worker-frozen", |run| Box::pin(workers::frozen(run))),
+    ("S07 letters-full", |run| Box::pin(full::letters(run))),
+    ("S08 disk-full", |run| Box::pin(full::disk(run))),
+    ("S10 rolling-restarts", |run| Box::pin(workers::rolling(run))),
+];
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::read();
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_campaign-worker"));
+    let mut failed = 0;
+    for (name, scenario) in SCENARIOS.into_iter().filter(|(name, _)| options.wants(name)) {
+        let mut run = Run::new(name, options.seed, options.size, program.clone());
+        let started = std::time::Instant::now();
+        let played = scenario(&mut run).await;
+        run.note("seconds", started.elapsed().as_secs());
+        failed += usize::from(!told(&run, played));
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Prints the line; whether it passed.
+fn told(run: &Run, played: anyhow::Result<Played>) -> bool {
+    match played {
+        Ok(Played::Account(account)) => {
+            let (line, wrong) = run.line(&account);
+            println!("{line}");
+            wrong.iter().for_each(|why| println!("    {why}"));
+            wrong.is_empty()
+        }
+        Ok(Played::Skipped(why)) => {
+            println!("{} seed={} SKIPPED: {why}", run.name, run.seed);
+            true
+        }
+        Err(error) => {
+            println!("{} seed={} FAIL\n    {error:#}", run.name, run.seed);
+            false
+        }
+    }
+}
