@@ -68,6 +68,14 @@ impl Broker for TestBroker {
     }
 }
 
+/// The broker's own interface, as the operator.
+pub(super) async fn jetstream(broker: &impl Broker) -> anyhow::Result<async_nats::jetstream::Context> {
+    let seed = broker.seed(OPERATOR).unwrap_or_default().to_owned();
+    let options = async_nats::ConnectOptions::with_nkey(seed).custom_inbox_prefix(inbox_prefix(&OPERATOR.parse()?));
+    let servers: Vec<String> = broker.url().split(',').map(str::to_owned).collect();
+    Ok(async_nats::jetstream::new(options.connect(servers).await?))
+}
+
 /// What a scenario may choose.
 #[derive(Debug, Clone)]
 pub struct StageSettings {
@@ -230,10 +238,7 @@ impl<B: Broker> Stage<B> {
     /// # Errors
     /// The broker can't be reached.
     pub async fn jetstream(&self) -> anyhow::Result<async_nats::jetstream::Context> {
-        let seed = self.broker.seed(OPERATOR).unwrap_or_default().to_owned();
-        let options = async_nats::ConnectOptions::with_nkey(seed).custom_inbox_prefix(inbox_prefix(&OPERATOR.parse()?));
-        let servers: Vec<String> = self.broker.url().split(',').map(str::to_owned).collect();
-        Ok(async_nats::jetstream::new(options.connect(servers).await?))
+        jetstream(&self.broker).await
     }
 
     /// Changes the configuration of a stream.
