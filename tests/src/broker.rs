@@ -57,18 +57,7 @@ impl TestBroker {
     ) -> anyhow::Result<TestBroker> {
         let folder = tempfile::tempdir()?;
         let binary = obtain(&Environment::from_process(), &mut |_| {}).await?;
-        let region: Name = REGION.parse()?;
-        let (mut users, mut seeds) = (Vec::new(), HashMap::new());
-        let permissions = declarations.iter().map(|d| (d.service.to_string(), compile(d, &region)));
-        let own = [
-            ("operator".to_owned(), operator(&"operator".parse()?)),
-            (KEEPER.to_owned(), keeper(&KEEPER.parse()?, &region)),
-        ];
-        for (name, permissions) in permissions.chain(own) {
-            let pair = nkeys::KeyPair::new_user();
-            seeds.insert(name, pair.seed()?);
-            users.push(user(pair.public_key(), permissions));
-        }
+        let (users, seeds) = users_of(declarations)?;
         let config = ServerConfig::new("test").users(users).jetstream(Some(jetstream));
         let guard = Guard::new(mesh_binary());
         let server = Server::start(&guard, &binary.path, config, &folder.path().join("server")).await?;
@@ -112,6 +101,23 @@ impl TestBroker {
     pub fn seed(&self, service: &str) -> Option<&str> {
         self.seeds.get(service).map(String::as_str)
     }
+}
+
+/// A user for every declared service and one called `operator`, with the seeds by name.
+pub(crate) fn users_of(declarations: &[Declaration]) -> anyhow::Result<(Vec<UserEntry>, HashMap<String, String>)> {
+    let region: Name = REGION.parse()?;
+    let (mut users, mut seeds) = (Vec::new(), HashMap::new());
+    let permissions = declarations.iter().map(|d| (d.service.to_string(), compile(d, &region)));
+    let own = [
+        ("operator".to_owned(), operator(&"operator".parse()?)),
+        (KEEPER.to_owned(), keeper(&KEEPER.parse()?, &region)),
+    ];
+    for (name, permissions) in permissions.chain(own) {
+        let pair = nkeys::KeyPair::new_user();
+        seeds.insert(name, pair.seed()?);
+        users.push(user(pair.public_key(), permissions));
+    }
+    Ok((users, seeds))
 }
 
 fn user(nkey_public: String, permissions: Permissions) -> UserEntry {

@@ -140,7 +140,12 @@ async fn read_letters(bus: &Bus, books: &mut Books) -> anyhow::Result<()> {
             LetterState::Replaying => books.unrest.push(format!("letter {} is still replaying", letter.letter.id)),
         }
         let id = local_id(&source.message_id);
-        if letter.letter.fault.as_ref().is_some_and(|fault| fault.detail.starts_with("parked") || fault.reason == Reason::OutcomeUnknown.code()) {
+        if letter
+            .letter
+            .fault
+            .as_ref()
+            .is_some_and(|fault| fault.detail.starts_with("parked") || fault.reason == Reason::OutcomeUnknown.code())
+        {
             books.parked.insert(id.clone());
         }
         *books.letters.entry(id).or_default() += 1;

@@ -5,6 +5,7 @@
 
 pub mod account;
 pub mod client;
+pub mod cluster;
 pub mod counter;
 pub mod disk;
 pub mod ledger;

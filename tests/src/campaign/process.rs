@@ -220,12 +220,28 @@ pub struct Sent {
     pub asked: BTreeSet<String>,
     /// Those that the broker acknowledged.
     pub acknowledged: BTreeSet<String>,
+    /// Those of which the broker said that it stored them just then.
+    pub stored: BTreeSet<String>,
     /// Acknowledgements that said: it was there already.
     pub repeats: usize,
     /// Sends that failed for now, and why: the distinct words.
     pub said: BTreeSet<String>,
+    /// The longest time without an acknowledgement, in milliseconds: known once the publisher has ended.
+    pub longest_gap_ms: u64,
     /// What was given up or refused.
     pub given_up: BTreeSet<String>,
+}
+
+impl Sent {
+    /// With what was sent apart from it.
+    pub fn add(&mut self, other: Sent) {
+        self.asked.extend(other.asked);
+        self.acknowledged.extend(other.acknowledged);
+        self.stored.extend(other.stored);
+        self.repeats += other.repeats;
+        self.said.extend(other.said);
+        self.given_up.extend(other.given_up);
+    }
 }
 
 impl Publisher {
@@ -236,14 +252,24 @@ impl Publisher {
         for line in self.0.lines() {
             let (word, rest) = line.split_once(' ').unwrap_or((&line, ""));
             match word {
-                "try" => drop(sent.asked.insert(rest.to_owned())),
-                "ack" => drop(sent.acknowledged.insert(rest.to_owned())),
+                "try" => {
+                    sent.asked.insert(rest.to_owned());
+                }
+                "ack" => {
+                    sent.stored.insert(rest.to_owned());
+                    sent.acknowledged.insert(rest.to_owned());
+                }
                 "dup" => {
                     sent.repeats += 1;
                     sent.acknowledged.insert(rest.to_owned());
                 }
-                "not" => drop(sent.said.insert(rest.split_once(' ').map_or("", |(_, why)| why).to_owned())),
-                "gave-up" | "refused" => drop(sent.given_up.insert(rest.to_owned())),
+                "not" => {
+                    sent.said.insert(rest.split_once(' ').map_or("", |(_, why)| why).to_owned());
+                }
+                "gap" => sent.longest_gap_ms = rest.parse().unwrap_or(u64::MAX),
+                "gave-up" | "refused" => {
+                    sent.given_up.insert(rest.split(' ').next().unwrap_or_default().to_owned());
+                }
                 _ => {}
             }
         }
@@ -255,7 +281,15 @@ impl Publisher {
     /// # Errors
     /// They were not, in time.
     pub async fn more(&self, count: usize) -> anyhow::Result<()> {
-        let acknowledged = || self.sent().acknowledged.len();
+        self.more_of("", count).await
+    }
+
+    /// Waits until so many more messages whose ids begin with `start` were acknowledged.
+    ///
+    /// # Errors
+    /// They were not, in time.
+    pub async fn more_of(&self, start: &str, count: usize) -> anyhow::Result<()> {
+        let acknowledged = || self.sent().acknowledged.iter().filter(|id| id.starts_with(start)).count();
         let target = acknowledged() + count;
         let mut news = self.0.news.clone();
         let waiting = async {

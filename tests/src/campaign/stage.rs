@@ -68,6 +68,14 @@ impl Broker for TestBroker {
     }
 }
 
+/// The broker's own interface, as the operator.
+pub(super) async fn jetstream(broker: &impl Broker) -> anyhow::Result<async_nats::jetstream::Context> {
+    let seed = broker.seed(OPERATOR).unwrap_or_default().to_owned();
+    let options = async_nats::ConnectOptions::with_nkey(seed).custom_inbox_prefix(inbox_prefix(&OPERATOR.parse()?));
+    let servers: Vec<String> = broker.url().split(',').map(str::to_owned).collect();
+    Ok(async_nats::jetstream::new(options.connect(servers).await?))
+}
+
 /// What a scenario may choose.
 #[derive(Debug, Clone)]
 pub struct StageSettings {
@@ -87,6 +95,8 @@ pub struct StageSettings {
     pub ballast: usize,
     /// How long everything may take to come to rest.
     pub rest: Duration,
+    /// Messages that a worker handles at once.
+    pub concurrency: usize,
     /// How long one attempt of a worker may take.
     pub handler_limit: Duration,
 }
@@ -103,6 +113,7 @@ impl Default for StageSettings {
             times: 1,
             ballast: 0,
             rest: Duration::from_secs(90),
+            concurrency: 16,
             handler_limit: Duration::from_secs(60),
         }
     }
@@ -199,6 +210,45 @@ impl<B: Broker> Stage<B> {
         Ok(publisher.sent())
     }
 
+    /// Publishes bytes that are no message under these ids.
+    ///
+    /// # Errors
+    /// The broker does not take them.
+    pub async fn send_garbled(&self, ids: Vec<&String>) -> anyhow::Result<Sent> {
+        let seed = self.broker.seed(SENDER).unwrap_or_default().to_owned();
+        let options = async_nats::ConnectOptions::with_nkey(seed).custom_inbox_prefix(inbox_prefix(&SENDER.parse()?));
+        let jetstream = async_nats::jetstream::new(options.connect(self.broker.url()).await?);
+        let mut sent = Sent::default();
+        for id in ids {
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Nats-Msg-Id", format!("{SENDER}/{EVENT}/{id}"));
+            let subject = format!("mesh1.event.{REGION}.{SENDER}.{EVENT}.0");
+            jetstream.publish_with_headers(subject, headers, vec![0xff, 0xff, 0xff].into()).await?.await?;
+            sent.asked.insert(id.clone());
+            sent.acknowledged.insert(id.clone());
+        }
+        Ok(sent)
+    }
+
+    /// Waits until so many ids that hold the word have taken effect.
+    ///
+    /// # Errors
+    /// They have not, after the time that the stage has to come to rest.
+    pub async fn effects_of(&self, word: &str, count: usize) -> anyhow::Result<()> {
+        let waiting = async {
+            loop {
+                let report = self.counter.report().await?;
+                let there =
+                    report.iter().filter(|(id, entry)| id.split('-').any(|w| w == word) && !entry.keys.is_empty());
+                if there.count() >= count {
+                    return anyhow::Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(self.settings.rest, waiting).await?
+    }
+
     /// A worker at work. `crash` names a crash point and the hit that ends it.
     ///
     /// # Errors
@@ -207,7 +257,9 @@ impl<B: Broker> Stage<B> {
         let mut arguments = self.place(WORKER);
         let ack_wait = self.settings.limits.ack_wait.as_millis().to_string();
         arguments.extend(["--counter", self.counter.url(), "--ack-wait-ms", &ack_wait].map(OsString::from));
-        arguments.extend(["--handler-limit-ms", &self.settings.handler_limit.as_millis().to_string()].map(OsString::from));
+        arguments
+            .extend(["--handler-limit-ms", &self.settings.handler_limit.as_millis().to_string()].map(OsString::from));
+        arguments.extend(["--concurrency", &self.settings.concurrency.to_string()].map(OsString::from));
         self.starter.start("worker", arguments, crash).await
     }
 
@@ -246,10 +298,7 @@ impl<B: Broker> Stage<B> {
     /// # Errors
     /// The broker can't be reached.
     pub async fn jetstream(&self) -> anyhow::Result<async_nats::jetstream::Context> {
-        let seed = self.broker.seed(OPERATOR).unwrap_or_default().to_owned();
-        let options = async_nats::ConnectOptions::with_nkey(seed).custom_inbox_prefix(inbox_prefix(&OPERATOR.parse()?));
-        let servers: Vec<String> = self.broker.url().split(',').map(str::to_owned).collect();
-        Ok(async_nats::jetstream::new(options.connect(servers).await?))
+        jetstream(&self.broker).await
     }
 
     /// Changes the configuration of a stream.

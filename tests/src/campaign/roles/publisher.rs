@@ -15,10 +15,7 @@ use shop_proto::shop::{
 use tokio::{signal::unix, time::Instant};
 
 use super::Place;
-use crate::campaign::{
-    account::WORK,
-    stage::SENDER,
-};
+use crate::campaign::{account::WORK, stage::SENDER};
 
 /// What is published.
 #[derive(Debug, Clone, Args)]
@@ -94,11 +91,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     // After a stall the load goes on at its rate, not in one lump.
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut under_way = FuturesUnordered::new();
+    let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
     let mut number = 0_usize;
     loop {
         tokio::select! {
             _ = stop.recv() => break,
-            Some(()) = under_way.next(), if !under_way.is_empty() => {}
+            Some(()) = under_way.next(), if !under_way.is_empty() => {
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
+            }
             _ = pace.tick(), if under_way.len() < WINDOW => {
                 number += 1;
                 let side = if random.bool() { WORK } else { "e-" };
@@ -112,6 +113,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     let last = async { while under_way.next().await.is_some() {} };
     let all = tokio::time::timeout(LAST_WORDS, last).await.is_ok();
+    say(format_args!("gap {}", longest.as_millis()));
     say(format_args!("{}", if all { "end" } else { "end with some unanswered" }));
     Ok(())
 }

@@ -39,6 +39,9 @@ pub struct Settings {
     /// How long one attempt may take, in milliseconds
     #[arg(long, default_value_t = 60_000)]
     pub handler_limit_ms: u64,
+    /// Messages that are handled at once
+    #[arg(long, default_value_t = 16)]
+    pub concurrency: usize,
 }
 
 #[derive(Clone)]
@@ -101,8 +104,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         ..RetryRule::default()
     };
     let consumer = ConsumerSettings {
-        concurrency: 16,
-        prefetch: 16,
+        concurrency: settings.concurrency,
+        prefetch: settings.concurrency,
         ack_wait: Duration::from_millis(settings.ack_wait_ms),
         handler_limit: Duration::from_millis(settings.handler_limit_ms),
         retry,
