@@ -8,7 +8,7 @@ use std::{
     convert::Infallible,
     io::Write as _,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -61,6 +61,8 @@ pub struct Entry {
     pub attempt: u32,
     /// The keys under which it took effect: one, if all is well.
     pub keys: BTreeSet<String>,
+    /// When it first took effect, Unix milliseconds.
+    pub first_ms: u64,
 }
 
 /// Everything that it knows, by id.
@@ -99,7 +101,10 @@ impl Counter {
             _ => {}
         }
         // A key that is known changes nothing and is answered alike.
-        entry.keys.insert(key.to_owned());
+        if entry.keys.insert(key.to_owned()) && entry.first_ms == 0 {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            entry.first_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        }
         match rule {
             Rule::Mute(times) if entry.calls <= times => Answer::Never,
             Rule::Slow(ms) => Answer::After(Duration::from_millis(ms)),

@@ -1,7 +1,7 @@
 //! Real processes under guard: they end with the campaign, however it ends.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
@@ -230,6 +230,8 @@ pub struct Sent {
     pub longest_gap_ms: u64,
     /// What was given up or refused.
     pub given_up: BTreeSet<String>,
+    /// When each was sent, Unix milliseconds: known of a paced load.
+    pub at_ms: BTreeMap<String, u64>,
 }
 
 impl Sent {
@@ -265,6 +267,11 @@ impl Publisher {
                 }
                 "not" => {
                     sent.said.insert(rest.split_once(' ').map_or("", |(_, why)| why).to_owned());
+                }
+                "at" => {
+                    if let Some((at_ms, id)) = rest.split_once(' ') {
+                        sent.at_ms.insert(id.to_owned(), at_ms.parse().unwrap_or(0));
+                    }
                 }
                 "gap" => sent.longest_gap_ms = rest.parse().unwrap_or(u64::MAX),
                 "gave-up" | "refused" => {

@@ -95,6 +95,10 @@ pub struct StageSettings {
     pub ballast: usize,
     /// How long everything may take to come to rest.
     pub rest: Duration,
+    /// Attempts at one message.
+    pub attempts: u32,
+    /// Whether a worker keeps targets apart: the words in the messages' ids.
+    pub isolate: bool,
     /// Messages that a worker handles at once.
     pub concurrency: usize,
     /// How long one attempt of a worker may take.
@@ -113,6 +117,8 @@ impl Default for StageSettings {
             times: 1,
             ballast: 0,
             rest: Duration::from_secs(90),
+            attempts: 5,
+            isolate: false,
             concurrency: 16,
             handler_limit: Duration::from_secs(60),
         }
@@ -210,6 +216,24 @@ impl<B: Broker> Stage<B> {
         Ok(publisher.sent())
     }
 
+    /// Offers these ids at the rate of the stage, whatever becomes of them, and says when each was sent.
+    ///
+    /// # Errors
+    /// The publisher does not start or end.
+    pub async fn offer(&self, ids: &[String]) -> anyhow::Result<Sent> {
+        let file = self.folder.path().join("offered");
+        std::fs::write(&file, ids.join("\n"))?;
+        let mut arguments = self.place(SENDER);
+        let rate = self.settings.rate.to_string();
+        arguments.extend(["--seed", "0", "--paced", "--rate", &rate, "--ids"].map(OsString::from));
+        arguments.push(file.into());
+        let mut publisher = Publisher(self.starter.start("publisher", arguments, None).await?);
+        publisher.0.until_ended().await?;
+        // Its last words may still be on their way through the pipe.
+        publisher.0.line("end").await?;
+        Ok(publisher.sent())
+    }
+
     /// Publishes bytes that are no message under these ids.
     ///
     /// # Errors
@@ -260,17 +284,21 @@ impl<B: Broker> Stage<B> {
         arguments
             .extend(["--handler-limit-ms", &self.settings.handler_limit.as_millis().to_string()].map(OsString::from));
         arguments.extend(["--concurrency", &self.settings.concurrency.to_string()].map(OsString::from));
+        arguments.extend(["--attempts", &self.settings.attempts.to_string()].map(OsString::from));
+        arguments.extend(self.settings.isolate.then(|| "--isolate".into()));
         self.starter.start("worker", arguments, crash).await
     }
 
     /// Starts a worker, and another each time that one ends by itself, as a supervisor does. How often one did. Cancel-safe.
     ///
     /// # Errors
-    /// One does not start.
+    /// What the system says.
     pub async fn supervised(&self, deaths: &std::sync::atomic::AtomicUsize) -> anyhow::Result<()> {
         loop {
-            let mut worker = self.worker(None).await?;
-            worker.until_ended().await?;
+            // One may end before it can say that it is ready.
+            if let Ok(mut worker) = self.worker(None).await {
+                worker.until_ended().await?;
+            }
             deaths.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
     }

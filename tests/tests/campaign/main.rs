@@ -9,6 +9,7 @@ mod link;
 mod options;
 mod poison;
 mod power;
+mod target;
 mod workers;
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
@@ -29,7 +30,7 @@ enum Played {
 }
 
 /// Every scenario, in the order in which they are played.
-const SCENARIOS: [(&str, Scenario); 12] = [
+const SCENARIOS: [(&str, Scenario); 14] = [
     ("S01 power-cut", |run| Box::pin(power::cuts(run))),
     ("S02 server-kill9", |run| Box::pin(kills::server(run))),
     ("S03 worker-kill9", |run| Box::pin(kills::worker(run))),
@@ -42,6 +43,8 @@ const SCENARIOS: [(&str, Scenario); 12] = [
     ("S10 rolling-restarts", |run| Box::pin(workers::rolling(run))),
     ("S11 poison", |run| Box::pin(poison::mixed(run))),
     ("S12 poison-kills", |run| Box::pin(poison::kills(run))),
+    ("S13 target-refuses", |run| Box::pin(target::refuses(run))),
+    ("S14 target-hangs", |run| Box::pin(target::hangs(run))),
 ];
 
 #[tokio::main]

@@ -44,6 +44,9 @@ pub struct Settings {
     /// Sends these ids, one a line, instead, each once, and ends
     #[arg(long)]
     pub ids: Option<PathBuf>,
+    /// Sends those at the rate instead of as fast as it can, and says when
+    #[arg(long)]
+    pub paced: bool,
 }
 
 /// Messages on their way at once, at most.
@@ -78,6 +81,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     say(format_args!("ready"));
     if let Some(file) = &settings.ids {
         let ids = std::fs::read_to_string(file)?;
+        if settings.paced {
+            send_paced(&mesh, &settings, ids.lines()).await;
+            say(format_args!("end"));
+            return Ok(());
+        }
         let sends = ids.lines().map(|id| {
             say(format_args!("try {id}"));
             send_until_acknowledged(&mesh, id.to_owned(), settings.ballast)
@@ -116,6 +124,25 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     say(format_args!("gap {}", longest.as_millis()));
     say(format_args!("{}", if all { "end" } else { "end with some unanswered" }));
     Ok(())
+}
+
+/// Sends at the rate, whatever becomes of those before: an offered load.
+async fn send_paced(mesh: &Mesh, settings: &Settings, ids: impl Iterator<Item = &str>) {
+    let mut pace = tokio::time::interval(Duration::from_nanos(1_000_000_000 / settings.rate.max(1)));
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
+    let mut under_way = FuturesUnordered::new();
+    for id in ids {
+        loop {
+            tokio::select! {
+                _ = pace.tick() => break,
+                Some(()) = under_way.next(), if !under_way.is_empty() => {}
+            }
+        }
+        say(format_args!("try {id}"));
+        say(format_args!("at {} {id}", mesh_core::clock::Clock::system().now_ms()));
+        under_way.push(send_until_acknowledged(mesh, id.to_owned(), settings.ballast));
+    }
+    while under_way.next().await.is_some() {}
 }
 
 async fn send_until_acknowledged(mesh: &Mesh, id: String, ballast: usize) {

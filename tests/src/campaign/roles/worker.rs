@@ -42,6 +42,9 @@ pub struct Settings {
     /// Messages that are handled at once
     #[arg(long, default_value_t = 16)]
     pub concurrency: usize,
+    /// Keeps messages with different words in their ids apart, as targets
+    #[arg(long)]
+    pub isolate: bool,
 }
 
 #[derive(Clone)]
@@ -116,7 +119,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         let events = events.clone();
         async move { events.handle(&cx).await }
     };
-    mesh.consumer::<OrderPlaced>(CONSUMER).settings(consumer.clone()).start(on_event).await?;
+    let mut on_events = mesh.consumer::<OrderPlaced>(CONSUMER).settings(consumer.clone());
+    if settings.isolate {
+        on_events = on_events.isolate_by(|event| event.order_id.split('-').nth(1).unwrap_or_default().to_owned());
+    }
+    on_events.start(on_event).await?;
     mesh.serve(PaymentsServer::new(handler)).calls(false).settings(consumer).start().await?;
     writeln!(std::io::stdout(), "ready")?;
     mesh.run_until_stopped().await;
