@@ -223,15 +223,14 @@ impl Worker {
         self.until_confirmed("a record of the inbox", || self.store.put(key, value.clone(), expected, ttl)).await
     }
 
-    /// Of consumer, source and message: the same for the original and its copies; one of its own for each replay.
+    /// Of consumer and message id: the same for the original, its copies and the same id sent again, which the broker stores once
+    /// more after its dedupe window, and after a restart if the first was deleted from a work queue. One of its own for each
+    /// replay.
     fn inbox_key(&self, envelope: &Envelope) -> String {
         let consumer = &self.lane.consumer;
         match envelope.note.lane.as_ref().and_then(|lane| lane.letter.as_ref()) {
             Some(letter) => format!("inbox.{consumer}.{}-{}", letter.id, letter.generation),
-            None => {
-                let source = envelope.source().unwrap_or(("", 0));
-                format!("inbox.{consumer}.{}", letter_id(&self.lane, source, &envelope.message_id))
-            }
+            None => format!("inbox.{consumer}.{}", letter_id(&self.lane, ("", 0), &envelope.message_id)),
         }
     }
 
@@ -242,6 +241,7 @@ impl Worker {
             sequence: delivery.sequence,
             deliveries: delivery.deliveries,
             safe_to_repeat: self.work.repeat(envelope).is_safe_when_unknown(),
+            exact: self.is_always_remembered(envelope),
         }
     }
 

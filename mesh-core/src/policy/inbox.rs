@@ -6,7 +6,7 @@
 //! runs the handler twice.
 
 use mesh_proto::v1::{
-    InboxRecord,
+    Effect, InboxRecord,
     inbox_record::{End, State},
 };
 
@@ -39,6 +39,8 @@ pub struct Now<'a> {
     pub deliveries: u64,
     /// Whether a handler that may have run may be run again without asking.
     pub safe_to_repeat: bool,
+    /// Whether every delivery of this consumer is written down, not only suspects.
+    pub exact: bool,
 }
 
 /// What to do with it.
@@ -98,22 +100,25 @@ fn unrecorded(now: &Now<'_>) -> Begin {
     Begin::Start(Start { suspect: true, ended_alone: 0, ended_beside: 1 })
 }
 
-/// The record speaks of another delivery of the same message: the original's, or that of another copy.
+/// The record speaks of another delivery of the same message: its original, a copy on the lane, or the same id sent again.
 fn of_another(record: &InboxRecord, now: &Now<'_>) -> Begin {
-    if !is_newer(record, now) {
-        // Whoever wrote the record had the later copy in hand, so that copy is where the message is.
-        return Begin::Overtaken;
-    }
+    let newer = is_newer(record, now);
     match (record.state(), &record.end) {
-        (State::Ended, Some(End::Again(_)) | None) => Begin::Start(FRESH),
-        (State::Ended, Some(_)) => Begin::Ended,
-        // Where only suspects are written down, the older delivery may have moved on without a word of it here.
-        (State::HandedBack, _) => unrecorded(now),
-        (State::Begun | State::Unspecified, _) if now.safe_to_repeat => {
+        // Done is done, whichever of them did it.
+        (State::Ended, Some(End::Reply(_) | End::Refused(_))) => Begin::Overtaken,
+        // Whoever wrote the record had the later copy in hand, so that copy is where the message is.
+        _ if is_lane(&record.stream) && !is_lane(now.stream) => Begin::Overtaken,
+        (State::Ended, Some(End::Again(_))) if newer && is_lane(now.stream) => Begin::Start(FRESH),
+        // The letter says that nothing happened, and somebody sent it once more.
+        (State::Ended, Some(End::DeadLetter(fault))) if newer && fault.effect() == Effect::None => Begin::Start(FRESH),
+        (State::HandedBack, _) if newer => unrecorded(now),
+        // Where everything is written down, the other one goes on by itself; this is a second copy of it.
+        _ if now.exact => Begin::Overtaken,
+        // Where only suspects are, it may have moved on without a word of it here.
+        (State::Begun | State::Unspecified, _) => {
             Begin::Start(Start { suspect: true, ended_alone: 0, ended_beside: 0 })
         }
-        // Where everything is written down, an older delivery at work means that this is a second copy of its own next one.
-        (State::Begun | State::Unspecified, _) => Begin::Overtaken,
+        _ => unrecorded(now),
     }
 }
 
@@ -122,11 +127,12 @@ fn is_newer(record: &InboxRecord, now: &Now<'_>) -> bool {
     if record.attempt != now.attempt {
         return now.attempt > record.attempt;
     }
-    if record.stream == now.stream { now.sequence > record.sequence } else { now.stream.starts_with(LANES) }
+    if record.stream == now.stream { now.sequence > record.sequence } else { is_lane(now.stream) }
 }
 
-/// What the names of lane streams begin with.
-const LANES: &str = "mesh1-lane-";
+fn is_lane(stream: &str) -> bool {
+    stream.starts_with("mesh1-lane-")
+}
 
 fn without_a_word(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>, alone: bool) -> Begin {
     if record.state() != State::HandedBack && !now.safe_to_repeat {
@@ -155,7 +161,7 @@ mod tests {
     }
 
     fn now(stream: &str, sequence: u64, deliveries: u64) -> Now<'_> {
-        Now { attempt: 1, stream, sequence, deliveries, safe_to_repeat: true }
+        Now { attempt: 1, stream, sequence, deliveries, safe_to_repeat: true, exact: false }
     }
 
     fn decide(found: Option<&InboxRecord>, now: &Now<'_>) -> Begin {
@@ -197,7 +203,7 @@ mod tests {
     #[test]
     fn what_may_not_be_repeated_is_parked_when_a_start_left_no_word() {
         let found = record(State::Begun, ORIGINAL, 7);
-        let unsafe_now = Now { safe_to_repeat: false, ..now(ORIGINAL, 7, 2) };
+        let unsafe_now = Now { safe_to_repeat: false, exact: true, ..now(ORIGINAL, 7, 2) };
         assert_eq!(decide(Some(&found), &unsafe_now), Begin::Park);
         // Before the start was written down nothing can have happened.
         assert!(matches!(decide(None, &unsafe_now), Begin::Start(_)));
@@ -212,8 +218,26 @@ mod tests {
             let copy = record(state, LANE, 3);
             assert_eq!(decide(Some(&copy), &now(ORIGINAL, 7, 3)), Begin::Overtaken, "{state:?}: the copy is newer");
         }
-        let second_copy = Now { safe_to_repeat: false, ..now(LANE, 4, 1) };
+        let second_copy = Now { exact: true, ..now(LANE, 4, 1) };
         assert_eq!(decide(Some(&record(State::Begun, LANE, 3)), &second_copy), Begin::Overtaken);
+    }
+
+    #[test]
+    fn an_id_that_is_sent_again_is_done_once() {
+        let again = Now { exact: true, safe_to_repeat: false, ..now(ORIGINAL, 9, 1) };
+        let ended = |end| InboxRecord { end: Some(end), ..record(State::Ended, ORIGINAL, 7) };
+        let done = ended(End::Reply(Default::default()));
+        assert_eq!(decide(Some(&done), &again), Begin::Overtaken);
+        assert_eq!(decide(Some(&record(State::Begun, ORIGINAL, 7)), &again), Begin::Overtaken, "the first is at work");
+        assert_eq!(
+            decide(Some(&ended(End::Again(Again::default()))), &again),
+            Begin::Overtaken,
+            "it waits on the lane"
+        );
+        let fault = |effect: Effect| mesh_proto::v1::Fault { effect: effect.into(), ..Default::default() };
+        assert_eq!(decide(Some(&ended(End::DeadLetter(fault(Effect::Unknown)))), &again), Begin::Overtaken);
+        assert_eq!(decide(Some(&ended(End::DeadLetter(fault(Effect::None)))), &again), Begin::Start(FRESH));
+        assert_eq!(decide(Some(&record(State::HandedBack, ORIGINAL, 7)), &again), Begin::Start(FRESH));
     }
 
     fn any_record() -> impl Strategy<Value = InboxRecord> {
@@ -239,7 +263,7 @@ mod tests {
         fn nothing_is_done_twice(found in any_record(), attempt in 1u32..4, lane: bool, sequence in 1u64..4, deliveries in 1u64..6) {
             let stream = if lane { LANE } else { ORIGINAL };
             for safe_to_repeat in [true, false] {
-                let now = Now { attempt, stream, sequence, deliveries, safe_to_repeat };
+                let now = Now { attempt, stream, sequence, deliveries, safe_to_repeat, exact: !safe_to_repeat };
                 let verdict = decide(Some(&found), &now);
                 let starts = matches!(verdict, Begin::Start(_));
                 prop_assert!(!(starts && found.state() == State::Ended), "{verdict:?}");
