@@ -142,7 +142,8 @@ async fn read_letters(bus: &Bus, books: &mut Books) -> anyhow::Result<()> {
         if letter.letter.fault.as_ref().is_some_and(|fault| fault.detail.starts_with("parked")) {
             books.parked.insert(id.clone());
         }
-        *books.letters.entry(id).or_default() += 1;
+        let place = format!("{}@{}", source.stream, source.sequence);
+        books.letters.entry(id).or_default().push(place);
     }
     Ok(())
 }

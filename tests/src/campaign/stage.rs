@@ -186,7 +186,7 @@ impl<B: Broker> Stage<B> {
         ] {
             arguments.extend([name.into(), value.to_string().into()]);
         }
-        Ok(Publisher(self.starter.start("publisher", arguments, None).await?))
+        Ok(Publisher::new(self.starter.start("publisher", arguments, None).await?))
     }
 
     /// Sends these ids once more, or for the first time, with `ballast` bytes in each, and says what became of them.
@@ -199,8 +199,8 @@ impl<B: Broker> Stage<B> {
         let mut arguments = self.place(SENDER);
         arguments.extend(["--seed", "0", "--ballast", &ballast.to_string(), "--ids"].map(OsString::from));
         arguments.push(file.into());
-        let publisher = Publisher(self.starter.start("publisher", arguments, None).await?);
-        publisher.0.line("end").await?;
+        let publisher = Publisher::new(self.starter.start("publisher", arguments, None).await?);
+        publisher.process.line("end").await?;
         Ok(publisher.sent())
     }
 

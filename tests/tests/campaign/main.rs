@@ -27,19 +27,22 @@ enum Played {
     Skipped(String),
 }
 
-/// Every scenario, in the order in which they are played.
+/// Every scenario, in the order in which they are begun: the one that waits longest first.
 const SCENARIOS: [(&str, Scenario); 10] = [
+    ("S06 three-servers", |run| Box::pin(cluster::kills(run))),
     ("S01 power-cut", |run| Box::pin(power::cuts(run))),
     ("S02 server-kill9", |run| Box::pin(kills::server(run))),
     ("S03 worker-kill9", |run| Box::pin(kills::worker(run))),
     ("S04 both-kill9", |run| Box::pin(kills::both(run))),
     ("S05 worker-frozen", |run| Box::pin(workers::frozen(run))),
-    ("S06 three-servers", |run| Box::pin(cluster::kills(run))),
     ("S07 letters-full", |run| Box::pin(full::letters(run))),
     ("S08 disk-full", |run| Box::pin(full::disk(run))),
     ("S09 lost-answers", |run| Box::pin(link::lost(run))),
     ("S10 rolling-restarts", |run| Box::pin(workers::rolling(run))),
 ];
+
+/// What is known not to hold yet: played only when it is named. It belongs among the others once it passes.
+const OPEN: [(&str, Scenario); 1] = [("S11 forgotten-id", |run| Box::pin(kills::forgotten(run)))];
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -47,7 +50,8 @@ async fn main() -> ExitCode {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_campaign-worker"));
     // Most of a scenario is waiting; the long form measures gaps, and plays one at a time.
     let at_once = if options.size == Size::Quick { 3 } else { 1 };
-    let wanted = SCENARIOS.into_iter().filter(|(name, _)| options.wants(name));
+    let open = OPEN.into_iter().filter(|(name, _)| options.names(name));
+    let wanted = SCENARIOS.into_iter().filter(|(name, _)| options.wants(name)).chain(open);
     let failed = futures_util::stream::iter(wanted)
         .map(|(name, scenario)| play(Run::new(name, options.seed, options.size, program.clone()), scenario))
         .buffer_unordered(at_once)

@@ -35,7 +35,12 @@ impl Options {
     }
 
     pub(crate) fn wants(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|word| name.contains(word))
+        self.only.is_empty() || self.names(name)
+    }
+
+    /// Whether it was asked for by name.
+    pub(crate) fn names(&self, name: &str) -> bool {
+        self.only.iter().any(|word| name.contains(word))
     }
 }
 
