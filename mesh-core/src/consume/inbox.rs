@@ -86,7 +86,13 @@ impl Worker {
             let record = found.as_ref().map(|(record, _)| record);
             let revision = found.as_ref().map_or(0, |(_, revision)| *revision);
             let start = match inbox::begin(&self.settings.inbox_rule, record, &self.now(envelope, delivery)) {
-                Begin::Overtaken => return Ended::Overtaken,
+                Begin::Overtaken => {
+                    tracing::info!(
+                        message_id = envelope.message_id,
+                        "handled before, or a later copy of it is: dropped"
+                    );
+                    return Ended::Overtaken;
+                }
                 Begin::Ended => return repeated(record, trial.attempts),
                 Begin::Park => return self.conclude(&key, found, trial, Ended::DeadLetter(parked())).await,
                 Begin::TooOften { starts } => {

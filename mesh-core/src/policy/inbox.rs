@@ -6,7 +6,7 @@
 //! runs the handler twice.
 
 use mesh_proto::v1::{
-    Effect, InboxRecord,
+    InboxRecord,
     inbox_record::{End, State},
 };
 
@@ -109,8 +109,6 @@ fn of_another(record: &InboxRecord, now: &Now<'_>) -> Begin {
         // Whoever wrote the record had the later copy in hand, so that copy is where the message is.
         _ if is_lane(&record.stream) && !is_lane(now.stream) => Begin::Overtaken,
         (State::Ended, Some(End::Again(_))) if newer && is_lane(now.stream) => Begin::Start(FRESH),
-        // The letter says that nothing happened, and somebody sent it once more.
-        (State::Ended, Some(End::DeadLetter(fault))) if newer && fault.effect() == Effect::None => Begin::Start(FRESH),
         (State::HandedBack, _) if newer => unrecorded(now),
         // Where everything is written down, the other one goes on by itself; this is a second copy of it.
         _ if now.exact => Begin::Overtaken,
@@ -150,7 +148,7 @@ fn without_a_word(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>, alone: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mesh_proto::v1::inbox_record::Again;
+    use mesh_proto::v1::{Effect, inbox_record::Again};
     use proptest::prelude::*;
 
     const ORIGINAL: &str = "mesh1-event-orders";
@@ -236,7 +234,7 @@ mod tests {
         );
         let fault = |effect: Effect| mesh_proto::v1::Fault { effect: effect.into(), ..Default::default() };
         assert_eq!(decide(Some(&ended(End::DeadLetter(fault(Effect::Unknown)))), &again), Begin::Overtaken);
-        assert_eq!(decide(Some(&ended(End::DeadLetter(fault(Effect::None)))), &again), Begin::Start(FRESH));
+        assert_eq!(decide(Some(&ended(End::DeadLetter(fault(Effect::None)))), &again), Begin::Overtaken, "its letter");
         assert_eq!(decide(Some(&record(State::HandedBack, ORIGINAL, 7)), &again), Begin::Start(FRESH));
     }
 

@@ -13,8 +13,8 @@ pub struct Books {
     pub effects: BTreeMap<String, u32>,
     /// Calls that the counter heard, repeats with a known key included.
     pub calls: u64,
-    /// Letters that wait for a person, by id.
-    pub letters: BTreeMap<String, u32>,
+    /// Letters that wait for a person, by id: the place of the message that each is of.
+    pub letters: BTreeMap<String, Vec<String>>,
     /// Those among them that ask a person whether it happened.
     pub parked: BTreeSet<String>,
     /// Outcomes of queued work that was done, by id. Events have none.
@@ -35,8 +35,8 @@ pub struct Account {
     calls: u64,
     /// Acknowledged, and neither an effect, a letter nor a parked question.
     pub lost: BTreeSet<String>,
-    /// Took effect twice, has two letters, two outcomes, or both an effect and a letter that asks for it.
-    pub duplicates: BTreeSet<String>,
+    /// Took effect twice, has two letters, two outcomes, or both an effect and a letter that asks for it; and which.
+    pub duplicates: BTreeMap<String, String>,
     /// An effect or a letter that nobody asked for.
     pub unasked: BTreeSet<String>,
     /// Done, and nobody told who enqueued it.
@@ -64,15 +64,19 @@ impl Account {
     #[must_use]
     pub fn of(books: &Books) -> Account {
         let ended: BTreeSet<&String> = books.effects.keys().chain(books.letters.keys()).collect();
-        let more_than_once = |counts: &BTreeMap<String, u32>| -> BTreeSet<String> {
-            counts.iter().filter(|(_, count)| **count > 1).map(|(id, _)| id.clone()).collect()
-        };
-        let mut duplicates = more_than_once(&books.effects);
-        duplicates.extend(more_than_once(&books.letters));
-        duplicates.extend(more_than_once(&books.outcomes));
-        // A parked letter asks whether it happened: there it is no double.
-        let both = books.letters.keys().filter(|id| books.effects.contains_key(*id) && !books.parked.contains(*id));
-        duplicates.extend(both.cloned());
+        let mut duplicates = BTreeMap::new();
+        for (counts, what) in [(&books.effects, "effects"), (&books.outcomes, "outcomes")] {
+            let twice = counts.iter().filter(|(_, count)| **count > 1);
+            duplicates.extend(twice.map(|(id, count)| (id.clone(), format!("{count} {what}"))));
+        }
+        for (id, places) in &books.letters {
+            if places.len() > 1 {
+                duplicates.insert(id.clone(), format!("letters of {}", places.join(" and ")));
+            } else if books.effects.contains_key(id) && !books.parked.contains(id) {
+                // A parked letter asks whether it happened: there it is no double.
+                duplicates.insert(id.clone(), "an effect and a letter".into());
+            }
+        }
         let work_done = books.effects.keys().filter(|id| id.starts_with(WORK) && !books.letters.contains_key(*id));
         Account {
             published: books.acknowledged.len(),
@@ -116,7 +120,6 @@ impl Account {
     pub fn wrong(&self) -> Vec<String> {
         let sets = [
             ("lost", &self.lost),
-            ("duplicates", &self.duplicates),
             ("not asked for", &self.unasked),
             ("done, but not announced", &self.unannounced),
             ("letters for what is in order", &self.innocent),
@@ -126,6 +129,7 @@ impl Account {
             .filter(|(_, ids)| !ids.is_empty())
             .map(|(what, ids)| format!("{what}: {} {:?}", ids.len(), ids.iter().take(5).collect::<Vec<_>>()))
             .collect();
+        wrong.extend(self.duplicates.iter().take(5).map(|(id, why)| format!("duplicate: {id}: {why}")));
         wrong.extend(self.unrest.iter().cloned());
         if self.residue > 0 {
             wrong.push(format!("{} messages lie in a queue after their ack", self.residue));
@@ -150,7 +154,7 @@ mod tests {
             acknowledged: ids(&["e-good-1", "w-good-2", "e-bad-3"]),
             effects: counts(&["e-good-1", "w-good-2"]),
             calls: 3,
-            letters: counts(&["e-bad-3"]),
+            letters: BTreeMap::from([("e-bad-3".to_owned(), vec!["s@1".to_owned()])]),
             outcomes: counts(&["w-good-2"]),
             ..Books::default()
         }
@@ -175,7 +179,7 @@ mod tests {
             books.effects.remove("e-good-1");
             books.effects.insert("w-good-2".into(), 2);
         });
-        assert_eq!(found, ["lost: 1 [\"e-good-1\"]", "duplicates: 1 [\"w-good-2\"]"]);
+        assert_eq!(found, ["lost: 1 [\"e-good-1\"]", "duplicate: w-good-2: 2 effects"]);
     }
 
     #[test]
@@ -187,10 +191,16 @@ mod tests {
         };
         one(|books| *books.effects.entry("e-good-9".into()).or_default() += 1, "not asked for");
         one(|books| books.outcomes.clear(), "done, but not announced");
-        one(|books| *books.letters.entry("e-good-4".into()).or_default() += 1, "letters for what is in order");
-        one(|books| *books.letters.entry("e-bad-3".into()).or_default() += 1, "duplicates");
-        one(|books| *books.effects.entry("e-bad-3".into()).or_default() += 1, "duplicates");
-        one(|books| *books.outcomes.entry("w-good-2".into()).or_default() += 1, "duplicates");
+        one(
+            |books| books.letters.entry("e-good-4".into()).or_default().push("s@2".into()),
+            "letters for what is in order",
+        );
+        one(
+            |books| books.letters.entry("e-bad-3".into()).or_default().push("s@2".into()),
+            "duplicate: e-bad-3: letters of s@1 and s@2",
+        );
+        one(|books| *books.effects.entry("e-bad-3".into()).or_default() += 1, "duplicate");
+        one(|books| *books.outcomes.entry("w-good-2".into()).or_default() += 1, "duplicate");
         one(|books| books.residue = 1, "1 messages lie in a queue");
         one(|books| books.unrest.push("work was left".into()), "work was left");
         one(|books| *books = Books::default(), "nothing was published");

@@ -148,7 +148,8 @@ async fn read_letters(bus: &Bus, books: &mut Books) -> anyhow::Result<()> {
         {
             books.parked.insert(id.clone());
         }
-        *books.letters.entry(id).or_default() += 1;
+        let place = format!("{}@{}", source.stream, source.sequence);
+        books.letters.entry(id).or_default().push(place);
     }
     Ok(())
 }

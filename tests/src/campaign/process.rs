@@ -211,7 +211,12 @@ pub type Worker = Process;
 
 /// A process that publishes.
 #[derive(Debug)]
-pub struct Publisher(pub Process);
+pub struct Publisher {
+    /// The process, to be hurt.
+    pub process: Process,
+    /// How many of its lines were read, and what they said.
+    read: Mutex<(usize, Sent)>,
+}
 
 /// What was sent.
 #[derive(Debug, Clone, Default)]
@@ -235,6 +240,37 @@ pub struct Sent {
 }
 
 impl Sent {
+    fn hear(&mut self, line: &str) {
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let (id, why) = rest.split_once(' ').unwrap_or((rest, ""));
+        match word {
+            "try" => {
+                self.asked.insert(id.to_owned());
+            }
+            "ack" => {
+                self.stored.insert(id.to_owned());
+                self.acknowledged.insert(id.to_owned());
+            }
+            "dup" => {
+                self.repeats += 1;
+                self.acknowledged.insert(id.to_owned());
+            }
+            "not" => {
+                self.said.insert(why.to_owned());
+            }
+            "gave-up" | "refused" => {
+                self.given_up.insert(id.to_owned());
+            }
+            "at" => {
+                if let Some((at_ms, id)) = rest.split_once(' ') {
+                    self.at_ms.insert(id.to_owned(), at_ms.parse().unwrap_or(0));
+                }
+            }
+            "gap" => self.longest_gap_ms = id.parse().unwrap_or(u64::MAX),
+            _ => {}
+        }
+    }
+
     /// With what was sent apart from it.
     pub fn add(&mut self, other: Sent) {
         self.asked.extend(other.asked);
@@ -247,40 +283,25 @@ impl Sent {
 }
 
 impl Publisher {
+    /// The publisher that runs as `process`.
+    #[must_use]
+    pub fn new(process: Process) -> Publisher {
+        Publisher { process, read: Mutex::default() }
+    }
+
     /// What was sent so far.
     #[must_use]
     pub fn sent(&self) -> Sent {
-        let mut sent = Sent::default();
-        for line in self.0.lines() {
-            let (word, rest) = line.split_once(' ').unwrap_or((&line, ""));
-            match word {
-                "try" => {
-                    sent.asked.insert(rest.to_owned());
-                }
-                "ack" => {
-                    sent.stored.insert(rest.to_owned());
-                    sent.acknowledged.insert(rest.to_owned());
-                }
-                "dup" => {
-                    sent.repeats += 1;
-                    sent.acknowledged.insert(rest.to_owned());
-                }
-                "not" => {
-                    sent.said.insert(rest.split_once(' ').map_or("", |(_, why)| why).to_owned());
-                }
-                "at" => {
-                    if let Some((at_ms, id)) = rest.split_once(' ') {
-                        sent.at_ms.insert(id.to_owned(), at_ms.parse().unwrap_or(0));
-                    }
-                }
-                "gap" => sent.longest_gap_ms = rest.parse().unwrap_or(u64::MAX),
-                "gave-up" | "refused" => {
-                    sent.given_up.insert(rest.split(' ').next().unwrap_or_default().to_owned());
-                }
-                _ => {}
-            }
-        }
-        sent
+        self.look(Sent::clone)
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&Sent) -> T) -> T {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let (count, sent) = &mut *read;
+        let lines = self.process.heard.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().skip(*count).for_each(|line| sent.hear(line));
+        *count = lines.len();
+        look(sent)
     }
 
     /// Waits until so many more messages were acknowledged.
@@ -296,9 +317,10 @@ impl Publisher {
     /// # Errors
     /// They were not, in time.
     pub async fn more_of(&self, start: &str, count: usize) -> anyhow::Result<()> {
-        let acknowledged = || self.sent().acknowledged.iter().filter(|id| id.starts_with(start)).count();
+        let count_of = |sent: &Sent| sent.acknowledged.iter().filter(|id| id.starts_with(start)).count();
+        let acknowledged = || self.look(count_of);
         let target = acknowledged() + count;
-        let mut news = self.0.news.clone();
+        let mut news = self.process.news.clone();
         let waiting = async {
             while acknowledged() < target {
                 if news.changed().await.is_err() {
@@ -310,13 +332,31 @@ impl Publisher {
         tokio::time::timeout(PATIENCE, waiting).await.context("nothing is acknowledged any more")?
     }
 
+    /// Waits until everything that was sent before this moment is acknowledged.
+    ///
+    /// # Errors
+    /// It is not, in time.
+    pub async fn caught_up(&self) -> anyhow::Result<()> {
+        let asked = self.sent().asked;
+        let mut news = self.process.news.clone();
+        let waiting = async {
+            while !self.look(|sent| asked.is_subset(&sent.acknowledged)) {
+                if news.changed().await.is_err() {
+                    bail!("the publisher has ended");
+                }
+            }
+            Ok(())
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.context("what was sent is not acknowledged")?
+    }
+
     /// Tells it to stop, waits for the last acknowledgements, and gives what was sent.
     ///
     /// # Errors
     /// It ends badly.
     pub async fn finish(mut self) -> anyhow::Result<Sent> {
-        self.0.stop().await?;
-        self.0.line("end").await?;
+        self.process.stop().await?;
+        self.process.line("end").await?;
         Ok(self.sent())
     }
 }

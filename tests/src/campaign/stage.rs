@@ -97,6 +97,8 @@ pub struct StageSettings {
     pub rest: Duration,
     /// Attempts at one message.
     pub attempts: u32,
+    /// Whether a worker remembers what it handled.
+    pub inbox: bool,
     /// Whether a worker keeps targets apart: the words in the messages' ids.
     pub isolate: bool,
     /// Messages that a worker handles at once.
@@ -118,6 +120,7 @@ impl Default for StageSettings {
             ballast: 0,
             rest: Duration::from_secs(90),
             attempts: 5,
+            inbox: false,
             isolate: false,
             concurrency: 16,
             handler_limit: Duration::from_secs(60),
@@ -198,7 +201,7 @@ impl<B: Broker> Stage<B> {
         ] {
             arguments.extend([name.into(), value.to_string().into()]);
         }
-        Ok(Publisher(self.starter.start("publisher", arguments, None).await?))
+        Ok(Publisher::new(self.starter.start("publisher", arguments, None).await?))
     }
 
     /// Sends these ids once more, or for the first time, with `ballast` bytes in each, and says what became of them.
@@ -211,8 +214,8 @@ impl<B: Broker> Stage<B> {
         let mut arguments = self.place(SENDER);
         arguments.extend(["--seed", "0", "--ballast", &ballast.to_string(), "--ids"].map(OsString::from));
         arguments.push(file.into());
-        let publisher = Publisher(self.starter.start("publisher", arguments, None).await?);
-        publisher.0.line("end").await?;
+        let publisher = Publisher::new(self.starter.start("publisher", arguments, None).await?);
+        publisher.process.line("end").await?;
         Ok(publisher.sent())
     }
 
@@ -227,10 +230,10 @@ impl<B: Broker> Stage<B> {
         let rate = self.settings.rate.to_string();
         arguments.extend(["--seed", "0", "--paced", "--rate", &rate, "--ids"].map(OsString::from));
         arguments.push(file.into());
-        let mut publisher = Publisher(self.starter.start("publisher", arguments, None).await?);
-        publisher.0.until_ended().await?;
+        let mut publisher = Publisher::new(self.starter.start("publisher", arguments, None).await?);
+        publisher.process.until_ended().await?;
         // Its last words may still be on their way through the pipe.
-        publisher.0.line("end").await?;
+        publisher.process.line("end").await?;
         Ok(publisher.sent())
     }
 
@@ -285,6 +288,7 @@ impl<B: Broker> Stage<B> {
             .extend(["--handler-limit-ms", &self.settings.handler_limit.as_millis().to_string()].map(OsString::from));
         arguments.extend(["--concurrency", &self.settings.concurrency.to_string()].map(OsString::from));
         arguments.extend(["--attempts", &self.settings.attempts.to_string()].map(OsString::from));
+        arguments.extend(self.settings.inbox.then(|| "--inbox".into()));
         arguments.extend(self.settings.isolate.then(|| "--isolate".into()));
         self.starter.start("worker", arguments, crash).await
     }

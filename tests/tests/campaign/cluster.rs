@@ -22,6 +22,7 @@ pub(crate) async fn kills(run: &mut Run) -> anyhow::Result<Played> {
         stage.broker.servers[leader].kill9().await?;
         publisher.more_of(start, 20).await?;
         stage.broker.servers[leader].restart().await?;
+        publisher.caught_up().await?;
     }
     for (_, stream) in &streams {
         stage.broker.leader_of(&jetstream, stream).await?;

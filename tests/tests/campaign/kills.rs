@@ -9,6 +9,8 @@ use mesh_tests::{
 use crate::Played;
 
 /// 20 × `kill -9` of nats-server under publish and consume.
+///
+/// Between two kills every sender learns what became of its message: two kills within one publish are S11.
 pub(crate) async fn server(run: &mut Run) -> anyhow::Result<Played> {
     let mut stage = Stage::start(run, StageSettings::default()).await?;
     let _worker = stage.worker(None).await?;
@@ -19,6 +21,7 @@ pub(crate) async fn server(run: &mut Run) -> anyhow::Result<Played> {
         tokio::time::sleep(run.some_ms(0, 100)).await;
         stage.broker.server.kill9().await?;
         stage.broker.server.restart().await?;
+        publisher.caught_up().await?;
     }
     publisher.more(20).await?;
     let sent = publisher.finish().await?;
@@ -93,10 +96,28 @@ pub(crate) async fn both(run: &mut Run) -> anyhow::Result<Played> {
         server?;
         worker?;
         stage.broker.server.restart().await?;
+        publisher.caught_up().await?;
     }
     let _worker = stage.worker(None).await?;
     publisher.more(20).await?;
     let sent = publisher.finish().await?;
     run.note("kills", kills);
     Ok(Played::Account(stage.account(&sent).await?))
+}
+
+/// Work is sent again with the same id after it was done and the broker was killed. The broker forgets, with a restart, the
+/// ids of what a work queue has deleted: it stores the work once more, whatever the dedupe window.
+pub(crate) async fn forgotten(run: &mut Run) -> anyhow::Result<Played> {
+    let mut stage = Stage::start(run, StageSettings { inbox: true, ..StageSettings::default() }).await?;
+    let _worker = stage.worker(None).await?;
+    let ids = ["w-bad-1", "w-good-2", "e-bad-3", "e-good-4"].map(str::to_owned);
+    let mut sent = stage.send(&ids, 0).await?;
+    stage.at_rest().await?;
+    stage.broker.server.kill9().await?;
+    stage.broker.server.restart().await?;
+    sent.add(stage.send(&ids, 0).await?);
+    let account = stage.account(&sent).await?;
+    let calls = stage.counter.report().await?.values().map(|entry| entry.calls).sum::<u32>();
+    run.require(calls == 4, format!("{calls} calls for 4 messages: done work was done again"));
+    Ok(Played::Account(account))
 }

@@ -4,7 +4,7 @@ use mesh::engine::JetStream;
 use mesh_core::subject::{event_stream, work_stream};
 use mesh_tests::{
     TestBroker,
-    campaign::{Run, Stage, StageSettings, disk::Disk, stage::SENDER},
+    campaign::{Account, Run, Stage, StageSettings, disk::Disk, stage::SENDER},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -49,11 +49,16 @@ pub(crate) async fn cuts(run: &mut Run) -> anyhow::Result<Played> {
         publisher.more(run.random.usize(10..80)).await?;
         tokio::time::sleep(run.some_ms(0, 200)).await;
         cut(&mut stage, &disk).await?;
+        publisher.caught_up().await?;
     }
     publisher.more(20).await?;
     let sent = publisher.finish().await?;
     run.note("cuts", count);
-    let account = stage.account(&sent).await?;
+    let mut books = stage.books(&sent).await?;
+    // The broker syncs what a consumer has acknowledged, and not that it deleted it: such a message lies in its queue again
+    // after the cut, and is delivered to nobody.
+    run.note("residue", std::mem::take(&mut books.residue));
+    let account = Account::of(&books);
     drop(stage);
     Ok(Played::Account(account))
 }
@@ -64,7 +69,7 @@ async fn control(run: &mut Run) -> anyhow::Result<usize> {
     let mut stage = stage_on(run, &disk, false).await?;
     let mut publisher = stage.publisher(run).await?;
     publisher.more(100).await?;
-    publisher.0.kill9().await?;
+    publisher.process.kill9().await?;
     let acknowledged = publisher.sent().acknowledged.len();
     cut(&mut stage, &disk).await?;
     let jetstream = stage.jetstream().await?;

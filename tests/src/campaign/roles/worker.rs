@@ -42,6 +42,9 @@ pub struct Settings {
     /// Messages that are handled at once
     #[arg(long, default_value_t = 16)]
     pub concurrency: usize,
+    /// Remembers for an hour what was handled
+    #[arg(long)]
+    pub inbox: bool,
     /// Keeps messages with different words in their ids apart, as targets
     #[arg(long)]
     pub isolate: bool,
@@ -112,6 +115,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         ack_wait: Duration::from_millis(settings.ack_wait_ms),
         handler_limit: Duration::from_millis(settings.handler_limit_ms),
         retry,
+        inbox: settings.inbox.then_some(Duration::from_secs(3600)),
         ..ConsumerSettings::default()
     };
     let events = handler.clone();
