@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    convert::Infallible,
     io::Write as _,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -35,7 +34,8 @@ pub enum Rule {
     Refuse,
     /// The first so many calls find it busy (503): no effect. Then it takes it.
     Busy(u32),
-    /// Takes it, but the first so many calls get no answer: the effect is there and nobody knows.
+    /// Takes it, but the first so many calls lose their connection instead of getting an answer: the effect is there and
+    /// nobody knows.
     Mute(u32),
     /// Hangs without an effect for so many calls, then takes it.
     Hang(u32),
@@ -79,6 +79,7 @@ enum Answer {
     Now(StatusCode),
     After(Duration),
     Never,
+    Cut,
 }
 
 impl Counter {
@@ -106,13 +107,13 @@ impl Counter {
             entry.first_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         }
         match rule {
-            Rule::Mute(times) if entry.calls <= times => Answer::Never,
+            Rule::Mute(times) if entry.calls <= times => Answer::Cut,
             Rule::Slow(ms) => Answer::After(Duration::from_millis(ms)),
             _ => Answer::Now(StatusCode::OK),
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    async fn answer(&self, request: Request<Incoming>) -> std::io::Result<Response<Full<Bytes>>> {
         let (parts, body) = request.into_parts();
         let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
@@ -130,6 +131,7 @@ impl Counter {
                         StatusCode::OK
                     }
                     Answer::Never => std::future::pending().await,
+                    Answer::Cut => return Err(std::io::ErrorKind::ConnectionReset.into()),
                 };
                 reply(status, Bytes::new())
             }
@@ -201,7 +203,7 @@ mod tests {
         assert!(matches!(counter.effect("e-busy-1", "k", 1), Answer::Now(StatusCode::SERVICE_UNAVAILABLE)));
         assert_eq!(keys("e-busy-1"), 0);
         assert!(matches!(counter.effect("e-busy-1", "k", 1), Answer::Now(StatusCode::OK)));
-        assert!(matches!(counter.effect("e-mute-1", "k", 1), Answer::Never));
+        assert!(matches!(counter.effect("e-mute-1", "k", 1), Answer::Cut));
         assert_eq!(keys("e-mute-1"), 1, "there, and nobody knows");
         assert!(matches!(counter.effect("e-mute-1", "k", 1), Answer::Now(StatusCode::OK)));
     }

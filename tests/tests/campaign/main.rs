@@ -17,6 +17,8 @@ use std::{path::PathBuf, process::ExitCode, time::Instant};
 use futures_util::{StreamExt as _, future::BoxFuture};
 use mesh_tests::campaign::{Account, Run, Size};
 
+use tokio::signal;
+
 use options::Options;
 
 type Scenario = for<'a> fn(&'a mut Run) -> BoxFuture<'a, anyhow::Result<Played>>;
@@ -55,39 +57,65 @@ async fn main() -> ExitCode {
     // Most of a scenario is waiting; the long form measures gaps, and plays one at a time.
     let at_once = if options.size == Size::Quick { 3 } else { 1 };
     let wanted = SCENARIOS.into_iter().filter(|(name, _)| options.wants(name));
-    let failed = futures_util::stream::iter(wanted)
+    let all = futures_util::stream::iter(wanted)
         .map(|(name, scenario)| play(Run::new(name, options.seed, options.size, program.clone()), scenario))
         .buffer_unordered(at_once)
-        .filter(|passed| std::future::ready(!passed))
-        .count()
-        .await;
+        .collect::<Vec<End>>();
+    let ends = tokio::select! {
+        ends = all => ends,
+        // Dropping what is played ends its processes and takes its disks away.
+        () = told_to_stop() => vec![End::Failed],
+    };
+    let count = |end: End| ends.iter().filter(|other| **other == end).count();
+    let (passed, failed, skipped) = (count(End::Passed), count(End::Failed), count(End::Skipped));
+    let result = if failed == 0 { "ok" } else { "FAILED" };
+    // As cargo's own tests say it, for whoever counts.
+    println!("\ntest result: {result}. {passed} passed; {failed} failed; {skipped} ignored; 0 measured");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Plays one scenario and prints its line; whether it passed.
-async fn play(mut run: Run, scenario: Scenario) -> bool {
+/// Ends with Ctrl-C or SIGTERM.
+async fn told_to_stop() {
+    let Ok(mut terminate) = signal::unix::signal(signal::unix::SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Passed,
+    Failed,
+    Skipped,
+}
+
+/// Plays one scenario and prints its line.
+async fn play(mut run: Run, scenario: Scenario) -> End {
     let started = Instant::now();
     let played = scenario(&mut run).await;
     run.note("seconds", started.elapsed().as_secs());
     told(&run, played)
 }
 
-/// Prints the line; whether it passed.
-fn told(run: &Run, played: anyhow::Result<Played>) -> bool {
+/// Prints the line.
+fn told(run: &Run, played: anyhow::Result<Played>) -> End {
     match played {
         Ok(Played::Account(account)) => {
             let (line, wrong) = run.line(&account);
             println!("{line}");
             wrong.iter().for_each(|why| println!("    {why}"));
-            wrong.is_empty()
+            if wrong.is_empty() { End::Passed } else { End::Failed }
         }
         Ok(Played::Skipped(why)) => {
             println!("{} seed={} SKIPPED: {why}", run.name, run.seed);
-            true
+            End::Skipped
         }
         Err(error) => {
             println!("{} seed={} FAIL\n    {error:#}", run.name, run.seed);
-            false
+            End::Failed
         }
     }
 }
