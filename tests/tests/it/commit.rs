@@ -8,11 +8,11 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::Poll,
-    time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::{future::join_all, poll};
+use mesh::engine::{Cluster, Environment, Guard, JetStream, Server, ServerConfig, free_loopback_port, obtain};
 use mesh_core::{
     Fault, Mesh,
     bus::{Bus, PublishError, Stop, StreamLimits},
@@ -24,7 +24,7 @@ use mesh_core::{
     proto::v1,
     subject::{self, DEAD_LETTER_STREAM, Name},
 };
-use mesh_tests::{TestBroker, eventually};
+use mesh_tests::{TestBroker, eventually, mesh_binary};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy},
     net::{TcpListener, TcpStream},
@@ -355,4 +355,44 @@ async fn letters_whose_answer_is_lost_are_captured_once_and_say_so() {
     assert_eq!(count(operator.bus(), DEAD_LETTER_STREAM).await, 300);
     let letters = mesh_core::operate::letters::list(operator.bus(), &Default::default()).await.unwrap();
     assert_eq!(letters.into_iter().map(|letter| letter.letter.id).collect::<BTreeSet<_>>(), ids);
+}
+
+/// Three servers that keep three copies, and a connection to one of them.
+async fn three_servers(folder: &std::path::Path) -> (Vec<Server>, Mesh) {
+    let binary = obtain(&Environment::from_process(), &mut |_| {}).await.unwrap();
+    let ports: Vec<u16> = (0..3).map(|_| free_loopback_port().unwrap()).collect();
+    let start = async |at: usize| {
+        let others = ports.iter().enumerate().filter(|(other, _)| *other != at);
+        let routes = others.map(|(_, port)| format!("nats-route://127.0.0.1:{port}")).collect();
+        let cluster = Cluster { name: "trio".to_owned(), port: ports[at], routes };
+        let jetstream = JetStream { sync_always: true, ..JetStream::default() };
+        let config =
+            ServerConfig::new(format!("node-{at}")).open_to_everybody().cluster(cluster).jetstream(Some(jetstream));
+        Server::start(&Guard::new(mesh_binary()), &binary.path, config, &folder.join(at.to_string())).await.unwrap()
+    };
+    let servers = join_all((0..3).map(start)).await;
+    let mesh = Mesh::builder("operator").url(&servers[0].client_url()).connect().await.unwrap();
+    let limits = StreamLimits { replicas: 3, ..StreamLimits::default() };
+    // Until they have chosen a leader they answer with an error or not at all.
+    eventually("a leader", || async {
+        mesh_core::operate::topology::apply(mesh.bus(), &declared(), &limits).await.ok()
+    })
+    .await;
+    (servers, mesh)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_copies_are_no_different() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_servers, mesh) = three_servers(folder.path()).await;
+    let bus = mesh.bus();
+    assert!(!bus.publish(STREAM, event(bus, "7", Bytes::new())).await.unwrap().duplicate);
+    assert_eq!(publish_and_check(bus, 400).await, BTreeSet::from(["7".to_owned()]));
+    assert_eq!(count(bus, STREAM).await, 400);
+    bus.publish(DEAD_LETTER_STREAM, record(bus, "7", 0)).await.unwrap();
+    let publish = |number: u64| bus.publish(DEAD_LETTER_STREAM, record(bus, &number.to_string(), 0));
+    let results = join_all((0..300).map(publish)).await;
+    let refused: Vec<usize> = (0..300).filter(|number| results[*number].is_err()).collect();
+    assert_eq!(refused, [7]);
+    assert!(results[7].as_ref().is_err_and(PublishError::is_conflict), "{:?}", results[7]);
 }
