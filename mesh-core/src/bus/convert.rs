@@ -48,10 +48,11 @@ impl From<Message> for Received {
     }
 }
 
-pub(super) fn headers(list: Vec<(Cow<'static, str>, String)>) -> Option<HeaderMap> {
-    if list.is_empty() {
-        return None;
-    }
+/// The mesh's headers and, for a batch, the broker's own. `None`: there are none.
+pub(super) fn headers<'a>(
+    list: &'a [(Cow<'static, str>, String)],
+    own: impl IntoIterator<Item = (&'static str, Cow<'a, str>)>,
+) -> Option<HeaderMap> {
     let mut map = HeaderMap::new();
     for (name, value) in list {
         let name = match name {
@@ -67,7 +68,10 @@ pub(super) fn headers(list: Vec<(Cow<'static, str>, String)>) -> Option<HeaderMa
             map.append(name, value);
         }
     }
-    Some(map)
+    for (name, value) in own {
+        map.insert(HeaderName::from_static(name), &*value);
+    }
+    Some(map).filter(|map| !map.is_empty())
 }
 
 pub(super) fn header_list(map: HeaderMap) -> Vec<(String, String)> {

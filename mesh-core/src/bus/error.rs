@@ -56,7 +56,8 @@ impl PublishError {
         matches!(self, PublishError::TimedOut | PublishError::Disconnected)
     }
 
-    /// Whether something else stands already where this was to be the next.
+    /// Whether something stands already where this was to be the next: somebody else's, or this very message, from an attempt
+    /// whose answer was lost. A message with an id is told apart from that by the broker; one without is not.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, PublishError::Rejected { code, .. } if WRONG_LAST_SEQUENCE.contains(code))

@@ -19,6 +19,7 @@ mod read;
 mod subscribe;
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -152,15 +153,35 @@ impl Bus {
         self.send(subject, None, headers, payload).await
     }
 
+    /// Sends a message and keeps it, with headers of the broker's own beside its own.
+    async fn send_sealed<'a>(
+        &self,
+        sealed: &'a Sealed,
+        reply: Option<String>,
+        own: impl IntoIterator<Item = (&'static str, Cow<'a, str>)>,
+    ) -> Result<(), PublishError> {
+        let headers = convert::headers(sealed.headers(), own);
+        self.send_parts(sealed.subject().to_owned(), reply, headers, sealed.payload().clone()).await
+    }
+
     async fn send(
         &self,
         subject: String,
         reply: Option<String>,
-        headers: Vec<(std::borrow::Cow<'static, str>, String)>,
+        headers: Vec<(Cow<'static, str>, String)>,
+        payload: Bytes,
+    ) -> Result<(), PublishError> {
+        self.send_parts(subject, reply, convert::headers(&headers, []), payload).await
+    }
+
+    async fn send_parts(
+        &self,
+        subject: String,
+        reply: Option<String>,
+        headers: Option<async_nats::HeaderMap>,
         payload: Bytes,
     ) -> Result<(), PublishError> {
         let client = &self.0.client;
-        let headers = convert::headers(headers);
         let sent = match (reply, headers) {
             (Some(reply), Some(headers)) => {
                 client.publish_with_reply_and_headers(subject, reply, headers, payload).await

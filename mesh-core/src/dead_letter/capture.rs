@@ -14,8 +14,6 @@ use crate::{
     subject::{self, DEAD_LETTER_STREAM, Place},
 };
 
-const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
-
 /// A letter that the broker has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Captured {
@@ -88,7 +86,8 @@ pub async fn resolve(bus: &Bus, lane: &Lane, letter: &LetterNote) -> Result<(), 
 /// Appends a record to a letter if `expected` is the sequence of its last one (0: there is none).
 ///
 /// # Errors
-/// A conflict: something else was written meanwhile ([`PublishError::is_conflict`]). Or the broker has not confirmed it.
+/// A conflict ([`PublishError::is_conflict`]): something was written meanwhile, by somebody else, or this very record by a try
+/// whose acknowledgement was lost. Whoever must know which reads the letter. Or the broker has not confirmed it.
 pub(crate) async fn append(
     bus: &Bus,
     lane: &Lane,
@@ -97,7 +96,7 @@ pub(crate) async fn append(
     record: &v1::LetterRecord,
 ) -> Result<u64, PublishError> {
     let subject = subject::dead_letter(&lane.region, &lane.service, &lane.consumer, id);
-    let headers = vec![(Cow::Borrowed(EXPECTED_LAST), expected.to_string())];
+    let headers = vec![(Cow::Borrowed(header::EXPECTED_LAST), expected.to_string())];
     let sealed = bus.gate().seal_own(subject, headers, record.encode_to_vec().into());
     bus.publish(DEAD_LETTER_STREAM, sealed).await.map(|stored| stored.sequence)
 }

@@ -23,6 +23,8 @@ pub mod header {
     pub const ERROR_CODE: &str = "Nats-Service-Error-Code";
     /// Set by the broker on messages that a schedule emitted.
     pub const SCHEDULER: &str = "Nats-Scheduler";
+    /// The sequence of the last message of its subject, without which the broker refuses it.
+    pub const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 }
 
 /// Where a stored message came from, as its delivery says.

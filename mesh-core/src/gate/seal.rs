@@ -34,6 +34,19 @@ impl Sealed {
         self.headers.iter().find(|(n, _)| n == header::MESSAGE_ID).map_or("", |(_, v)| v)
     }
 
+    /// Whether the broker stores it only after a certain message of its subject.
+    pub(crate) fn expects_last(&self) -> bool {
+        self.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(header::EXPECTED_LAST))
+    }
+
+    pub(crate) fn headers(&self) -> &[(Cow<'static, str>, String)] {
+        &self.headers
+    }
+
+    pub(crate) fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
     /// Bytes of payload and headers, about.
     pub(crate) fn size(&self) -> usize {
         self.payload.len() + self.headers.iter().map(|(n, v)| n.len() + v.len() + 4).sum::<usize>()

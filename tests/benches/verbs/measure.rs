@@ -1,8 +1,14 @@
 //! One round: how many in what time, and how long each took.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use futures_util::{StreamExt as _, stream};
+use mesh_core::clock::TaskScope;
 
 /// What one round of one side gave.
 #[derive(Debug, Clone)]
@@ -13,19 +19,36 @@ pub(crate) struct Round {
     pub(crate) latencies: Vec<Duration>,
 }
 
-/// Runs `count` operations, `callers` at once, each beginning its next when its last has ended.
-pub(crate) async fn closed_loop(callers: usize, count: usize, operation: impl AsyncFn(usize)) -> Round {
+/// Runs `count` operations, `callers` at once, each beginning its next when its last has ended. Each caller is a task of its
+/// own, as the handlers of a service are: callers that share one task share one thread, whatever is measured.
+pub(crate) async fn closed_loop<F, Fut>(callers: usize, count: usize, operation: F) -> Round
+where
+    F: Fn(usize) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let (next, all) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::with_capacity(count))));
+    let tasks = TaskScope::new();
     let started = Instant::now();
-    let timed = |number| {
-        let operation = &operation;
-        async move {
-            let began = Instant::now();
-            operation(number).await;
-            began.elapsed()
-        }
-    };
-    let mut latencies: Vec<Duration> = stream::iter(0..count).map(timed).buffer_unordered(callers).collect().await;
+    for _ in 0..callers {
+        let (next, all, operation) = (Arc::clone(&next), Arc::clone(&all), operation.clone());
+        tasks.spawn(async move {
+            let mut latencies = Vec::with_capacity(count / callers + 1);
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= count {
+                    break;
+                }
+                let began = Instant::now();
+                operation(number).await;
+                latencies.push(began.elapsed());
+            }
+            all.lock().unwrap().append(&mut latencies);
+        });
+    }
+    tasks.idle().await;
     let rate = rate(count, started.elapsed());
+    let mut latencies = std::mem::take(&mut *all.lock().unwrap());
+    assert_eq!(latencies.len(), count, "a caller ended before its time");
     latencies.sort_unstable();
     Round { rate, latencies }
 }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use crate::stage::order;
 
-pub(crate) async fn publish(publisher: &Publisher<OrderPlaced>, number: usize) {
+pub(crate) async fn publish(publisher: Arc<Publisher<OrderPlaced>>, number: usize) {
     publisher.publish(&order(number)).id(number.to_string()).await.unwrap();
 }
 
@@ -54,6 +54,6 @@ pub(crate) fn charge(number: usize) -> ChargeRequest {
     ChargeRequest { order_id: number.to_string(), description: "x".repeat(230), ..ChargeRequest::default() }
 }
 
-pub(crate) async fn call(client: &OperationClient<Charge>, number: usize) {
+pub(crate) async fn call(client: Arc<OperationClient<Charge>>, number: usize) {
     client.call(&charge(number)).await.unwrap();
 }

@@ -20,6 +20,7 @@ pub(crate) async fn connect(broker: &TestBroker, service: &str) -> Client {
         .unwrap()
 }
 
+#[derive(Clone)]
 pub(crate) struct Publisher(jetstream::Context);
 
 impl Publisher {
@@ -27,7 +28,7 @@ impl Publisher {
         Publisher(jetstream::new(client))
     }
 
-    pub(crate) async fn publish(&self, number: usize) {
+    pub(crate) async fn publish(self, number: usize) {
         let event = order(number);
         let partition = mesh_core::subject::partition(event.customer_id.as_bytes());
         let subject = format!("mesh1.event.local.orders.shop.orders.v1.OrderPlaced.{partition}");
@@ -74,7 +75,7 @@ pub(crate) async fn serve(client: &Client, tasks: &TaskScope) {
     });
 }
 
-pub(crate) async fn call(client: &Client, number: usize) {
+pub(crate) async fn call(client: Client, number: usize) {
     let request = crate::ours::charge(number);
     let mut headers = HeaderMap::new();
     headers.insert("traceparent", TraceContext::root(false).to_string());

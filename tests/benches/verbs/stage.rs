@@ -79,10 +79,11 @@ impl<'a> Stage<'a> {
     pub(crate) async fn publish(&self, own: bool, callers: usize, count: usize) -> Round {
         let first = self.next.fetch_add(count, Ordering::Relaxed);
         if own {
-            let publisher = self.publisher.publisher::<OrderPlaced>();
-            closed_loop(callers, count, async |n| ours::publish(&publisher, first + n).await).await
+            let publisher = Arc::new(self.publisher.publisher::<OrderPlaced>());
+            closed_loop(callers, count, move |n| ours::publish(Arc::clone(&publisher), first + n)).await
         } else {
-            closed_loop(callers, count, async |n| self.raw_publisher.publish(first + n).await).await
+            let publisher = self.raw_publisher.clone();
+            closed_loop(callers, count, move |n| publisher.clone().publish(first + n)).await
         }
     }
 
@@ -115,8 +116,8 @@ impl<'a> Stage<'a> {
         if own {
             let bank = ours::serve(self.broker).await;
             let till = self.broker.connect("till").await.unwrap();
-            let client = shop_proto::shop::payments::v1::PaymentsClient::new(&till).charge();
-            let round = closed_loop(callers, count, async |n| ours::call(&client, n).await).await;
+            let client = Arc::new(shop_proto::shop::payments::v1::PaymentsClient::new(&till).charge());
+            let round = closed_loop(callers, count, move |n| ours::call(Arc::clone(&client), n)).await;
             bank.drain().await;
             round
         } else {
@@ -124,7 +125,7 @@ impl<'a> Stage<'a> {
             let tasks = mesh_core::clock::TaskScope::new();
             raw::serve(&bank, &tasks).await;
             let till = raw::connect(self.broker, "till").await;
-            let round = closed_loop(callers, count, async |n| raw::call(&till, n).await).await;
+            let round = closed_loop(callers, count, move |n| raw::call(till.clone(), n)).await;
             tasks.stop();
             tasks.idle().await;
             round

@@ -1,0 +1,79 @@
+//! Which of the messages that wait may go as one batch.
+
+use std::collections::HashMap;
+
+use crate::gate::Sealed;
+
+/// Messages in one batch, at most: the broker takes 1,000.
+pub(super) const MAX_MESSAGES: usize = 1000;
+/// Bytes in one batch, about: a stream buffers 128 MiB for all of its publishers.
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// What the batch's own headers add to a message, at most.
+const OWN_BYTES: usize = 256;
+
+/// How many from the front go together, at least one. Order is kept: the first that does not fit ends the batch.
+///
+/// The broker holds an expectation of a subject's last sequence against what was there before the batch. So a subject with
+/// an expectation is alone in its batch. A message that with the batch's headers is more than `max_payload` goes alone.
+pub(super) fn size<'a>(waiting: impl Iterator<Item = &'a Sealed>, max_payload: usize) -> usize {
+    let mut bytes = 0;
+    let mut expects_by_subject: HashMap<&str, bool> = HashMap::new();
+    let fits = waiting.take(MAX_MESSAGES).take_while(|sealed| {
+        let (size, expects) = (sealed.size(), sealed.expects_last());
+        bytes += size;
+        let before = expects_by_subject.insert(sealed.subject(), expects);
+        bytes <= MAX_BYTES && size + OWN_BYTES <= max_payload && before.is_none_or(|expected| !expected && !expects)
+    });
+    fits.count().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+    use crate::{
+        clock::Clock,
+        envelope::header,
+        gate::Gate,
+        identity::{Credential, Identity},
+    };
+
+    const MAX_PAYLOAD: usize = 1024 * 1024;
+
+    fn sealed(subject: &str, expected: Option<u64>, bytes: usize) -> Sealed {
+        let identity = Identity::new("orders".parse().unwrap(), "local".parse().unwrap(), Credential::None);
+        let headers = expected.map(|sequence| (Cow::Borrowed(header::EXPECTED_LAST), sequence.to_string()));
+        let headers = headers.into_iter().collect();
+        Gate::new(identity, Clock::system(), MAX_PAYLOAD).seal_own(subject.into(), headers, vec![0; bytes].into())
+    }
+
+    fn size_of(waiting: &[Sealed]) -> usize {
+        size(waiting.iter(), MAX_PAYLOAD)
+    }
+
+    #[test]
+    fn no_more_than_the_broker_takes() {
+        let many = vec![sealed("a", None, 10); MAX_MESSAGES + 1];
+        assert_eq!(size_of(&many), MAX_MESSAGES);
+        let heavy = vec![sealed("a", None, MAX_BYTES / 8 + 1); 9];
+        assert_eq!(size_of(&heavy), 7);
+    }
+
+    #[test]
+    fn a_subject_with_an_expectation_is_alone_in_its_batch() {
+        let distinct = [sealed("a", Some(0), 1), sealed("b", Some(0), 1), sealed("c", None, 1), sealed("c", None, 1)];
+        assert_eq!(size_of(&distinct), 4);
+        let [a, b, c, _] = distinct;
+        assert_eq!(size_of(&[a.clone(), b.clone(), a.clone(), c.clone()]), 2, "twice expected");
+        assert_eq!(size_of(&[a, b.clone(), sealed("a", None, 1)]), 2, "added to after it was expected");
+        assert_eq!(size_of(&[c, b, sealed("c", Some(7), 1)]), 2, "expected after it was added to");
+    }
+
+    #[test]
+    fn one_that_would_be_too_large_in_a_batch_goes_alone() {
+        let (small, large) = (sealed("a", None, 1), sealed("a", None, MAX_PAYLOAD - OWN_BYTES + 1));
+        assert_eq!(size_of(&[small.clone(), large.clone(), small.clone()]), 1);
+        assert_eq!(size_of(&[large, small]), 1);
+    }
+}

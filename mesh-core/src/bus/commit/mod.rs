@@ -1,0 +1,184 @@
+//! Publishing into one stream: alone while few wait, in groups when many do.
+//!
+//! A broker that syncs always syncs once per message, or once per atomic batch (ADR-50), and a batch costs it as much as
+//! about twelve messages alone, however small it is. So:
+//!
+//! - Up to [`MAX_SINGLES`] messages go alone, at once. When more wait, all that wait go as one batch ([`group`] says which
+//!   may go together).
+//! - One batch at a time: while it is under way the next one gathers. Two at once would only be two smaller ones, since a
+//!   stream takes them one after the other.
+//! - Those whose messages were just stored are about to come with their next: after a batch the committer steps back until
+//!   no more come ([`gather`]). Otherwise its callers fall into two groups that wait for each other by turns. There is no
+//!   timer: a caller that is alone never waits for company.
+//!
+//! Each caller gets its own result; what happens when a batch is refused or its answer does not come, see [`batch`].
+//! A caller that goes away before its message has a place leaves nothing behind; afterwards the message goes its way without
+//! it. Messages that wait have a bounded number of places ([`PLACES`]), large ones take several.
+
+mod batch;
+mod group;
+mod single;
+
+use std::sync::{Arc, Weak};
+
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::{
+    Bus, Inner,
+    error::{PublishError, Stored},
+};
+use crate::gate::Sealed;
+
+pub(super) use single::ApiError;
+
+/// Messages under way alone, at most. With more than this many waiting a batch is faster.
+const MAX_SINGLES: usize = 12;
+/// Places for the messages that wait or are under way; who finds none waits for one.
+const PLACES: usize = 4096;
+/// Bytes of one place.
+const PLACE_BYTES: usize = 16 * 1024;
+/// How often in a row nobody may come before the next batch goes.
+const STEPS_BACK: usize = 3;
+
+type Outcome = Result<Stored, PublishError>;
+
+/// A message and who waits for it.
+struct Waiting {
+    sealed: Sealed,
+    done: oneshot::Sender<Outcome>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Waiting {
+    /// A caller that went away wants no answer; the message is stored all the same.
+    fn answer(self, outcome: Outcome) {
+        let _ = self.done.send(outcome);
+    }
+}
+
+/// The publisher into one stream.
+#[derive(Clone)]
+pub(super) struct Committer {
+    /// `None`: every message goes alone, without a limit.
+    queue: Option<Queue>,
+}
+
+#[derive(Clone)]
+struct Queue {
+    places: Arc<Semaphore>,
+    sender: mpsc::Sender<Waiting>,
+}
+
+impl Committer {
+    pub(super) fn start(bus: &Bus, stream: &str) -> Committer {
+        if !bus.0.settings.group_commit {
+            return Committer { queue: None };
+        }
+        let (sender, waiting) = mpsc::channel(PLACES);
+        let worker = Worker { bus: Arc::downgrade(&bus.0), stream: stream.into(), singles: FuturesUnordered::new() };
+        bus.0.tasks.spawn(worker.run(waiting));
+        Committer { queue: Some(Queue { places: Arc::new(Semaphore::new(PLACES)), sender }) }
+    }
+
+    pub(super) async fn publish(&self, bus: &Bus, sealed: Sealed) -> Outcome {
+        let Some(Queue { places, sender }) = &self.queue else { return single::publish(bus, &sealed).await };
+        let closed = || PublishError::NotSent("the connection is closed".into());
+        let place = Arc::clone(places).acquire_many_owned(places_for(sealed.size())).await.map_err(|_| closed())?;
+        let (done, outcome) = oneshot::channel();
+        sender.send(Waiting { sealed, done, _place: place }).await.map_err(|_| closed())?;
+        // The sender is dropped unanswered only when the connection was closed meanwhile.
+        outcome.await.unwrap_or(Err(PublishError::Disconnected))
+    }
+}
+
+/// How many places a message of `bytes` takes: never more than there are.
+fn places_for(bytes: usize) -> u32 {
+    let places = bytes.div_ceil(PLACE_BYTES).clamp(1, PLACES);
+    u32::try_from(places).unwrap_or(u32::MAX)
+}
+
+struct Worker {
+    bus: Weak<Inner>,
+    stream: Arc<str>,
+    singles: FuturesUnordered<BoxFuture<'static, ()>>,
+}
+
+impl Worker {
+    /// Runs until the last handle on the connection is gone.
+    async fn run(mut self, mut queue: mpsc::Receiver<Waiting>) {
+        let mut waiting: Vec<Waiting> = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                received = queue.recv_many(&mut waiting, group::MAX_MESSAGES), if waiting.len() < group::MAX_MESSAGES => {
+                    if received == 0 { break }
+                }
+                Some(()) = self.singles.next(), if !self.singles.is_empty() => {}
+            }
+            let Some(bus) = self.bus.upgrade().map(Bus) else { break };
+            while waiting.len() > MAX_SINGLES {
+                let size = group::size(waiting.iter().map(|one| &one.sealed), bus.0.client.max_payload());
+                let next = waiting.drain(..size).collect();
+                self.send(&bus, next).await;
+                gather(&mut queue, &mut waiting).await;
+            }
+            let free = MAX_SINGLES.saturating_sub(self.singles.len()).min(waiting.len());
+            self.alone(&bus, waiting.drain(..free));
+        }
+        while self.singles.next().await.is_some() {}
+    }
+
+    /// Sends what may go together, as a batch where that is faster.
+    async fn send(&mut self, bus: &Bus, together: Vec<Waiting>) {
+        if together.len() <= MAX_SINGLES {
+            self.alone(bus, together);
+            return;
+        }
+        let batch = batch::publish(bus, &self.stream, together);
+        tokio::pin!(batch);
+        loop {
+            // Singles first: what came before the batch is sent before it.
+            tokio::select! {
+                biased;
+                Some(()) = self.singles.next(), if !self.singles.is_empty() => {}
+                () = &mut batch => break,
+            }
+        }
+    }
+
+    fn alone(&mut self, bus: &Bus, each: impl IntoIterator<Item = Waiting>) {
+        for one in each {
+            let bus = bus.clone();
+            self.singles.push(Box::pin(async move {
+                let outcome = single::publish(&bus, &one.sealed).await;
+                one.answer(outcome);
+            }));
+        }
+    }
+}
+
+/// Lets those who are ready to publish come, until nobody does.
+async fn gather(queue: &mut mpsc::Receiver<Waiting>, waiting: &mut Vec<Waiting>) {
+    let mut in_vain = 0;
+    while in_vain < STEPS_BACK {
+        tokio::task::yield_now().await;
+        let before = waiting.len();
+        while waiting.len() < group::MAX_MESSAGES {
+            let Ok(one) = queue.try_recv() else { break };
+            waiting.push(one);
+        }
+        in_vain = if waiting.len() == before { in_vain + 1 } else { 0 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_message_takes_more_places_and_never_more_than_there_are() {
+        assert_eq!((places_for(0), places_for(PLACE_BYTES), places_for(PLACE_BYTES + 1)), (1, 1, 2));
+        assert_eq!(places_for(usize::MAX) as usize, PLACES);
+    }
+}

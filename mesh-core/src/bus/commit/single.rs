@@ -1,0 +1,126 @@
+//! One message alone: again and again with the same id until it is stored, refused, or the time is over.
+
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable as _};
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::Outcome;
+use crate::{
+    bus::{Bus, PublishError, Stored, mux::Asked},
+    gate::Sealed,
+};
+
+/// How long one attempt waits for its acknowledgement before the next, with the same id.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// What the broker says of what it stored.
+#[derive(Debug)]
+pub(super) struct Acknowledged {
+    pub(super) stored: Stored,
+    /// For a batch: how many messages.
+    pub(super) count: Option<usize>,
+}
+
+/// Publishes one message.
+pub(super) async fn publish(bus: &Bus, sealed: &Sealed) -> Outcome {
+    let backoff = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(1))
+        .with_jitter()
+        .without_max_times()
+        .with_total_delay(Some(bus.0.settings.publish_timeout));
+    // Once it may have been stored, a later "not sent" must not hide that.
+    let mut unknown = None;
+    let started = tokio::time::Instant::now();
+    let outcome = (|| attempt(bus, sealed))
+        .retry(backoff)
+        .when(|error: &PublishError| {
+            if error.is_unknown() {
+                unknown = Some(error.clone());
+            }
+            started.elapsed() < bus.0.settings.publish_timeout
+                && (error.is_unknown() || matches!(error, PublishError::NobodyListens))
+        })
+        .await;
+    match (outcome, unknown) {
+        (Err(PublishError::NobodyListens | PublishError::NotSent(_)), Some(error)) => Err(error),
+        (outcome, _) => outcome,
+    }
+}
+
+async fn attempt(bus: &Bus, sealed: &Sealed) -> Outcome {
+    let asked = bus.0.mux.register(sealed.subject());
+    bus.send_sealed(sealed, Some(asked.inbox()), []).await?;
+    acknowledged(asked).await.map(|ack| ack.stored)
+}
+
+/// Waits for the acknowledgement of what was asked.
+pub(super) async fn acknowledged(asked: Asked) -> Result<Acknowledged, PublishError> {
+    let answer = asked.answer(ATTEMPT).await?;
+    if answer.status == Some(503) {
+        return Err(PublishError::NobodyListens);
+    }
+    parse(&answer.payload)
+}
+
+#[derive(Deserialize)]
+struct PubAck {
+    #[serde(default)]
+    stream: String,
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+    count: Option<usize>,
+    error: Option<ApiError>,
+}
+
+/// An error of JetStream's.
+#[derive(Deserialize)]
+pub(in crate::bus) struct ApiError {
+    #[serde(default)]
+    pub(in crate::bus) err_code: u64,
+    #[serde(default)]
+    pub(in crate::bus) description: String,
+}
+
+impl From<ApiError> for PublishError {
+    fn from(error: ApiError) -> PublishError {
+        PublishError::Rejected { code: error.err_code, description: error.description }
+    }
+}
+
+fn parse(payload: &Bytes) -> Result<Acknowledged, PublishError> {
+    let ack: PubAck = serde_json::from_slice(payload).map_err(|error| PublishError::Rejected {
+        code: 0,
+        description: format!("the acknowledgement can't be read: {error}"),
+    })?;
+    match ack.error {
+        Some(error) => Err(error.into()),
+        None => Ok(Acknowledged {
+            stored: Stored { stream: ack.stream, sequence: ack.seq, duplicate: ack.duplicate },
+            count: ack.count,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acknowledgements_are_read_as_the_broker_writes_them() {
+        let read = |text: &'static str| parse(&Bytes::from_static(text.as_bytes()));
+        let batch = read(r#"{"stream":"s","seq":512,"batch":"id","count":500}"#).unwrap();
+        assert_eq!((batch.stored.sequence, batch.stored.duplicate, batch.count), (512, false, Some(500)));
+        let duplicate = read(r#"{"stream":"s","seq":3,"duplicate":true}"#).unwrap();
+        assert_eq!((duplicate.stored.sequence, duplicate.stored.duplicate, duplicate.count), (3, true, None));
+        let refused = read(
+            r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 7"},"stream":"s","seq":0}"#,
+        );
+        assert!(refused.unwrap_err().is_conflict());
+        assert!(matches!(read("+OK").unwrap_err(), PublishError::Rejected { code: 0, .. }));
+    }
+}
