@@ -9,6 +9,7 @@ mod compose;
 mod demo;
 mod interop;
 mod letters;
+mod outbox;
 mod own_contracts;
 mod shop;
 mod tidy;
