@@ -7,6 +7,7 @@
 //! [`window`] decides what may go next and [`sent`] what may have gone already (both pure); [`relay`] acts on them;
 //! [`store`] and the statements beside it are the only code that knows SQL.
 
+mod attempt;
 mod place;
 #[cfg(feature = "outbox-postgres")]
 mod postgres;

@@ -1,9 +1,9 @@
 //! The relay: reads rows in sequence, publishes many at once, deletes what the broker confirmed.
 //!
-//! One of all relays on a database is at work, by a lease that each of its writes renews; see [`super::postgres`]. A round is: read, write
-//! down what became of earlier rows and which are about to be sent, send. Confirmations come in between rounds, and what
-//! may go then goes at once. Nothing is sent unless the lease was renewed within its own term, so a relay that was
-//! stopped for long sends nothing old when it wakes.
+//! Of all relays on a database one is at work, by a lease that each of its writes renews. A round is: read; write down
+//! what became of earlier rows and which are about to be sent; send. Confirmations come in between rounds, and what may
+//! go then goes at once. Nothing is sent unless the lease was renewed within its own term, so a relay that was stopped for
+//! long sends nothing old when it wakes.
 
 use std::{future::Future, time::Duration};
 
@@ -12,43 +12,18 @@ use tokio::time::Instant;
 
 use super::{
     AfterWindow, Database, Outbox, RelaySettings,
-    place::Place,
+    attempt::{Done, How, publish},
     sent::{Sent, Turn},
     store::{Refusal, Write},
     window::{Limits, Row, Window},
-    write::seal,
 };
 use crate::{
-    bus::{Bus, PublishError},
-    clock::{Deadline, TaskScope},
-    envelope::TraceContext,
-    fault::Reason,
-    gate::Cause,
+    clock::TaskScope,
     telemetry::metrics::{OutboxMetrics, Relayed},
 };
 
 /// After so many failures of the database in a row, another relay may try.
 const MAX_FAILURES: u32 = 3;
-
-/// What became of a row that was sent.
-struct Done {
-    sequence: i64,
-    place: String,
-    how: How,
-}
-
-enum How {
-    Confirmed {
-        duplicate: bool,
-    },
-    /// This row will not be taken as it is.
-    Refused(String),
-    /// Its place takes nothing now; whether this row was stored may be unknown.
-    Postponed {
-        why: String,
-        is_unknown: bool,
-    },
-}
 
 type UnderWay = FuturesUnordered<BoxFuture<'static, Done>>;
 
@@ -222,7 +197,8 @@ impl<D: Database> Relay<D> {
         let ask = self.window.ask();
         if ask.limit > 0 {
             let rows = beside(D::read(&pool, &ask, None, now_ms), under_way, &mut self.ended).await?;
-            self.has_more = rows.len() >= ask.limit;
+            let bytes: usize = rows.iter().map(Row::size).sum();
+            self.has_more = rows.len() >= ask.limit || bytes > ask.bytes;
             taken = self.take_in(rows, now_ms);
             self.has_more |= self.window.has_full_lines();
         }
@@ -382,40 +358,6 @@ async fn beside<T>(work: impl Future<Output = T>, under_way: &mut UnderWay, ende
             Some(done) = under_way.next(), if !under_way.is_empty() => ended.push(done),
         }
     }
-}
-
-async fn publish(bus: Bus, row: Row) -> Done {
-    let (sequence, place) = (row.sequence, row.place.clone());
-    Done { sequence, place, how: attempt(&bus, row).await }
-}
-
-async fn attempt(bus: &Bus, row: Row) -> How {
-    let Some(place) = Place::parse(&row.place) else {
-        return How::Refused(format!("{:?} is no place of this version of the mesh", row.place));
-    };
-    let cause = Cause {
-        id: Some(row.id),
-        deadline: row.deadline_ms.map(Deadline::at_unix_ms),
-        trace: row.traceparent.as_deref().and_then(TraceContext::parse),
-    };
-    let sealed = match seal(bus.gate(), &place, &row.key, cause, row.payload.into()) {
-        Ok(sealed) => sealed,
-        Err(fault) => return How::Refused(fault.to_string()),
-    };
-    match bus.publish(&place.stream(), sealed).await {
-        Ok(stored) => How::Confirmed { duplicate: stored.duplicate },
-        Err(error) => how(error, &row.place),
-    }
-}
-
-/// A refusal that concerns the message stops its key; everything else concerns the place.
-fn how(error: PublishError, place: &str) -> How {
-    let is_unknown = error.is_unknown();
-    let is_refusal = matches!(error, PublishError::Rejected { .. }) && !error.is_full();
-    let fault = error.into_fault(place);
-    let why = format!("{fault}: {}", fault.detail());
-    debug_assert!(is_unknown || fault.reason() != Reason::PublishUnconfirmed, "unknown is not failed");
-    if is_refusal { How::Refused(why) } else { How::Postponed { why, is_unknown } }
 }
 
 fn ms(time: Duration) -> i64 {
