@@ -7,6 +7,7 @@
 //!  9 adapter       an operation -> a vendor's HTTP API -> outcome    operate   what people and tools may ask and order
 //!  8 consume       pull, run, settle
 //!  7 delayed       later, without holding a slot     dead_letter   refused work and its replay
+//!    outbox        publish what a database committed (features outbox-sqlite, outbox-postgres)
 //!  6 publish       send an event or queue work       request       ask and answer
 //!  5 store         small shared state by compare-and-set: leases, inboxes
 //!  4 bus           the broker                        http          one vendor call
@@ -31,6 +32,8 @@ pub mod http;
 pub mod identity;
 pub mod mesh;
 pub mod operate;
+#[cfg(any(feature = "outbox-sqlite", feature = "outbox-postgres"))]
+pub mod outbox;
 pub mod policy;
 pub mod publish;
 pub mod request;

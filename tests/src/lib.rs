@@ -3,8 +3,10 @@
 pub mod binary;
 pub mod broker;
 pub mod campaign;
+pub mod postgres;
 pub mod wait;
 
 pub use binary::mesh_binary;
 pub use broker::TestBroker;
+pub use postgres::TestPostgres;
 pub use wait::eventually;

@@ -3,6 +3,8 @@
 mod builder;
 mod consumer;
 mod operation;
+#[cfg(any(feature = "outbox-sqlite", feature = "outbox-postgres"))]
+mod relay;
 mod serve;
 
 use std::{sync::Arc, time::Duration};
@@ -20,6 +22,8 @@ use crate::{
 pub use builder::MeshBuilder;
 pub use consumer::ConsumerBuilder;
 pub use operation::OperationClient;
+#[cfg(any(feature = "outbox-sqlite", feature = "outbox-postgres"))]
+pub use relay::RelayBuilder;
 pub use serve::ServeBuilder;
 
 /// A service's place in the mesh. Cheap to clone; all clones are one connection.
@@ -65,6 +69,19 @@ impl Mesh {
     /// Serves the operations of one rpc service: calls and queued work.
     pub fn serve(&self, service: impl Service) -> ServeBuilder {
         ServeBuilder::new(self, Arc::new(service))
+    }
+
+    /// The outbox in the service's own database: messages are written in its transactions.
+    #[cfg(any(feature = "outbox-sqlite", feature = "outbox-postgres"))]
+    #[must_use]
+    pub fn outbox<D: crate::outbox::Database>(&self, pool: &crate::outbox::Pool<D>) -> crate::outbox::Outbox<D> {
+        crate::outbox::Outbox::new(self.bus(), pool)
+    }
+
+    /// Sends what an outbox holds.
+    #[cfg(any(feature = "outbox-sqlite", feature = "outbox-postgres"))]
+    pub fn relay<D: crate::outbox::Database>(&self, outbox: &crate::outbox::Outbox<D>) -> RelayBuilder<D> {
+        RelayBuilder::new(self, outbox)
     }
 
     /// Who this service is.

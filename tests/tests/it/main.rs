@@ -12,6 +12,7 @@ mod inbox;
 mod interop;
 mod isolation;
 mod letters;
+mod outbox;
 mod own_contracts;
 mod shop;
 mod store;

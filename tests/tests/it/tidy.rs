@@ -222,7 +222,7 @@ fn an_import_that_runs_upward_would_be_seen() {
 #[test]
 fn what_one_place_does_no_other_place_does() {
     /// What is named, and the files or folders of mesh-core that may.
-    const ONCE: [(&[&str], &[&str]); 12] = [
+    const ONCE: [(&[&str], &[&str]); 13] = [
         (&["async_nats"], &["bus/"]),
         // The exporter sends to a collector of ours, not to a vendor; the small server that shows metrics is no client.
         (&["hyper_rustls"], &["http/", "telemetry/export.rs"]),
@@ -236,6 +236,7 @@ fn what_one_place_does_no_other_place_does() {
         (&["std", "thread"], &["clock/tasks.rs", "clock/watchdog.rs"]),
         (&["std", "env"], &["config/environment.rs"]),
         (&["opentelemetry_otlp"], &["telemetry/"]),
+        (&["sqlx"], &["outbox/"]),
     ];
     for (place, file) in core_files() {
         let paths = Paths::of(&text(&file), &place);

@@ -7,11 +7,13 @@
 
 mod family;
 mod handles;
+mod outbox;
 mod seconds;
 
 use std::{fmt, sync::Arc};
 
 pub use handles::{ConsumerMetrics, How, InFlight, OperationMetrics, PublisherMetrics, VendorMetrics};
+pub use outbox::{OutboxMetrics, Relayed};
 use prometheus_client::{
     encoding::{EncodeMetric, text},
     metrics::{TypedMetric, counter::Counter, gauge::Gauge},
@@ -48,6 +50,8 @@ struct Families {
     in_flight: Family<1, Gauge>,
     vendor_calls: Family<3, Counter>,
     vendor_seconds: Family<2, Seconds>,
+    relayed: Family<1, Counter>,
+    outbox_stuck: Family<1, Gauge>,
     denied: Family<1, Counter>,
     reconnects: Counter,
 }
@@ -88,6 +92,12 @@ impl Metrics {
                 "How long third parties took",
                 ["vendor", "operation"],
             ),
+            relayed: names.family("outbox_relayed", "Rows of the outbox that were sent, by result", ["result"]),
+            outbox_stuck: names.family(
+                "outbox_stuck",
+                "What the outbox can't send now: refused rows, paused places",
+                ["what"],
+            ),
             denied: names.family("denied", "Acts refused by a rule", ["what"]),
             reconnects: names.plain("reconnects", "Connections to the bus that were made anew"),
         };
@@ -116,6 +126,12 @@ impl Metrics {
     #[must_use]
     pub fn vendor(&self, vendor: &str, operation: &str) -> VendorMetrics {
         VendorMetrics::new(vendor, operation, &self.0.families)
+    }
+
+    /// The handle for the outbox.
+    #[must_use]
+    pub fn outbox(&self) -> OutboxMetrics {
+        OutboxMetrics::new(&self.0.families)
     }
 
     /// Counts one act that a rule refused, such as `publish`. Rare, so without a handle.
