@@ -4,53 +4,56 @@
 //! bytes go on the lane of the consumer that failed, and to no other. A crash between the two leaves a letter that is
 //! *replaying* without a copy: ordering it again sends the same copy with the same message id.
 
+mod condition;
 mod order;
+mod selection;
+#[cfg(test)]
+mod selection_tests;
 mod watch;
 
 use crate::{
     bus::{Bus, Stop},
-    dead_letter::{Letter, LetterState, Letters},
+    dead_letter::{Letter, Letters},
     fault::{Code, Effect, Fault, Reason},
-    subject::{DEAD_LETTER_STREAM, Name, WIRE},
+    subject::{DEAD_LETTER_STREAM, WIRE},
 };
 
 pub use order::{Order, Replayed, discard, replay};
+pub use selection::{Answer, Selection, Selector};
 pub use watch::await_end;
 
 /// The length of a whole letter id.
 const ID_LENGTH: usize = 32;
 
-/// Which letters are meant. The default: all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Only of this service.
-    pub service: Option<Name>,
-    /// Only of this consumer.
-    pub consumer: Option<Name>,
-    /// Only in one of these states. Empty: in any.
-    pub states: Vec<LetterState>,
+/// Letters that were read.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Those that are meant, the oldest capture first.
+    pub letters: Vec<Letter>,
+    /// How many were left out because the condition did not fit their values.
+    pub unclear: usize,
+    /// Why the first of them was.
+    pub why: Option<String>,
 }
 
-impl Filter {
-    fn subject(&self) -> String {
-        let token = |name: &Option<Name>| name.as_ref().map_or("*", Name::as_str).to_owned();
-        format!("{WIRE}.dead.*.{}.{}.*", token(&self.service), token(&self.consumer))
-    }
-
-    fn admits(&self, letter: &Letter) -> bool {
-        self.states.is_empty() || self.states.contains(&letter.state)
-    }
-}
-
-/// The letters that `filter` admits, the oldest capture first.
+/// The letters that are meant, the oldest capture first.
 ///
 /// # Errors
 /// The bus can't be reached, or this identity may not read letters.
-pub async fn list(bus: &Bus, filter: &Filter) -> Result<Vec<Letter>, Fault> {
-    let mut letters: Vec<_> = read(bus, &filter.subject()).await?;
-    letters.retain(|letter| filter.admits(letter));
-    letters.sort_by_key(|letter| letter.letter.captured_at_ms);
-    Ok(letters)
+pub async fn list(bus: &Bus, selector: &Selector) -> Result<Listing, Fault> {
+    let mut listing = Listing::default();
+    for letter in read(bus, &selector.subject()).await? {
+        match selector.ask(&letter) {
+            Answer::Yes => listing.letters.push(letter),
+            Answer::No | Answer::Ask => {}
+            Answer::Unclear(why) => {
+                listing.unclear += 1;
+                listing.why.get_or_insert(why);
+            }
+        }
+    }
+    listing.letters.sort_by_key(|letter| letter.letter.captured_at_ms);
+    Ok(listing)
 }
 
 /// The one letter whose id begins with `id`.
@@ -84,16 +87,4 @@ async fn read(bus: &Bus, filter: &str) -> Result<Vec<Letter>, Fault> {
 
 fn missing(message: String) -> Fault {
     Fault::new(Code::NotFound, Effect::None, Reason::LetterMissing, message)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_filter_names_the_subjects_that_it_reads() {
-        assert_eq!(Filter::default().subject(), "mesh1.dead.*.*.*.*");
-        let filter = Filter { consumer: Some("charge".parse().unwrap()), ..Filter::default() };
-        assert_eq!(filter.subject(), "mesh1.dead.*.*.charge.*");
-    }
 }

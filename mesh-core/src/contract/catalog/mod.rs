@@ -94,6 +94,12 @@ impl Catalog {
         self.operations.get(name).or_else(|| self.operations.get(&slashed()?))
     }
 
+    /// What a message of this type carries: an event's own message, an operation's request.
+    #[must_use]
+    pub fn payload(&self, message_type: &str) -> Option<MessageDescriptor> {
+        self.operation(message_type).map_or_else(|| self.message(message_type), |entry| Some(entry.request.clone()))
+    }
+
     /// Every operation, by name.
     pub fn operations(&self) -> impl Iterator<Item = &OperationEntry> {
         self.operations.values()

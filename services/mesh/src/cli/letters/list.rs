@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{place::Place, text},
-    GlobalArgs, ListArgs, Output, Status, Wanted, consumer, fault, filter, last_part, short, state,
+    GlobalArgs, ListArgs, Output, Status, Wanted, consumer, fault, last_part, selector, short, state,
 };
 
 const HEADER: [&str; 9] = ["ID", "WHEN (UTC)", "CONSUMER", "MESSAGE", "REASON", "VENDOR CODE", "SAID", "GEN", "STATE"];
@@ -18,7 +18,7 @@ const CONSUMER_LENGTH: usize = 28;
 
 pub(super) async fn run(args: ListArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let bus = Place::find(global)?.connect().await?;
-    let mut letters = letters::list(&bus, &filter(args.consumer, args.state.states())).await?;
+    let mut letters = letters::list(&bus, &selector(args.consumer, args.state.states())?).await?.letters;
     bus.close().await;
     letters.retain(|letter| args.state != Wanted::Parked || state(letter) == "parked");
     let total = letters.len();

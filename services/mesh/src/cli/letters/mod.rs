@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use mesh_core::{
+    contract::Catalog,
     dead_letter::{Letter, LetterState},
     fault::{Fault, Reason},
-    operate::letters::{self, Filter, Order},
+    operate::letters::{self, Order, Selection, Selector},
     subject::Name,
 };
 
@@ -147,9 +148,10 @@ impl Wanted {
     }
 }
 
-fn filter(consumer: Option<Consumer>, states: Vec<LetterState>) -> Filter {
+fn selector(consumer: Option<Consumer>, states: Vec<LetterState>) -> anyhow::Result<Selector> {
     let (service, consumer) = consumer.map_or((None, None), |c| (c.service, Some(c.name)));
-    Filter { service, consumer, states }
+    let selection = Selection { service, consumer, states, ..Selection::default() };
+    Ok(selection.compile(&Catalog::new([])?)?)
 }
 
 pub(super) async fn run(command: LetterCommand, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
