@@ -59,6 +59,14 @@ impl Letters {
         self.apply_record(letter, region, delivery.sequence, record);
     }
 
+    /// Takes the next record of a letter. Whether it followed from the state.
+    pub(crate) fn follow(&mut self, id: &str, region: &str, sequence: u64, record: v1::LetterRecord) -> bool {
+        let length = |letters: &Letters| letters.0.get(id).map_or(0, |letter| letter.history.len());
+        let before = length(self);
+        self.apply_record(id, region, sequence, record);
+        length(self) > before
+    }
+
     fn apply_record(&mut self, id: &str, region: &str, sequence: u64, record: v1::LetterRecord) {
         let existing = self.0.get_mut(id);
         match (record.record, existing) {

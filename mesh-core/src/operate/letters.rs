@@ -1,14 +1,19 @@
-//! What a person may ask about letters and order for them: list, find, replay, discard.
+//! What a person may ask about letters and order for them: list, group, find, watch; replay, hold, release, edit, discard;
+//! take them out and put them in.
 //!
 //! A replay is ordered in the letter's own history first, and only by whoever saw its last record; then the original's
 //! bytes go on the lane of the consumer that failed, and to no other. A crash between the two leaves a letter that is
 //! *replaying* without a copy: ordering it again sends the same copy with the same message id.
 
 mod condition;
+mod group;
+mod mend;
+mod news;
 mod order;
 mod selection;
 #[cfg(test)]
 mod selection_tests;
+mod transfer;
 mod watch;
 
 use crate::{
@@ -18,8 +23,12 @@ use crate::{
     subject::{DEAD_LETTER_STREAM, WIRE},
 };
 
+pub use group::{Group, Groups};
+pub use mend::{check, edit, hold, release};
+pub use news::News;
 pub use order::{Order, Replayed, discard, replay};
 pub use selection::{Answer, Selection, Selector};
+pub use transfer::{History, Imported, export, import};
 pub use watch::await_end;
 
 /// The length of a whole letter id.
@@ -61,20 +70,43 @@ pub async fn list(bus: &Bus, selector: &Selector) -> Result<Listing, Fault> {
 /// # Errors
 /// No letter has such an id, or several have; the bus can't be reached.
 pub async fn find(bus: &Bus, id: &str) -> Result<Letter, Fault> {
-    let hexadecimal = !id.is_empty() && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    if !hexadecimal || id.len() > ID_LENGTH {
-        return Err(missing(format!("{id:?} is no letter's id: those are up to {ID_LENGTH} digits of 0-9 and a-f")));
-    }
-    let filter = if id.len() == ID_LENGTH { format!("{WIRE}.dead.*.*.*.{id}") } else { format!("{WIRE}.dead.>") };
-    let mut found = read(bus, &filter).await?;
-    found.retain(|letter| letter.letter.id.starts_with(id));
-    match found.len() {
-        0 => Err(missing(format!("no letter's id begins with {id:?}"))),
-        1 => Ok(found.swap_remove(0)),
-        count => Err(missing(format!("the ids of {count} letters begin with {id:?}: give more of it"))),
-    }
+    Ok(find_each(bus, &[id]).await?.swap_remove(0))
 }
 
+/// The letters whose ids begin so, each once, in the order of the ids.
+///
+/// # Errors
+/// As [`find`], for the first id that is wrong.
+pub async fn find_each(bus: &Bus, ids: &[impl AsRef<str>]) -> Result<Vec<Letter>, Fault> {
+    for id in ids.iter().map(AsRef::as_ref) {
+        let hexadecimal = !id.is_empty() && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if !hexadecimal || id.len() > ID_LENGTH {
+            return Err(missing(format!(
+                "{id:?} is no letter's id: those are up to {ID_LENGTH} digits of 0-9 and a-f"
+            )));
+        }
+    }
+    let all = match ids {
+        [one] if one.as_ref().len() == ID_LENGTH => read(bus, &format!("{WIRE}.dead.*.*.*.{}", one.as_ref())).await?,
+        _ => read(bus, &format!("{WIRE}.dead.>")).await?,
+    };
+    let mut found: Vec<Letter> = Vec::new();
+    for id in ids.iter().map(AsRef::as_ref) {
+        let mut fitting = all.iter().filter(|letter| letter.letter.id.starts_with(id));
+        let letter = fitting.next().ok_or_else(|| missing(format!("no letter's id begins with {id:?}")))?;
+        let others = fitting.count();
+        if others > 0 {
+            let count = others + 1;
+            return Err(missing(format!("the ids of {count} letters begin with {id:?}: give more of it")));
+        }
+        if found.iter().all(|known| known.letter.id != letter.letter.id) {
+            found.push(letter.clone());
+        }
+    }
+    Ok(found)
+}
+
+/// The one place that reads the stream: an index can stand before it.
 async fn read(bus: &Bus, filter: &str) -> Result<Vec<Letter>, Fault> {
     let mut letters = Letters::default();
     bus.read(DEAD_LETTER_STREAM, filter, |record| {

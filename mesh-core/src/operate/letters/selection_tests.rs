@@ -192,3 +192,34 @@ fn a_selection_names_the_subjects_that_it_reads_and_refuses_what_it_does_not_kno
     assert!(serde_json::from_str::<Selection>(r#"{"newer":["x"]}"#).is_err());
     assert!(serde_json::from_str::<Selection>(r#"{"service":"No Name"}"#).is_err());
 }
+
+#[test]
+fn like_failures_are_one_group_whatever_their_order() {
+    let of = |id: &str, at: i64, message: &str, state: LetterState| {
+        let mut letter = letter();
+        letter.letter.id = id.into();
+        letter.letter.captured_at_ms = at;
+        letter.letter.consumer = if at % 2 == 0 { "pay" } else { "refund" }.into();
+        letter.state = state;
+        letter.letter.fault.as_mut().unwrap().message = message.into();
+        letter
+    };
+    let mut letters = [
+        of("a", 4, "order 17 failed", LetterState::Open),
+        of("b", 9, "order 'x' failed", LetterState::Held),
+        of("c", 2, "order 3 failed", LetterState::Open),
+        of("d", 1, "no such customer", LetterState::Open),
+    ];
+    for _ in 0..letters.len() {
+        letters.rotate_left(1);
+        let mut groups = Groups::default();
+        letters.iter().for_each(|letter| groups.add(&Facts::of(letter)));
+        let groups = groups.into_sorted();
+        assert_eq!(groups.iter().map(|group| group.count).collect::<Vec<_>>(), [3, 1]);
+        let first = &groups[0];
+        assert_eq!((first.said.as_str(), first.example.as_str()), ("order # failed", "b"));
+        assert_eq!((first.first_ms, first.last_ms), (2, 9));
+        assert_eq!(first.states, [(LetterState::Open, 2), (LetterState::Held, 1)].into());
+        assert_eq!(first.consumers, ["payments/pay".to_owned(), "payments/refund".to_owned()].into());
+    }
+}
