@@ -54,7 +54,7 @@ pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) 
 /// The letters that are meant; an id that fits nothing ends it before anything is replayed.
 async fn chosen(bus: &Bus, args: &ReplayArgs) -> anyhow::Result<Vec<Letter>> {
     if args.all {
-        return Ok(letters::list(bus, &selector(args.consumer.clone(), Wanted::Open.states())?).await?.letters);
+        return Ok(letters::list(bus, &selector(args.consumer.clone(), Wanted::Open)?).await?.letters);
     }
     let mut chosen: Vec<Letter> = Vec::new();
     for id in &args.ids {
