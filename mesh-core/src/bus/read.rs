@@ -32,12 +32,29 @@ impl Bus {
     ///
     /// # Errors
     /// The broker can't be reached, goes silent, or this identity may not read.
-    pub async fn read(&self, stream: &str, filter: &str, mut each: impl FnMut(Unopened) -> Stop) -> Result<(), Fault> {
+    pub async fn read(&self, stream: &str, filter: &str, each: impl FnMut(Unopened) -> Stop) -> Result<(), Fault> {
+        self.read_from(stream, filter, 1, each).await
+    }
+
+    /// The same, from the sequence `first` on.
+    ///
+    /// # Errors
+    /// As [`read`](Bus::read).
+    pub async fn read_from(
+        &self,
+        stream: &str,
+        filter: &str,
+        first: u64,
+        mut each: impl FnMut(Unopened) -> Stop,
+    ) -> Result<(), Fault> {
         let Some(_) = self.stream_state(stream).await? else { return Ok(()) };
         let config = pull::Config {
             filter_subject: filter.to_owned(),
             ack_policy: AckPolicy::None,
-            deliver_policy: DeliverPolicy::All,
+            deliver_policy: match first {
+                0 | 1 => DeliverPolicy::All,
+                start_sequence => DeliverPolicy::ByStartSequence { start_sequence },
+            },
             inactive_threshold: Duration::from_secs(30),
             memory_storage: true,
             ..Default::default()

@@ -6,12 +6,13 @@ use cel::{
     Env, ExecutionError, Program,
     common::{
         ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, SelectExpr, SourceInfo},
+        types::CelBool,
         value::CowVal,
     },
 };
 use prost_reflect::{Kind, MessageDescriptor};
 
-use super::problem::{Place, Report, hint};
+use super::problem::{Place, Problems, Report, hint};
 
 /// The functions that an expression may call: those of CEL's standard library, of its strings and of its encoders.
 const FUNCTIONS: &[&str] = &[
@@ -96,6 +97,21 @@ impl Expression {
             .map_err(|error| format!("{}: {}", self.place, describe(&error)))
     }
 
+    /// Whether it is true. `None`: it names something that these values do not have.
+    ///
+    /// # Errors
+    /// As [`evaluate`](Expression::evaluate); or it is neither true nor false.
+    pub fn holds(&self, context: &cel::Context<'_, '_>) -> Result<Option<bool>, String> {
+        match cel::Value::resolve_val(self.program.expression(), context) {
+            Ok(value) => match value.downcast_ref::<CelBool>() {
+                Some(yes) => Ok(Some(*yes.inner())),
+                None => Err(format!("{}: the expression is neither true nor false", self.place)),
+            },
+            Err(ExecutionError::NoSuchKey(_)) => Ok(None),
+            Err(error) => Err(format!("{}: {}", self.place, describe(&error))),
+        }
+    }
+
     /// `file:line:column`
     #[must_use]
     pub fn place(&self) -> &str {
@@ -127,13 +143,27 @@ fn describe(error: &ExecutionError) -> String {
 
 /// What an expression may name.
 #[derive(Debug, Clone)]
-pub(super) struct Scope<'a> {
+pub(crate) struct Scope<'a> {
     /// The variables.
-    pub(super) names: &'static [&'static str],
-    /// The message that `request` is, where that is one of them.
-    pub(super) request: Option<MessageDescriptor>,
+    pub(crate) names: &'static [&'static str],
+    /// The message that `request` or `payload` is, where that is one of them.
+    pub(crate) request: Option<MessageDescriptor>,
     /// What `secret` has, where that is one of the names.
-    pub(super) secrets: &'a [String],
+    pub(crate) secrets: &'a [String],
+    /// Variables whose fields are known by name alone.
+    pub(crate) fields: &'a [(&'static str, Vec<&'a str>)],
+}
+
+/// Compiles an expression that stands in no file: `name` is the option that it was given to.
+///
+/// # Errors
+/// Everything that is wrong; the first problem's place counts in characters of the text, of which each line break counts as
+/// one.
+pub(crate) fn compile_alone(name: &str, text: &str, scope: &Scope<'_>) -> Result<Expression, Problems> {
+    // Without lines of its own the report adds up places as they are.
+    let mut report = Report::new(name, "");
+    let line = text.replace(['\n', '\r', '\t'], " ");
+    compile(&line, Place { line: 1, column: 1 }, scope, &mut report).ok_or_else(|| report.into_problems())
 }
 
 /// Compiles and checks; every problem is reported with its own place.
@@ -193,7 +223,7 @@ impl<'a> Check<'a> {
         if !self.scope.names.contains(&name) {
             self.add(id, format!("unknown name {name:?}{}", hint(name, self.scope.names.iter().copied())));
         }
-        if name == "request" { self.scope.request.clone() } else { None }
+        if name == "request" || name == "payload" { self.scope.request.clone() } else { None }
     }
 
     fn select(&mut self, select: &'a SelectExpr, id: u64) -> Option<MessageDescriptor> {
@@ -202,6 +232,9 @@ impl<'a> Check<'a> {
         if secret && !self.scope.secrets.contains(&select.field) {
             let known = hint(&select.field, self.scope.secrets.iter().map(String::as_str));
             self.add(id, format!("\"secrets\" declares no {:?}{known}", select.field));
+        }
+        if let Expr::Ident(name) = &select.operand.expr {
+            self.field_of(name, &select.field, id);
         }
         let message = message?;
         let Some(field) = message.get_field_by_name(&select.field) else {
@@ -213,6 +246,14 @@ impl<'a> Check<'a> {
         match field.kind() {
             Kind::Message(inner) if !field.is_list() && !field.is_map() => Some(inner),
             _ => None,
+        }
+    }
+
+    fn field_of(&mut self, name: &str, field: &str, id: u64) {
+        let shadowed = self.local.contains(&name);
+        let known = self.scope.fields.iter().find(|(of, _)| *of == name && !shadowed);
+        if let Some((_, known)) = known.filter(|(_, known)| !known.contains(&field)) {
+            self.add(id, format!("{name:?} has no {field:?}{}", hint(field, known.iter().copied())));
         }
     }
 
@@ -270,7 +311,7 @@ mod tests {
 
     fn check(text: &str) -> Result<Expression, String> {
         let mut report = Report::new("f", text);
-        let scope = Scope { names: &["body"], request: None, secrets: &[] };
+        let scope = Scope { names: &["body"], request: None, secrets: &[], fields: &[] };
         compile(text, Place { line: 1, column: 1 }, &scope, &mut report)
             .ok_or_else(|| report.into_problems().0.first().unwrap().to_string())
     }

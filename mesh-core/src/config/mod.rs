@@ -7,11 +7,13 @@ mod environment;
 mod expression;
 pub mod mesh_file;
 mod problem;
+pub(crate) mod record;
 mod template;
 pub mod vendor;
 mod yaml;
 
 pub use environment::{Environment, Unset};
 pub use expression::{Expression, engine};
+pub(crate) use expression::{Scope, compile_alone};
 pub use problem::{Kind, Place, Problem, Problems};
 pub use template::{Part, Template};

@@ -99,7 +99,7 @@ mod tests {
 
     fn read(text: &str) -> Result<Vec<String>, String> {
         let mut report = Report::new("f", text);
-        let scope = Scope { names: &["id"], request: None, secrets: &[] };
+        let scope = Scope { names: &["id"], request: None, secrets: &[], fields: &[] };
         let template = parse(text, Place { line: 1, column: 1 }, &scope, &mut report);
         let shown = |part: &Part| match part {
             Part::Text(text) => text.clone(),

@@ -2,45 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use mesh_proto::v1::{self, letter_record::Record};
 use prost::Message as _;
 
+use super::life::{ActKind, LetterState};
 use crate::{envelope::Envelope, subject::Place};
-
-/// Where a letter stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum LetterState {
-    /// Waiting for a person.
-    Open,
-    /// Kept back by a person: not replayed until it is released.
-    Held,
-    /// Sent again; the consumer has not said yet.
-    Replaying,
-    /// The replay was handled.
-    Resolved,
-    /// Given up by a person.
-    Discarded,
-}
-
-impl LetterState {
-    /// The word that people read.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            LetterState::Open => "open",
-            LetterState::Held => "held",
-            LetterState::Replaying => "replaying",
-            LetterState::Resolved => "resolved",
-            LetterState::Discarded => "discarded",
-        }
-    }
-
-    /// Whether nothing more is to be done about it.
-    #[must_use]
-    pub const fn is_ended(self) -> bool {
-        matches!(self, LetterState::Resolved | LetterState::Discarded)
-    }
-}
 
 /// What somebody did to a letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,25 +24,8 @@ pub struct Act {
     pub why: String,
     /// The replay job that it belongs to; empty where there is none.
     pub job: String,
-}
-
-/// What can be done to a letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ActKind {
-    /// It was refused.
-    Captured,
-    /// It was sent again.
-    Replayed,
-    /// It was handled.
-    Resolved,
-    /// It was given up.
-    Discarded,
-    /// It was kept back.
-    Held,
-    /// It was opened again.
-    Released,
-    /// Its payload was mended.
-    Edited,
+    /// The payload from then on: of captures and of edits.
+    pub payload: Option<Bytes>,
 }
 
 /// A letter as its records tell it.
@@ -107,6 +57,14 @@ impl Letters {
             return;
         };
         self.apply_record(letter, region, delivery.sequence, record);
+    }
+
+    /// Takes the next record of a letter. Whether it followed from the state.
+    pub(crate) fn follow(&mut self, id: &str, region: &str, sequence: u64, record: v1::LetterRecord) -> bool {
+        let length = |letters: &Letters| letters.0.get(id).map_or(0, |letter| letter.history.len());
+        let before = length(self);
+        self.apply_record(id, region, sequence, record);
+        length(self) > before
     }
 
     fn apply_record(&mut self, id: &str, region: &str, sequence: u64, record: v1::LetterRecord) {
@@ -145,33 +103,47 @@ impl Letters {
 
 impl Letter {
     fn follow(&mut self, record: Record) {
-        match (self.state, record) {
-            (LetterState::Replaying, Record::Captured(captured)) if captured.generation > self.letter.generation => {
+        let Some(state) = self.state.after(kind(&record)) else { return };
+        match record {
+            Record::Captured(captured) if captured.generation > self.letter.generation => {
                 self.history.push(capture_act(&captured));
                 self.letter = captured;
-                self.state = LetterState::Open;
+                self.state = state;
             }
-            (LetterState::Open, Record::Replaying(act)) => self.enter(LetterState::Replaying, ActKind::Replayed, act),
-            (LetterState::Replaying, Record::Resolved(act)) => {
-                self.enter(LetterState::Resolved, ActKind::Resolved, act)
-            }
-            (LetterState::Open | LetterState::Held, Record::Discarded(act)) => {
-                self.enter(LetterState::Discarded, ActKind::Discarded, act);
-            }
-            (LetterState::Open, Record::Held(act)) => self.enter(LetterState::Held, ActKind::Held, act),
-            (LetterState::Held, Record::Released(act)) => self.enter(LetterState::Open, ActKind::Released, act),
-            (LetterState::Open | LetterState::Held, Record::Edited(edit)) => {
+            // A repeat of what is known already.
+            Record::Captured(_) => {}
+            Record::Replaying(act) => self.enter(state, ActKind::Replayed, act),
+            Record::Resolved(act) => self.enter(state, ActKind::Resolved, act),
+            Record::Discarded(act) => self.enter(state, ActKind::Discarded, act),
+            Record::Held(act) => self.enter(state, ActKind::Held, act),
+            Record::Released(act) => self.enter(state, ActKind::Released, act),
+            Record::Edited(edit) => {
+                self.enter(state, ActKind::Edited, edit.act.unwrap_or_default());
+                if let Some(act) = self.history.last_mut() {
+                    act.payload = Some(edit.payload.clone());
+                }
                 self.letter.payload = edit.payload;
-                self.enter(self.state, ActKind::Edited, edit.act.unwrap_or_default());
             }
-            _ => {}
         }
     }
 
     fn enter(&mut self, state: LetterState, kind: ActKind, act: v1::LetterAct) {
         self.state = state;
         let v1::LetterAct { generation, at_ms, by, why, job } = act;
-        self.history.push(Act { kind, generation, at_ms, by, why, job });
+        self.history.push(Act { kind, generation, at_ms, by, why, job, payload: None });
+    }
+}
+
+/// What a record says was done.
+pub(super) fn kind(record: &Record) -> ActKind {
+    match record {
+        Record::Captured(_) => ActKind::Captured,
+        Record::Replaying(_) => ActKind::Replayed,
+        Record::Resolved(_) => ActKind::Resolved,
+        Record::Discarded(_) => ActKind::Discarded,
+        Record::Held(_) => ActKind::Held,
+        Record::Released(_) => ActKind::Released,
+        Record::Edited(_) => ActKind::Edited,
     }
 }
 
@@ -184,6 +156,7 @@ fn capture_act(captured: &v1::DeadLetter) -> Act {
         by: captured.service.clone(),
         why: fault.map(|f| format!("{} {}", f.reason, f.message)).unwrap_or_default(),
         job: String::new(),
+        payload: Some(captured.payload.clone()),
     }
 }
 

@@ -5,8 +5,16 @@
 //! that its writer knew, so a failure is captured once, and of two operators one wins.
 
 mod capture;
+mod facts;
+mod fingerprint;
 mod fold;
+mod life;
+#[cfg(test)]
+mod life_tests;
 
 pub(crate) use capture::append;
 pub use capture::{Captured, capture, letter_id, resolve};
-pub use fold::{Act, ActKind, Letter, LetterState, Letters};
+pub use facts::Facts;
+pub use fingerprint::{Fingerprint, InvalidFingerprint, normalised};
+pub use fold::{Act, Letter, Letters};
+pub use life::{ActKind, LetterState};

@@ -48,7 +48,11 @@ impl Gate {
         &self.clock
     }
 
-    fn check_size(&self, what: &str, bytes: usize) -> Result<(), Fault> {
+    /// Whether a message of so many bytes may be sent: `what` stands in the refusal.
+    ///
+    /// # Errors
+    /// It is larger than this mesh carries.
+    pub fn check_size(&self, what: &str, bytes: usize) -> Result<(), Fault> {
         if bytes <= self.max_message_bytes {
             return Ok(());
         }

@@ -2,8 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 /// A name of a service, region or consumer: `[a-z0-9-]{1,63}`. It stands as one token of a subject.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Name(Box<str>);
 
 /// The text is not a name.
@@ -39,6 +42,14 @@ impl TryFrom<&str> for Name {
     type Error = InvalidName;
 
     fn try_from(text: &str) -> Result<Name, InvalidName> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Name, InvalidName> {
         text.parse()
     }
 }

@@ -12,7 +12,7 @@ use mesh_core::{
     Context, Fault,
     dead_letter::{Letter, LetterState},
     fault::{Effect, Reason},
-    operate::letters::{self, Filter},
+    operate::letters::{self, Selector},
     policy::retry::RetryRule,
     proto::v1,
 };
@@ -27,7 +27,7 @@ use crate::shop::{Bank, Seen, bank, charge_of, consumer, order, orders, till};
 
 async fn letters(broker: &TestBroker) -> Vec<Letter> {
     let operator = broker.connect("operator").await.unwrap();
-    let letters = letters::list(operator.bus(), &Filter::default()).await.unwrap();
+    let letters = letters::list(operator.bus(), &Selector::default()).await.unwrap().letters;
     operator.drain().await;
     letters
 }

@@ -13,6 +13,7 @@ mod interop;
 mod isolation;
 mod letters;
 mod outbox;
+mod letters_cli;
 mod own_contracts;
 mod shop;
 mod store;

@@ -13,10 +13,11 @@ use crate::{
         json,
         outcome::{self, Said},
         reply, retry_after, text,
-        value::{Answered, Record},
+        value::Answered,
     },
     config::{
         Expression, engine,
+        record::Record,
         vendor::{AnswerRule, OperationPlan, VendorFile, Verdict},
     },
     fault::{Fault, Origin},

@@ -9,12 +9,10 @@ use prost_reflect::DynamicMessage;
 use secrecy::ExposeSecret as _;
 
 use crate::{
-    adapter::{
-        json, text,
-        value::{Asking, Record},
-    },
+    adapter::{json, text, value::Asking},
     config::{
         Expression, Part, Template, engine,
+        record::Record,
         vendor::{BodyPlan, IdempotencyPlan, Json, OperationPlan, VendorFile},
     },
     contract::Context,

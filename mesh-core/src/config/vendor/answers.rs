@@ -15,7 +15,7 @@ pub(super) const RULE_KEYS: &[&str] = &["when", "is", "code", "message"];
 /// The keys of `error`.
 pub(super) const ERROR_KEYS: &[&str] = &["code", "message"];
 
-const SCOPE: Scope<'_> = Scope { names: &["status", "headers", "body"], request: None, secrets: &[] };
+const SCOPE: Scope<'_> = Scope { names: &["status", "headers", "body"], request: None, secrets: &[], fields: &[] };
 
 /// An expression over the answer.
 pub(super) fn expression(node: &Node, report: &mut Report) -> Option<Expression> {

@@ -33,8 +33,10 @@ pub(super) fn read(
     let fields = node.fields(KEYS, report)?;
     let request = Some(input.clone());
     // A secret in a URL would end in the logs of every proxy on the way.
-    let open = Scope { names: &["request", "id", "key", "attempt"], request: request.clone(), secrets: &[] };
-    let full = Scope { names: &["request", "id", "key", "attempt", "secret"], request, secrets: &around.secrets };
+    let open =
+        Scope { names: &["request", "id", "key", "attempt"], request: request.clone(), secrets: &[], fields: &[] };
+    let full =
+        Scope { names: &["request", "id", "key", "attempt", "secret"], request, secrets: &around.secrets, fields: &[] };
     let method = fields.need("method", report).and_then(|node| method(node, report));
     let path = fields.need("path", report).and_then(|node| path(node, &open, report));
     let query = fields.get("query").map(|node| pairs(node, &open, report)).unwrap_or_default();
@@ -145,7 +147,7 @@ pub(super) fn leaf(node: &Node, scope: &Scope<'_>, report: &mut Report) -> Optio
 pub(super) fn idempotency(node: &Node, input: &MessageDescriptor, report: &mut Report) -> Option<IdempotencyPlan> {
     let fields = node.fields(IDEMPOTENCY_KEYS, report)?;
     // Without `attempt`: a key that changes with the attempt recognises nothing.
-    let scope = Scope { names: &["key", "id", "request"], request: Some(input.clone()), secrets: &[] };
+    let scope = Scope { names: &["key", "id", "request"], request: Some(input.clone()), secrets: &[], fields: &[] };
     let header = fields.need("header", report).and_then(|node| {
         let name = header_name(node.text("the name of a header", report)?);
         if name.is_none() {

@@ -1,7 +1,9 @@
 //! Messages and operations by name, read from descriptors: what a tool knows that was not compiled with the contract.
 
+mod carry;
 mod error;
 mod json;
+mod set;
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -10,7 +12,9 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor, ReflectMessage};
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 
+pub use carry::{CarryError, Hidden, carry_over, visible};
 pub use error::{CatalogError, JsonError};
+pub use set::{SetError, set};
 
 use super::{OperationInfo, Repeat};
 
@@ -92,6 +96,12 @@ impl Catalog {
     pub fn operation(&self, name: &str) -> Option<&OperationEntry> {
         let slashed = || name.rsplit_once('.').map(|(service, method)| format!("{service}/{method}"));
         self.operations.get(name).or_else(|| self.operations.get(&slashed()?))
+    }
+
+    /// What a message of this type carries: an event's own message, an operation's request.
+    #[must_use]
+    pub fn payload(&self, message_type: &str) -> Option<MessageDescriptor> {
+        self.operation(message_type).map_or_else(|| self.message(message_type), |entry| Some(entry.request.clone()))
     }
 
     /// Every operation, by name.
@@ -239,5 +249,7 @@ fn forget_json_names(message: &mut prost_types::DescriptorProto) {
     message.nested_type.iter_mut().for_each(forget_json_names);
 }
 
+#[cfg(test)]
+mod edit_tests;
 #[cfg(test)]
 mod tests;

@@ -63,12 +63,8 @@ pub async fn replay(bus: &Bus, letter: &Letter, order: &Order) -> Result<Replaye
 /// # Errors
 /// The letter is being replayed, has ended, or changed since it was read; the bus did not confirm it.
 pub async fn discard(bus: &Bus, letter: &Letter, order: &Order) -> Result<(), Fault> {
+    super::check(letter, ActKind::Discarded)?;
     let lane = lane_of(letter)?;
-    match letter.state {
-        LetterState::Open | LetterState::Held => {}
-        LetterState::Replaying => return Err(changed("its replay is under way: wait for what becomes of it", letter)),
-        LetterState::Resolved | LetterState::Discarded => return Err(ended(letter)),
-    }
     let act = act(bus, letter.letter.generation, order);
     let written = write(bus, &lane, letter, Record::Discarded(act.clone()), (&act, ActKind::Discarded));
     written.await.map(drop)
@@ -97,7 +93,7 @@ async fn under_way(bus: &Bus, lane: &Lane, letter: &Letter, order: &Order) -> Re
 }
 
 /// Appends a record after the last one that was read; its sequence.
-async fn write(
+pub(super) async fn write(
     bus: &Bus,
     lane: &Lane,
     letter: &Letter,
@@ -168,12 +164,12 @@ fn travels(name: &str) -> bool {
     !of_broker && ![header::MESH, header::ATTEMPTS].iter().any(|own| name.eq_ignore_ascii_case(own))
 }
 
-fn act(bus: &Bus, generation: u32, order: &Order) -> v1::LetterAct {
+pub(super) fn act(bus: &Bus, generation: u32, order: &Order) -> v1::LetterAct {
     let at_ms = bus.gate().clock().now_ms();
     v1::LetterAct { generation, at_ms, by: order.by.clone(), why: order.why.clone(), job: String::new() }
 }
 
-fn lane_of(letter: &Letter) -> Result<Lane, Fault> {
+pub(super) fn lane_of(letter: &Letter) -> Result<Lane, Fault> {
     let name = |text: &str| {
         text.parse::<Name>().map_err(|error| {
             let message = format!("letter {} names no consumer of this mesh: {error}", letter.letter.id);
@@ -193,11 +189,11 @@ async fn check_consumer(bus: &Bus, lane: &Lane) -> Result<(), Fault> {
     Err(Fault::new(Code::NotFound, Effect::None, Reason::ConsumerMissing, message))
 }
 
-fn ended(letter: &Letter) -> Fault {
+pub(super) fn ended(letter: &Letter) -> Fault {
     changed(&format!("it is {} already", letter.state.word()), letter)
 }
 
-fn changed(why: &str, letter: &Letter) -> Fault {
+pub(super) fn changed(why: &str, letter: &Letter) -> Fault {
     let message = format!("letter {}: {why}; look again: mesh dead-letter show {}", letter.letter.id, letter.letter.id);
     Fault::new(Code::Aborted, Effect::None, Reason::LetterChanged, message)
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{Filter, Replayed, list};
+use super::{Replayed, Selector, list};
 use crate::{
     bus::Bus,
     dead_letter::{Letter, LetterState},
@@ -26,8 +26,9 @@ pub async fn await_end(bus: &Bus, replayed: &[Replayed], limit: Duration) -> Res
     let deadline = Instant::now() + limit;
     let mut news = bus.subscribe(&format!("{WIRE}.dead.>"), None).await?;
     let letters = loop {
+        let all = list(bus, &Selector::default()).await?.letters;
         let mut all: BTreeMap<String, Letter> =
-            list(bus, &Filter::default()).await?.into_iter().map(|letter| (letter.letter.id.clone(), letter)).collect();
+            all.into_iter().map(|letter| (letter.letter.id.clone(), letter)).collect();
         let letters: Vec<_> = replayed.iter().filter_map(|one| all.remove(&one.letter_id)).collect();
         if letters.iter().all(|letter| letter.state != LetterState::Replaying) || Instant::now() >= deadline {
             break letters;

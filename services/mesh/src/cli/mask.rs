@@ -2,7 +2,7 @@
 
 use mesh_core::contract::Catalog;
 use mesh_core::proto::{options, v1::DataClass};
-use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor, SerializeOptions};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage as _, SerializeOptions};
 use serde_json::{Value, json};
 
 /// What may be shown.
@@ -12,6 +12,15 @@ pub(super) struct Mask {
     pub(super) reveal: bool,
     /// Fields that have their default value too: an amount of 0 may be the very trouble.
     pub(super) defaults: bool,
+}
+
+/// What stands for a field that may not be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hidden {
+    /// The word of its class.
+    Masked,
+    /// Nothing.
+    LeftOut,
 }
 
 impl Mask {
@@ -27,23 +36,43 @@ impl Mask {
         let options = SerializeOptions::new().skip_default_fields(!self.defaults);
         match decoded.serialize_with_options(serde_json::value::Serializer, &options) {
             Ok(mut value) => {
-                self.message(&descriptor, &mut value);
+                self.message(&descriptor, &mut value, Hidden::Masked);
                 value
             }
             Err(error) => json!({ "undecoded": error.to_string() }),
         }
     }
 
-    fn message(self, descriptor: &MessageDescriptor, value: &mut Value) {
+    /// A message as JSON for an editor: what may not be shown is left out.
+    ///
+    /// # Errors
+    /// It holds a value that JSON has no form for.
+    pub(super) fn editable(self, message: &DynamicMessage) -> Result<Value, serde_json::Error> {
+        let options = SerializeOptions::new().skip_default_fields(!self.defaults);
+        let mut value = message.serialize_with_options(serde_json::value::Serializer, &options)?;
+        self.message(&message.descriptor(), &mut value, Hidden::LeftOut);
+        Ok(value)
+    }
+
+    /// Whether a field may not be shown.
+    pub(super) fn is_hidden(self, field: &FieldDescriptor) -> bool {
+        self.hides(options::data_class(field)).is_some()
+    }
+
+    fn message(self, descriptor: &MessageDescriptor, value: &mut Value, hidden: Hidden) {
         let Value::Object(fields) = value else { return };
+        if hidden == Hidden::LeftOut {
+            fields
+                .retain(|name, _| !descriptor.get_field_by_json_name(name).is_some_and(|field| self.is_hidden(&field)));
+        }
         for (name, value) in fields {
             if let Some(field) = descriptor.get_field_by_json_name(name) {
-                self.field(&field, value);
+                self.field(&field, value, hidden);
             }
         }
     }
 
-    fn field(self, field: &FieldDescriptor, value: &mut Value) {
+    fn field(self, field: &FieldDescriptor, value: &mut Value, hidden: Hidden) {
         if let Some(word) = self.hides(options::data_class(field)) {
             *value = Value::String(word.to_owned());
             return;
@@ -54,11 +83,11 @@ impl Mask {
         };
         let Kind::Message(message) = kind else { return };
         match value {
-            Value::Array(items) => items.iter_mut().for_each(|item| self.message(&message, item)),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.message(&message, item, hidden)),
             Value::Object(entries) if field.is_map() => {
-                entries.values_mut().for_each(|item| self.message(&message, item))
+                entries.values_mut().for_each(|item| self.message(&message, item, hidden))
             }
-            one => self.message(&message, one),
+            one => self.message(&message, one, hidden),
         }
     }
 

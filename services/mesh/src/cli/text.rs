@@ -2,9 +2,41 @@
 
 use std::time::Duration;
 
+use chrono::DateTime;
 use mesh_core::clock::rfc3339;
 
-/// Reads `500ms`, `30s`, `5m` or `1h`.
+/// A moment that somebody names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// Unix milliseconds.
+    At(i64),
+    /// So long before now.
+    Ago(Duration),
+}
+
+impl When {
+    /// The moment, where now is `now_ms`.
+    pub(super) fn unix_ms(self, now_ms: i64) -> i64 {
+        match self {
+            When::At(unix_ms) => unix_ms,
+            When::Ago(ago) => now_ms.saturating_sub(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX)),
+        }
+    }
+}
+
+/// Reads `2026-01-02T03:04:05Z`, `2026-01-02` (midnight, UTC), or a time ago: `90s`, `2h`, `3d`.
+pub(super) fn when(text: &str) -> Result<When, String> {
+    if let Ok(ago) = duration(text) {
+        return Ok(When::Ago(ago));
+    }
+    let moment =
+        DateTime::parse_from_rfc3339(text).or_else(|_| DateTime::parse_from_rfc3339(&format!("{text}T00:00:00Z")));
+    moment.map(|moment| When::At(moment.timestamp_millis())).map_err(|_| {
+        format!("{text:?} is no moment: write 2026-01-02T03:04:05Z, 2026-01-02, or how long ago: 90s, 2h, 3d")
+    })
+}
+
+/// Reads `500ms`, `30s`, `5m`, `1h` or `3d`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
@@ -13,7 +45,8 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         "s" => 1.0,
         "m" => 60.0,
         "h" => 3600.0,
-        _ => return Err(format!("{text:?} is no duration: write a number and ms, s, m or h, such as 500ms or 5s")),
+        "d" => 86400.0,
+        _ => return Err(format!("{text:?} is no duration: write a number and ms, s, m, h or d, such as 500ms or 5s")),
     };
     let number: f64 = number.parse().map_err(|_| format!("{text:?} is no duration: {number:?} is no number"))?;
     Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("{text:?} is too long"))
@@ -57,6 +90,16 @@ mod tests {
             assert!(duration(wrong).is_err(), "{wrong:?}");
         }
         assert_eq!([took(7), took(1_234), took(2_345_678)], ["7 µs", "1.2 ms", "2.34 s"]);
+    }
+
+    #[test]
+    fn a_moment_is_a_date_or_a_time_ago() {
+        let at = |text: &str| when(text).map(|when| when.unix_ms(1_000_000_000_000));
+        assert_eq!(at("2026-01-02T03:04:05Z"), Ok(1_767_323_045_000));
+        assert_eq!(at("2026-01-02T05:04:05.5+02:00"), Ok(1_767_323_045_500));
+        assert_eq!(at("2026-01-02"), Ok(1_767_312_000_000));
+        assert_eq!((at("2h"), at("3d")), (Ok(999_992_800_000), Ok(999_740_800_000)));
+        assert!(at("yesterday").is_err() && at("2026-13-02").is_err() && at("").is_err());
     }
 
     #[test]

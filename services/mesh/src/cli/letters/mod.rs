@@ -1,52 +1,97 @@
 //! `mesh dead-letter`: what failed, why, and again.
 
+mod acts;
+mod ask;
+mod diff;
+mod edit;
+mod editor;
+mod export;
+mod group;
+mod import;
 mod list;
 mod replay;
 mod show;
+mod table;
+mod watch;
+mod which;
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use mesh_core::{
-    dead_letter::{Letter, LetterState},
-    fault::{Fault, Reason},
-    operate::letters::{self, Filter, Order},
-    subject::Name,
+    contract::Catalog,
+    dead_letter::{ActKind, Facts, Letter},
+    fault::Fault,
+    operate::letters::Selector,
 };
 
-use super::{GlobalArgs, Output, Status, place, text};
+use super::{GlobalArgs, Output, Status, text};
+use which::{Consumer, FilterArgs, Wanted};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LetterCommand {
     /// List them: the oldest first
     #[command(
         visible_alias = "ls",
-        after_help = "Example: mesh dead-letter list --consumer payments/charge --state open"
+        after_help = "Examples: mesh dead-letter list --consumer payments/charge --state open\n          \
+                      mesh dead-letter list --since 2h --vendor stripe --vendor-code amount_too_small\n          \
+                      mesh dead-letter list --type OrderPlaced --where 'payload.total_cents > 100000'"
     )]
     List(ListArgs),
+    /// Count them in groups of like failures: the largest first
+    #[command(after_help = "Examples: mesh dead-letter group\n          mesh dead-letter group --since 1d -o json")]
+    Group(GroupArgs),
     /// Show all that is known about one
     Show(ShowArgs),
+    /// Mend what is sent again: the payload in $VISUAL or $EDITOR, or value by value
+    ///
+    /// It is checked against the contract, and what changes is shown before it is written. Fields that the contract here
+    /// does not know stay as they are, and so do personal and payment fields unless --reveal shows them.
+    #[command(after_help = "Examples: mesh dead-letter edit 3f2a --why 'the amount was missing'\n          \
+                      mesh dead-letter edit 3f2a --set amount_cents=50 --why 'ticket 17'\n          \
+                      mesh dead-letter edit --fingerprint eb28c96b4bb4 --set currency=USD --why 'ticket 17' --dry-run")]
+    Edit(Box<edit::EditArgs>),
+    /// Keep letters back: they are not replayed until they are released
+    #[command(after_help = "Example: mesh dead-letter hold --vendor stripe --since 1h --why 'until they call back'")]
+    Hold(Box<acts::ActArgs>),
+    /// Open held letters again
+    #[command(after_help = "Example: mesh dead-letter release --all --why 'they called back' --yes")]
+    Release(Box<acts::ActArgs>),
     /// Send letters again to the consumer that failed, and say what became of them
     #[command(
         after_help = "Examples: mesh dead-letter replay 3f2a\n          mesh dead-letter replay --all --consumer payments/charge --yes"
     )]
     Replay(ReplayArgs),
-    /// Give one up: it is never sent again
-    #[command(after_help = "Example: mesh dead-letter discard 3f2a --why 'a test order'")]
-    Discard(DiscardArgs),
+    /// Give letters up: they are never sent again
+    #[command(after_help = "Examples: mesh dead-letter discard 3f2a --why 'a test order'\n          \
+                      mesh dead-letter discard --older-than 30d --reason 103 --why 'too late' --yes")]
+    Discard(Box<acts::ActArgs>),
+    /// Show new letters as they come
+    #[command(after_help = "Example: mesh dead-letter watch --consumer payments/charge -o json")]
+    Watch(watch::WatchArgs),
+    /// Write letters with their whole histories, one a line (NDJSON)
+    ///
+    /// The lines hold the payloads as they are, personal fields too.
+    #[command(after_help = "Example: mesh dead-letter export --fingerprint eb28c96b4bb4 --to letters.ndjson")]
+    Export(export::ExportArgs),
+    /// Append letters of an export that are not there
+    #[command(after_help = "Example: mesh dead-letter import letters.ndjson")]
+    Import(import::ImportArgs),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// Only of this consumer: NAME, or SERVICE/NAME
-    #[arg(long, value_name = "CONSUMER")]
-    consumer: Option<Consumer>,
-    /// Only in this state
-    #[arg(long, default_value = "waiting")]
-    state: Wanted,
+    #[command(flatten)]
+    filters: FilterArgs,
     /// At most so many; 0 for all
     #[arg(long, default_value_t = 100)]
     limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GroupArgs {
+    #[command(flatten)]
+    filters: FilterArgs,
 }
 
 #[derive(Debug, Args)]
@@ -87,93 +132,25 @@ pub(super) struct ReplayArgs {
     why: String,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct DiscardArgs {
-    /// Its id, or a beginning that no other has
-    id: String,
-    /// Why, for its history
-    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    why: String,
-}
-
-/// `NAME` or `SERVICE/NAME`.
-#[derive(Debug, Clone)]
-struct Consumer {
-    service: Option<Name>,
-    name: Name,
-}
-
-impl std::str::FromStr for Consumer {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Consumer, String> {
-        let name = |text: &str| text.parse::<Name>().map_err(|error| error.to_string());
-        match text.split_once('/') {
-            Some((service, consumer)) => Ok(Consumer { service: Some(name(service)?), name: name(consumer)? }),
-            None => Ok(Consumer { service: None, name: name(text)? }),
-        }
-    }
-}
-
-/// Which states are wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Wanted {
-    /// Not ended: open or replaying
-    Waiting,
-    /// Waiting for a person
-    Open,
-    /// Open, and whether it happened is unknown
-    Parked,
-    /// Sent again
-    Replaying,
-    /// Handled
-    Resolved,
-    /// Given up
-    Discarded,
-    /// Any
-    All,
-}
-
-impl Wanted {
-    fn states(self) -> Vec<LetterState> {
-        match self {
-            Wanted::Waiting => vec![LetterState::Open, LetterState::Replaying],
-            Wanted::Open | Wanted::Parked => vec![LetterState::Open],
-            Wanted::Replaying => vec![LetterState::Replaying],
-            Wanted::Resolved => vec![LetterState::Resolved],
-            Wanted::Discarded => vec![LetterState::Discarded],
-            Wanted::All => Vec::new(),
-        }
-    }
-}
-
-fn filter(consumer: Option<Consumer>, states: Vec<LetterState>) -> Filter {
-    let (service, consumer) = consumer.map_or((None, None), |c| (c.service, Some(c.name)));
-    Filter { service, consumer, states }
-}
-
 pub(super) async fn run(command: LetterCommand, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     match command {
         LetterCommand::List(args) => list::run(args, global, output).await,
+        LetterCommand::Group(args) => group::run(args, global, output).await,
         LetterCommand::Show(args) => show::run(args, global, output).await,
+        LetterCommand::Edit(args) => Box::pin(edit::run(*args, global, output)).await,
+        LetterCommand::Hold(args) => Box::pin(acts::run(ActKind::Held, *args, global, output)).await,
+        LetterCommand::Release(args) => Box::pin(acts::run(ActKind::Released, *args, global, output)).await,
         LetterCommand::Replay(args) => replay::run(args, global, output).await,
-        LetterCommand::Discard(args) => discard(args, global, output).await,
+        LetterCommand::Discard(args) => Box::pin(acts::run(ActKind::Discarded, *args, global, output)).await,
+        LetterCommand::Watch(args) => watch::run(args, global, output).await,
+        LetterCommand::Export(args) => export::run(args, global, output).await,
+        LetterCommand::Import(args) => Box::pin(import::run(args, global, output)).await,
     }
 }
 
-async fn discard(args: DiscardArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
-    let bus = place::Place::find(global)?.connect().await?;
-    let letter = letters::find(&bus, &args.id).await?;
-    let order = Order { by: place::person(), why: args.why, again: false };
-    letters::discard(&bus, &letter, &order).await?;
-    let id = &letter.letter.id;
-    if output.is_json() {
-        output.json(&serde_json::json!({ "id": id, "state": LetterState::Discarded.word() }))?;
-    } else {
-        output.line(&format!("discarded {id}: it is never sent again"))?;
-    }
-    bus.close().await;
-    Ok(Status::Ok)
+/// The selector of the older filters: a consumer and a state.
+fn selector(consumer: Option<Consumer>, state: Wanted) -> anyhow::Result<Selector> {
+    Ok(which::of_consumer(consumer, state.states()).compile(&Catalog::new([])?)?)
 }
 
 /// What ended the newest attempt.
@@ -183,8 +160,7 @@ fn fault(letter: &Letter) -> Fault {
 
 /// The state's word; an open question whether something happened is *parked*.
 fn state(letter: &Letter) -> &'static str {
-    let parked = letter.state == LetterState::Open && fault(letter).reason() == Reason::OutcomeUnknown;
-    if parked { "parked" } else { letter.state.word() }
+    if Facts::of(letter).is_parked() { "parked" } else { letter.state.word() }
 }
 
 /// Enough of the id to be the only one, as a rule.
@@ -199,4 +175,9 @@ fn consumer(letter: &Letter) -> String {
 /// The last part of a full name: `Payments/Charge` of `shop.payments.v1.Payments/Charge`.
 fn last_part(full_name: &str) -> &str {
     full_name.rsplit('.').next().unwrap_or(full_name)
+}
+
+/// The full name of the message that a letter of this type carries.
+fn payload_name<'n>(message_type: &'n str, catalog: &'n Catalog) -> &'n str {
+    catalog.operation(message_type).map_or(message_type, |entry| entry.request.full_name())
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     super::{Failure, failure, place, place::Place},
-    GlobalArgs, Output, ReplayArgs, Status, Wanted, consumer, fault, filter, short,
+    GlobalArgs, Output, ReplayArgs, Status, Wanted, consumer, fault, selector, short,
 };
 
 /// Replays that are ordered at once.
@@ -54,7 +54,7 @@ pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) 
 /// The letters that are meant; an id that fits nothing ends it before anything is replayed.
 async fn chosen(bus: &Bus, args: &ReplayArgs) -> anyhow::Result<Vec<Letter>> {
     if args.all {
-        return Ok(letters::list(bus, &filter(args.consumer.clone(), Wanted::Open.states())).await?);
+        return Ok(letters::list(bus, &selector(args.consumer.clone(), Wanted::Open)?).await?.letters);
     }
     let mut chosen: Vec<Letter> = Vec::new();
     for id in &args.ids {

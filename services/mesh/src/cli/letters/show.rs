@@ -2,7 +2,7 @@
 
 use mesh_core::{
     contract::Catalog,
-    dead_letter::{Act, ActKind, Letter, LetterState},
+    dead_letter::{Act, ActKind, Facts, Letter, LetterState},
     fault::{Effect, Fault, Reason},
     operate::letters,
     proto::v1,
@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 
 use super::{
     super::{contracts, hints, mask::Mask, place::Place, text},
-    GlobalArgs, Output, ShowArgs, Status, consumer, fault, short, state,
+    GlobalArgs, Output, ShowArgs, Status, consumer,
+    diff::{self, Change, Payloads},
+    fault, payload_name, short, state,
 };
 
 pub(super) async fn run(args: ShowArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
@@ -20,11 +22,13 @@ pub(super) async fn run(args: ShowArgs, global: &GlobalArgs, output: &Output) ->
     let letter = letters::find(&bus, &args.id).await?;
     bus.close().await;
     let payload = payload(&letter.letter, &catalog, Mask { reveal: args.reveal, defaults: true });
+    let view = View { letter: &letter, payload, edits: edits(&letter, &catalog, args.reveal) };
     if output.is_json() {
-        output.json(&document(&letter, &payload))?;
+        output.json(&document(&view))?;
         return Ok(Status::Ok);
     }
-    output.line(page(&letter, &payload, output)?.trim_end())?;
+    output.line(page(&view, output)?.trim_end())?;
+    let payload = &view.payload;
     let masked = ["[personal]", "[payment]"].iter().any(|mask| payload.to_string().contains(mask));
     if masked {
         output.remark("(masked fields are shown with --reveal)");
@@ -32,10 +36,33 @@ pub(super) async fn run(args: ShowArgs, global: &GlobalArgs, output: &Output) ->
     Ok(Status::Ok)
 }
 
+/// What is shown.
+struct View<'l> {
+    letter: &'l Letter,
+    payload: Value,
+    /// What each act of the history changed in the payload.
+    edits: Vec<Vec<Change>>,
+}
+
 fn payload(letter: &v1::DeadLetter, catalog: &Catalog, mask: Mask) -> Value {
-    let operation = catalog.operation(&letter.message_type);
-    let name = operation.map_or(letter.message_type.as_str(), |entry| entry.request.full_name());
-    mask.payload(catalog, name, &letter.payload)
+    mask.payload(catalog, payload_name(&letter.message_type, catalog), &letter.payload)
+}
+
+/// For each act of the history, what an edit changed of the payload before.
+fn edits(letter: &Letter, catalog: &Catalog, reveal: bool) -> Vec<Vec<Change>> {
+    let message_type = letter.letter.message_type.as_str();
+    let mut before: Option<&[u8]> = None;
+    let of_act = |act: &Act, before: &[u8], after: &[u8]| match act.kind {
+        ActKind::Edited => diff::changes(&Payloads { message_type, before, after }, catalog, reveal),
+        _ => Vec::new(),
+    };
+    let mut all = Vec::new();
+    for act in &letter.history {
+        let after = act.payload.as_deref().or(before);
+        all.push(before.zip(after).map(|(before, after)| of_act(act, before, after)).unwrap_or_default());
+        before = after;
+    }
+    all
 }
 
 /// Sections of lines, for people.
@@ -65,7 +92,8 @@ impl Page<'_> {
     }
 }
 
-fn page(letter: &Letter, payload: &Value, output: &Output) -> anyhow::Result<String> {
+fn page(view: &View<'_>, output: &Output) -> anyhow::Result<String> {
+    let View { letter, payload, edits } = view;
     let mut page = Page { out: String::new(), output };
     head(&mut page, letter);
     why(&mut page, &fault(letter));
@@ -76,8 +104,11 @@ fn page(letter: &Letter, payload: &Value, output: &Output) -> anyhow::Result<Str
         page.line(line);
     }
     page.section("History");
-    for act in &letter.history {
+    for (act, changes) in letter.history.iter().zip(edits) {
         page.line(&history_line(act));
+        for change in changes {
+            page.line(&format!("  {}", change.line()));
+        }
     }
     page.section("Next");
     for line in next(letter) {
@@ -93,6 +124,8 @@ fn head(page: &mut Page<'_>, letter: &Letter) {
     page.fact("consumer", &consumer(letter));
     page.fact("message", &letter.letter.message_type);
     page.fact("from", &letter.letter.caller);
+    page.fact("ordering key", &letter.letter.key);
+    page.fact("fingerprint", &Facts::of(letter).fingerprint.to_string());
     page.fact("captured", &text::moment(letter.letter.captured_at_ms));
 }
 
@@ -157,15 +190,7 @@ fn source(page: &mut Page<'_>, letter: &v1::DeadLetter) {
 }
 
 fn history_line(act: &Act) -> String {
-    let what = match act.kind {
-        ActKind::Captured => "captured",
-        ActKind::Replayed => "replayed",
-        ActKind::Resolved => "resolved",
-        ActKind::Discarded => "discarded",
-        ActKind::Held => "held",
-        ActKind::Released => "released",
-        ActKind::Edited => "edited",
-    };
+    let what = act.kind.word();
     let why = if act.why.is_empty() { String::new() } else { format!(": {}", act.why) };
     format!("{}  generation {}  {what} by {}{why}", text::moment(act.at_ms), act.generation, act.by)
 }
@@ -197,6 +222,8 @@ fn next(letter: &Letter) -> Vec<String> {
             vec![
                 first.into(),
                 format!("mesh dead-letter replay {id}"),
+                "or mend what is sent, before:".into(),
+                format!("mesh dead-letter edit {id} --why '…'"),
                 "or give it up:".into(),
                 format!("mesh dead-letter discard {id} --why '…'"),
             ]
@@ -205,7 +232,8 @@ fn next(letter: &Letter) -> Vec<String> {
 }
 
 /// The same for programs.
-fn document(letter: &Letter, payload: &Value) -> Value {
+fn document(view: &View<'_>) -> Value {
+    let View { letter, payload, edits } = view;
     let inner = &letter.letter;
     let source = inner.source.clone().unwrap_or_default();
     json!({
@@ -217,6 +245,8 @@ fn document(letter: &Letter, payload: &Value) -> Value {
         "consumer": inner.consumer,
         "caller": inner.caller,
         "messageType": inner.message_type,
+        "key": inner.key,
+        "fingerprint": Facts::of(letter).fingerprint,
         "capturedAtMs": inner.captured_at_ms,
         "fault": fault_json(&fault(letter)),
         "attempts": inner.attempts.iter().map(attempt_json).collect::<Vec<_>>(),
@@ -231,7 +261,7 @@ fn document(letter: &Letter, payload: &Value) -> Value {
         "traceparent": inner.traceparent,
         "headers": inner.headers.iter().map(|h| json!({ "name": h.name, "value": h.value })).collect::<Vec<_>>(),
         "payload": payload,
-        "history": letter.history.iter().map(act_json).collect::<Vec<_>>(),
+        "history": letter.history.iter().zip(edits).map(act_json).collect::<Vec<_>>(),
         "next": next(letter),
     })
 }
@@ -263,7 +293,17 @@ fn attempt_json(attempt: &v1::Attempt) -> Value {
     })
 }
 
-fn act_json(act: &Act) -> Value {
-    let kind = format!("{:?}", act.kind).to_lowercase();
-    json!({ "kind": kind, "generation": act.generation, "atMs": act.at_ms, "by": act.by, "why": act.why })
+fn act_json((act, changes): (&Act, &Vec<Change>)) -> Value {
+    let mut json = json!({
+        "kind": act.kind.word(),
+        "generation": act.generation,
+        "atMs": act.at_ms,
+        "by": act.by,
+        "why": act.why,
+        "job": act.job,
+    });
+    if act.kind == ActKind::Edited {
+        json["changes"] = changes.iter().map(Change::document).collect();
+    }
+    json
 }

@@ -1,0 +1,81 @@
+//! Letters as they come.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{Answer, Selector};
+use crate::{
+    bus::{Bus, Stop, Subscription},
+    dead_letter::{Letter, Letters},
+    fault::Fault,
+    subject::DEAD_LETTER_STREAM,
+};
+
+/// How long to gather news before the letters are read.
+const GATHER: Duration = Duration::from_millis(50);
+/// News can be missed (a connection that came back): so often the stream is asked all the same.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Hears of captures from now on. A capture that is heard of is read from the stream: what the broker refused is no news.
+pub struct News<'s> {
+    bus: Bus,
+    selector: &'s Selector,
+    hints: Subscription,
+    /// The first sequence that was not read.
+    next: u64,
+}
+
+impl<'s> News<'s> {
+    /// Begins to listen: every capture from now on is heard of.
+    ///
+    /// # Errors
+    /// The bus can't be reached.
+    pub async fn listen(bus: &Bus, selector: &'s Selector) -> Result<News<'s>, Fault> {
+        let hints = bus.subscribe(&selector.subject(), None).await?;
+        let next = last_sequence(bus).await? + 1;
+        Ok(News { bus: bus.clone(), selector, hints, next })
+    }
+
+    /// The letters that were captured (again) since, each as its capture tells it: at least one.
+    ///
+    /// # Errors
+    /// The bus can't be reached.
+    pub async fn next(&mut self) -> Result<Vec<Letter>, Fault> {
+        loop {
+            let look_again = Instant::now() + LOOK_AGAIN;
+            if let Ok(Some(_)) = timeout_at(look_again, self.hints.next()).await {
+                let gathered = Instant::now() + GATHER;
+                while let Ok(Some(_)) = timeout_at(gathered, self.hints.next()).await {}
+            }
+            if last_sequence(&self.bus).await? >= self.next {
+                let letters = self.read().await?;
+                if !letters.is_empty() {
+                    return Ok(letters);
+                }
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<Vec<Letter>, Fault> {
+        let (mut news, mut last) = (Vec::new(), self.next - 1);
+        self.bus
+            .read_from(DEAD_LETTER_STREAM, &self.selector.subject(), self.next, |record| {
+                let envelope = record.open().envelope;
+                last = envelope.delivery.as_ref().map_or(last, |delivery| delivery.sequence);
+                // A record alone is a letter only if it is a capture.
+                let mut alone = Letters::default();
+                alone.apply(&envelope);
+                news.extend(alone.into_map().into_values());
+                Stop::No
+            })
+            .await?;
+        self.next = last + 1;
+        news.retain(|letter| self.selector.ask(letter) == Answer::Yes);
+        Ok(news)
+    }
+}
+
+async fn last_sequence(bus: &Bus) -> Result<u64, Fault> {
+    Ok(bus.stream_state(DEAD_LETTER_STREAM).await?.map_or(0, |state| state.last_sequence))
+}

@@ -1,0 +1,168 @@
+//! Letters with their whole histories: out of one mesh, into another.
+//!
+//! What is imported is appended record by record, the first one only where nothing is, each other one only after the one
+//! before. So a letter that is there stays as it is, and an import that a crash cut off goes on where it was.
+
+use std::collections::BTreeMap;
+
+use mesh_proto::v1;
+use prost::Message as _;
+
+use super::Selector;
+use crate::{
+    bus::{Bus, Stop},
+    dead_letter::{Letter, Letters, append},
+    delayed::Lane,
+    fault::{Code, Effect, Fault, Reason},
+    subject::{self, DEAD_LETTER_STREAM, Name, Place},
+};
+
+/// A letter's records, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct History {
+    /// The region of its subject.
+    pub region: Name,
+    /// The service that failed.
+    pub service: Name,
+    /// Its consumer.
+    pub consumer: Name,
+    /// The letter's id.
+    pub id: String,
+    /// What was written, in order.
+    pub records: Vec<v1::LetterRecord>,
+}
+
+/// What became of an imported letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Imported {
+    /// It is there now.
+    Written,
+    /// It was there, or more of it: nothing was changed.
+    Skipped,
+}
+
+impl History {
+    /// The letter that the records tell of.
+    ///
+    /// # Errors
+    /// They are no letter's history, or not of this one; which record, and why.
+    pub fn letter(&self) -> Result<Letter, String> {
+        let mut letters = Letters::default();
+        for (number, record) in (1_u64..).zip(&self.records) {
+            if let Some(v1::letter_record::Record::Captured(letter)) = &record.record {
+                let is_ours = letter.id == self.id
+                    && letter.service == self.service.as_str()
+                    && letter.consumer == self.consumer.as_str();
+                if !is_ours {
+                    return Err(format!("record {number} is of another letter"));
+                }
+            }
+            if !letters.follow(&self.id, self.region.as_str(), number, record.clone()) {
+                return Err(format!("record {number} does not follow from those before it"));
+            }
+        }
+        letters.into_map().remove(&self.id).ok_or_else(|| "it has no records".to_owned())
+    }
+}
+
+/// The letters that are meant, with their histories; the oldest capture first.
+///
+/// # Errors
+/// The bus can't be reached, or this identity may not read letters.
+pub async fn export(bus: &Bus, selector: &Selector) -> Result<Vec<History>, Fault> {
+    let mut listing = super::list(bus, selector).await?;
+    let mut histories: BTreeMap<String, History> = BTreeMap::new();
+    let wanted: BTreeMap<&str, ()> = listing.letters.iter().map(|letter| (letter.letter.id.as_str(), ())).collect();
+    bus.read(DEAD_LETTER_STREAM, &selector.subject(), |message| {
+        let envelope = message.open().envelope;
+        let Some(Place::DeadLetter { region, service, consumer, letter }) = Place::parse(&envelope.subject) else {
+            return Stop::No;
+        };
+        let names = (region.parse(), service.parse(), consumer.parse());
+        let record = v1::LetterRecord::decode(envelope.payload.clone());
+        if let ((Ok(region), Ok(service), Ok(consumer)), Ok(record), true) =
+            (names, record, wanted.contains_key(letter))
+        {
+            let id = letter.to_owned();
+            let history = histories.entry(id.clone());
+            let history = history.or_insert(History { region, service, consumer, id, records: Vec::new() });
+            history.records.push(record);
+        }
+        Stop::No
+    })
+    .await?;
+    let in_order = listing.letters.drain(..).filter_map(|letter| histories.remove(&letter.letter.id));
+    Ok(in_order.collect())
+}
+
+/// Appends a letter that is not there.
+///
+/// # Errors
+/// Something of the letter is there that is not in this history (nothing of it was written after that); the bus did not
+/// confirm it: the same import again goes on.
+pub async fn import(bus: &Bus, history: &History) -> Result<Imported, Fault> {
+    let lane =
+        Lane { region: history.region.clone(), service: history.service.clone(), consumer: history.consumer.clone() };
+    let mut last = 0;
+    for (index, record) in history.records.iter().enumerate() {
+        last = match append(bus, &lane, &history.id, last, record).await {
+            Ok(sequence) => sequence,
+            Err(error) if error.is_conflict() => match there(bus, &lane, history).await? {
+                // Ours, cut off or unconfirmed: go on after it.
+                Some(found) if found.is_cut_off(history) => return go_on(bus, (&lane, history), found).await,
+                Some(found) if index > 0 && found.records == history.records => return Ok(Imported::Written),
+                _ if index > 0 => return Err(meanwhile(history)),
+                _ => return Ok(Imported::Skipped),
+            },
+            Err(error) => return Err(error.into_fault(&format!("letter {}", history.id))),
+        };
+    }
+    Ok(Imported::Written)
+}
+
+/// The rest of a history whose beginning is there.
+async fn go_on(bus: &Bus, (lane, history): (&Lane, &History), found: Found) -> Result<Imported, Fault> {
+    let mut last = found.last;
+    for record in history.records.iter().skip(found.records.len()) {
+        last = match append(bus, lane, &history.id, last, record).await {
+            Ok(sequence) => sequence,
+            Err(error) if error.is_conflict() => return Err(meanwhile(history)),
+            Err(error) => return Err(error.into_fault(&format!("letter {}", history.id))),
+        };
+    }
+    Ok(Imported::Written)
+}
+
+fn meanwhile(history: &History) -> Fault {
+    let message = format!("letter {} was written to by somebody else while it was imported", history.id);
+    Fault::new(Code::Aborted, Effect::Unknown, Reason::LetterChanged, message)
+}
+
+/// What is there of a letter.
+struct Found {
+    records: Vec<v1::LetterRecord>,
+    last: u64,
+}
+
+impl Found {
+    fn is_cut_off(&self, history: &History) -> bool {
+        self.records.len() < history.records.len() && history.records.starts_with(&self.records)
+    }
+}
+
+async fn there(bus: &Bus, lane: &Lane, history: &History) -> Result<Option<Found>, Fault> {
+    let subject = subject::dead_letter(&lane.region, &lane.service, &lane.consumer, &history.id);
+    let mut found = Found { records: Vec::new(), last: 0 };
+    let mut readable = true;
+    bus.read(DEAD_LETTER_STREAM, &subject, |message| {
+        let envelope = message.open().envelope;
+        found.last = envelope.delivery.as_ref().map_or(0, |delivery| delivery.sequence);
+        match v1::LetterRecord::decode(envelope.payload) {
+            Ok(record) => found.records.push(record),
+            Err(_) => readable = false,
+        }
+        Stop::No
+    })
+    .await?;
+    Ok(Some(found).filter(|found| readable && !found.records.is_empty()))
+}

@@ -1,0 +1,36 @@
+//! Asking the person, and showing how far it is, when many letters are meant.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use mesh_core::dead_letter::Letter;
+
+use super::{super::Failure, Output, consumer};
+
+/// From so many letters on there is a bar.
+const MANY: usize = 50;
+
+/// Asks the person; without one, `--yes` is needed.
+pub(super) fn agreed(what: &str, letters: &[Letter]) -> anyhow::Result<bool> {
+    let mut consumers: Vec<_> = letters.iter().map(consumer).collect();
+    consumers.sort();
+    consumers.dedup();
+    let question = format!("{what} {} letters of {}?", letters.len(), consumers.join(", "));
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::input(format!("{question} Nobody is there to ask"), "say --yes to do it").into());
+    }
+    eprint!("{question} [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// A bar on the terminal, where there is one and it is worth it.
+pub(super) fn bar(length: usize, output: &Output) -> ProgressBar {
+    if length < MANY || output.is_json() || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{wide_bar} {human_pos} of {human_len}  {eta} left");
+    ProgressBar::new(length as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}

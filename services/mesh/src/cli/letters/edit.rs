@@ -1,0 +1,184 @@
+//! Mending payloads: in an editor, or value by value; checked against the contract, shown field by field, then written.
+
+use bytes::Bytes;
+use clap::Args;
+use mesh_core::{
+    contract::{Catalog, catalog},
+    dead_letter::{ActKind, Letter},
+    fault::{Code, Effect, Fault, Reason},
+    operate::letters::{self, Order},
+};
+use prost::Message as _;
+use prost_reflect::DynamicMessage;
+use serde_json::{Value, json};
+
+use super::{
+    super::{Failure, contracts, mask::Mask, place, place::Place},
+    GlobalArgs, Output, Status, acts, ask, consumer,
+    diff::{self, Change, Payloads},
+    editor::{self, Draft},
+    last_part, payload_name, short,
+    which::WhichArgs,
+};
+
+/// Up to so many letters are shown field by field.
+const SHOWN: usize = 10;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct EditArgs {
+    #[command(flatten)]
+    which: WhichArgs,
+    /// Set the value at a path instead of opening an editor, such as amount_cents=50, lines[0].quantity=2 or note=null;
+    /// repeatable
+    #[arg(long = "set", value_name = "PATH=VALUE", value_parser = set)]
+    sets: Vec<(String, String)>,
+    /// Why, for their history
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    why: String,
+    /// Show what would change and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Don't ask
+    #[arg(short, long)]
+    yes: bool,
+    /// Show personal and payment fields too, in the editor and in what changes
+    #[arg(long)]
+    reveal: bool,
+}
+
+fn set(text: &str) -> Result<(String, String), String> {
+    let (path, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is no PATH=VALUE"))?;
+    Ok((path.to_owned(), value.to_owned()))
+}
+
+/// An edit that is ready to be written.
+struct Plan {
+    letter: Letter,
+    payload: Bytes,
+    changes: Vec<Change>,
+}
+
+pub(super) async fn run(args: EditArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
+    args.which.check()?;
+    let catalog = contracts::catalog(global)?;
+    let bus = Place::find(global)?.connect().await?;
+    let chosen = args.which.choose(&bus, ActKind::Edited, global, output).await?;
+    for letter in &chosen.letters {
+        letters::check(letter, ActKind::Edited)?;
+    }
+    let (plans, unchanged) = plan_all(chosen.letters, &args, &catalog).await?;
+    for plan in &plans {
+        bus.gate().check_size("the edited payload", plan.payload.len())?;
+    }
+    show(&plans, unchanged, args.dry_run, output)?;
+    if plans.is_empty() || args.dry_run {
+        return finish(&plans, output);
+    }
+    let letters: Vec<Letter> = plans.iter().map(|plan| plan.letter.clone()).collect();
+    if chosen.by_filter && !args.yes && !ask::agreed("edit", &letters)? {
+        output.remark("nothing was written");
+        return Ok(Status::Failed);
+    }
+    let order = Order { by: place::person(), why: args.why.clone(), again: false };
+    let documents: Vec<Value> = plans.iter().map(document).collect();
+    let written = acts::all(plans, output, |plan| async {
+        let done = letters::edit(&bus, &plan.letter, plan.payload, &order).await;
+        (plan.letter, done)
+    })
+    .await;
+    bus.close().await;
+    if output.is_json() {
+        let ends = documents.into_iter().zip(&written).map(|(mut document, (_, end))| {
+            document["written"] = end.is_ok().into();
+            document
+        });
+        output.json(&ends.collect::<Vec<_>>())?;
+        return acts::tell_refused(&written, output);
+    }
+    acts::tell(ActKind::Edited, &written, output)
+}
+
+/// Every edit, checked; where one does not fit, none is made. And how many letters have these values already.
+async fn plan_all(letters: Vec<Letter>, args: &EditArgs, catalog: &Catalog) -> anyhow::Result<(Vec<Plan>, usize)> {
+    if args.sets.is_empty() && letters.len() > 1 {
+        let message = format!("{} letters are meant, and an editor takes one", letters.len());
+        return Err(Failure::input(message, "say what changes in all of them: --set path=value").into());
+    }
+    let (mut plans, mut unchanged) = (Vec::new(), 0);
+    for letter in letters {
+        let original = decoded(&letter, catalog)?;
+        let payload = match args.sets.is_empty() {
+            true => {
+                let mask = Mask { reveal: args.reveal, defaults: true };
+                editor::mend(&Draft { letter: &letter, catalog, original: &original, mask }).await?
+            }
+            false => Some(set_all(original, &letter, &args.sets)?),
+        };
+        let Some(payload) = payload else {
+            unchanged += 1;
+            continue;
+        };
+        let before = letter.letter.payload.as_ref();
+        let payloads = Payloads { message_type: &letter.letter.message_type, before, after: &payload };
+        let changes = diff::changes(&payloads, catalog, args.reveal);
+        if changes.is_empty() {
+            unchanged += 1;
+        } else {
+            plans.push(Plan { letter, payload, changes });
+        }
+    }
+    Ok((plans, unchanged))
+}
+
+fn decoded(letter: &Letter, catalog: &Catalog) -> Result<DynamicMessage, Failure> {
+    let name = payload_name(&letter.letter.message_type, catalog);
+    catalog.decode(name, &letter.letter.payload).map_err(|error| {
+        let id = short(&letter.letter.id);
+        let message = format!("letter {id} can't be edited: its payload can't be read by a contract: {error}");
+        let fault = Fault::new(Code::InvalidArgument, Effect::None, Reason::UnknownName, message);
+        Failure::new(fault, "contracts of your own: give their descriptor set with --descriptors FILE")
+    })
+}
+
+fn set_all(mut message: DynamicMessage, letter: &Letter, sets: &[(String, String)]) -> Result<Bytes, Failure> {
+    for (path, value) in sets {
+        catalog::set(&mut message, path, value).map_err(|error| {
+            let text = format!("letter {}: {error}", short(&letter.letter.id));
+            let fault = Fault::new(Code::InvalidArgument, Effect::None, Reason::InvalidJson, text);
+            Failure::new(fault, format!("{}\nnothing was written", error.help).trim_start())
+        })?;
+    }
+    Ok(message.encode_to_vec().into())
+}
+
+fn show(plans: &[Plan], unchanged: usize, dry_run: bool, output: &Output) -> anyhow::Result<()> {
+    if !output.is_json() {
+        for Plan { letter, changes, .. } in plans.iter().take(SHOWN) {
+            let (id, message) = (short(&letter.letter.id), last_part(&letter.letter.message_type));
+            output.line(&format!("{id}  {}  {message}", consumer(letter)))?;
+            changes.iter().try_for_each(|change| output.line(&format!("  {}", change.line())))?;
+        }
+    }
+    if plans.len() > SHOWN {
+        output.remark(&format!("and {} more", plans.len() - SHOWN));
+    }
+    if unchanged > 0 {
+        output.remark(&format!("{unchanged} unchanged"));
+    }
+    if dry_run || plans.is_empty() {
+        output.remark("nothing was written");
+    }
+    Ok(())
+}
+
+fn finish(plans: &[Plan], output: &Output) -> anyhow::Result<Status> {
+    if output.is_json() {
+        output.json(&plans.iter().map(document).collect::<Vec<_>>())?;
+    }
+    Ok(Status::Ok)
+}
+
+fn document(plan: &Plan) -> Value {
+    let changes: Vec<_> = plan.changes.iter().map(Change::document).collect();
+    json!({ "id": plan.letter.letter.id, "changes": changes, "written": false })
+}

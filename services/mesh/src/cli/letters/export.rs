@@ -1,0 +1,80 @@
+//! Letters with their whole histories, one a line: to keep, to look at elsewhere, to bring into another mesh.
+
+use std::{
+    io::{BufWriter, Write},
+    os::unix::fs::OpenOptionsExt as _,
+    path::PathBuf,
+};
+
+use clap::Args;
+use mesh_core::{
+    contract::Catalog,
+    operate::letters::{self, History},
+};
+use prost::Message as _;
+use serde_json::{Value, json};
+
+use super::{
+    super::{Failure, contracts, mask::Mask, place::Place},
+    GlobalArgs, Output, Status, payload_name,
+    which::{FilterArgs, Wanted},
+};
+
+/// The message type of a record.
+pub(super) const RECORD: &str = "mesh.v1.LetterRecord";
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ExportArgs {
+    #[command(flatten)]
+    filters: FilterArgs,
+    /// Write there instead of standard output; only its owner may read it
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+    /// Show personal and payment fields in "payload" too. The records have them in any case, encoded
+    #[arg(long)]
+    reveal: bool,
+}
+
+pub(super) async fn run(args: ExportArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
+    let catalog = contracts::catalog(global)?;
+    let selector = args.filters.selection(Wanted::All).compile(&catalog)?;
+    let bus = Place::find(global)?.connect().await?;
+    let histories = letters::export(&bus, &selector).await?;
+    bus.close().await;
+    let mut out: Box<dyn Write> = match &args.to {
+        Some(path) => Box::new(BufWriter::new(create(path)?)),
+        None => Box::new(BufWriter::new(std::io::stdout().lock())),
+    };
+    for history in &histories {
+        serde_json::to_writer(&mut out, &line(history, &catalog, args.reveal)?)?;
+        out.write_all(b"\n")?;
+    }
+    out.flush()?;
+    let to = args.to.map(|path| format!(" to {}", path.display())).unwrap_or_default();
+    output.remark(&format!("{} letters exported{to}", histories.len()));
+    Ok(Status::Ok)
+}
+
+fn create(path: &std::path::Path) -> Result<std::fs::File, Failure> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path).map_err(|error| {
+        let message = format!("{} can't be made: {error}", path.display());
+        Failure::input(message, "name a file that does not exist yet, in a folder that does")
+    })
+}
+
+fn line(history: &History, catalog: &Catalog, reveal: bool) -> anyhow::Result<Value> {
+    let records: Result<Vec<Value>, _> =
+        history.records.iter().map(|record| catalog.to_json(RECORD, &record.encode_to_vec())).collect();
+    let letter = history.letter().map_err(|why| anyhow::anyhow!("letter {}: {why}", history.id))?;
+    let name = payload_name(&letter.letter.message_type, catalog);
+    Ok(json!({
+        "id": history.id,
+        "region": history.region.as_str(),
+        "service": history.service.as_str(),
+        "consumer": history.consumer.as_str(),
+        "state": letter.state.word(),
+        "payload": Mask { reveal, defaults: false }.payload(catalog, name, &letter.letter.payload),
+        "records": records?,
+    }))
+}

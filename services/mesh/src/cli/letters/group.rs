@@ -1,0 +1,88 @@
+//! Groups of like failures: what is broken, rather than what failed.
+
+use mesh_core::{
+    dead_letter::Facts,
+    operate::letters::{self, Group, Groups},
+};
+use serde_json::{Value, json};
+
+use super::{
+    super::{place::Place, text},
+    GlobalArgs, GroupArgs, Output, Status, short, table,
+    which::{Wanted, tell_unclear},
+};
+
+const HEADER: [&str; 10] = [
+    "FINGERPRINT",
+    "COUNT",
+    "STATES",
+    "CONSUMER",
+    "REASON",
+    "VENDOR CODE",
+    "SAID",
+    "FIRST (UTC)",
+    "LAST (UTC)",
+    "EXAMPLE",
+];
+const SAID: usize = 6;
+const CONSUMER: usize = 3;
+
+pub(super) async fn run(args: GroupArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
+    let selector = args.filters.selector(Wanted::Waiting, global)?;
+    let bus = Place::find(global)?.connect().await?;
+    let listing = letters::list(&bus, &selector).await?;
+    bus.close().await;
+    tell_unclear(&listing, output);
+    let mut groups = Groups::default();
+    listing.letters.iter().for_each(|letter| groups.add(&Facts::of(letter)));
+    let groups = groups.into_sorted();
+    if output.is_json() {
+        output.json(&groups.iter().map(document).collect::<Vec<_>>())?;
+        return Ok(Status::Ok);
+    }
+    let Some(largest) = groups.first() else {
+        output.remark("no letters");
+        return Ok(Status::Ok);
+    };
+    let mut out = output.table(&HEADER);
+    out.add_rows(table::fitted(groups.iter().map(row).collect(), (&HEADER, SAID, CONSUMER), output.width()));
+    output.line(&out.trim_fmt())?;
+    output.remark(&format!("\nnext: mesh dead-letter list --fingerprint {}", largest.fingerprint));
+    Ok(Status::Ok)
+}
+
+fn row(group: &Group) -> [String; 10] {
+    let states: Vec<_> = group.states.iter().map(|(state, count)| format!("{count} {}", state.word())).collect();
+    let consumers: Vec<&str> = group.consumers.iter().map(String::as_str).collect();
+    [
+        group.fingerprint.to_string(),
+        group.count.to_string(),
+        states.join(", "),
+        consumers.join(", "),
+        group.reason.clone(),
+        group.vendor_code.clone(),
+        text::cut(&group.said, table::SAID_LENGTH.0),
+        text::moment(group.first_ms),
+        text::moment(group.last_ms),
+        short(&group.example).to_owned(),
+    ]
+}
+
+fn document(group: &Group) -> Value {
+    let states: serde_json::Map<_, _> =
+        group.states.iter().map(|(state, count)| (state.word().to_owned(), (*count).into())).collect();
+    json!({
+        "fingerprint": group.fingerprint,
+        "count": group.count,
+        "states": states,
+        "consumers": group.consumers,
+        "reason": group.reason,
+        "code": group.code,
+        "vendor": group.vendor,
+        "vendorCode": group.vendor_code,
+        "said": group.said,
+        "firstMs": group.first_ms,
+        "lastMs": group.last_ms,
+        "example": group.example,
+    })
+}

@@ -1,0 +1,144 @@
+//! What was exported, line by line: letters that are not there are appended, the others stay as they are.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+};
+
+use clap::Args;
+use futures_util::{StreamExt as _, stream};
+use mesh_core::{
+    bus::Bus,
+    contract::Catalog,
+    operate::letters::{self, History, Imported},
+    proto::v1,
+    subject::Name,
+};
+use prost::Message as _;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    super::{Failure, contracts, place::Place},
+    GlobalArgs, Output, Status,
+    acts::UNDER_WAY,
+    export::RECORD,
+};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ImportArgs {
+    /// The file that mesh dead-letter export wrote; - for standard input
+    #[arg(value_name = "FILE")]
+    file: String,
+    /// Check every line and write nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What of a line is read: the rest is for people.
+#[derive(Debug, Deserialize)]
+struct Line {
+    id: String,
+    region: Name,
+    service: Name,
+    consumer: Name,
+    records: Vec<Value>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    read: usize,
+    imported: usize,
+    skipped: usize,
+}
+
+pub(super) async fn run(args: ImportArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
+    let catalog = contracts::catalog(global)?;
+    let reader: Box<dyn BufRead> = match args.file.as_str() {
+        "-" => Box::new(BufReader::new(std::io::stdin())),
+        path => Box::new(BufReader::new(File::open(path).map_err(|error| {
+            Failure::input(format!("{path} can't be read: {error}"), "name a file that mesh dead-letter export wrote")
+        })?)),
+    };
+    let bus = if args.dry_run { None } else { Some(Place::find(global)?.connect().await?) };
+    let mut counts = Counts::default();
+    let ended = import(reader, &args.file, (bus.as_ref(), &catalog), &mut counts).await;
+    if let Some(bus) = bus {
+        bus.close().await;
+    }
+    let Counts { read, imported, skipped } = counts;
+    if output.is_json() {
+        output.json(&json!({ "read": read, "imported": imported, "skipped": skipped }))?;
+    } else if args.dry_run {
+        output.line(&format!("{read} letters are right; nothing was written"))?;
+    } else {
+        output.line(&format!("{imported} imported, {skipped} were there"))?;
+    }
+    ended.map(|()| Status::Ok)
+}
+
+async fn import(
+    mut reader: Box<dyn BufRead>,
+    file: &str,
+    (bus, catalog): (Option<&Bus>, &Catalog),
+    counts: &mut Counts,
+) -> anyhow::Result<()> {
+    let mut number = 0;
+    loop {
+        let (mut histories, mut ended) = (Vec::new(), None);
+        while histories.len() < UNDER_WAY && ended.is_none() {
+            let mut text = String::new();
+            let length = reader.read_line(&mut text);
+            number += 1;
+            match length {
+                Ok(0) => ended = Some(Ok(())),
+                Ok(_) if text.trim().is_empty() => {}
+                Ok(_) => match read(&text, catalog) {
+                    Ok(history) => histories.push((number, history)),
+                    Err(why) => ended = Some(Err(wrong(file, number, &why))),
+                },
+                Err(error) => ended = Some(Err(wrong(file, number, &error.to_string()))),
+            }
+        }
+        counts.read += histories.len();
+        if let Some(bus) = bus {
+            write(bus, &histories, counts).await?;
+        }
+        if let Some(ended) = ended {
+            return Ok(ended?);
+        }
+    }
+}
+
+async fn write(bus: &Bus, histories: &[(usize, History)], counts: &mut Counts) -> anyhow::Result<()> {
+    let imports = histories.iter().map(|(_, history)| letters::import(bus, history));
+    let mut under_way = stream::iter(imports).buffered(UNDER_WAY);
+    while let Some(imported) = under_way.next().await {
+        match imported? {
+            Imported::Written => counts.imported += 1,
+            Imported::Skipped => counts.skipped += 1,
+        }
+    }
+    Ok(())
+}
+
+fn wrong(file: &str, number: usize, why: &str) -> Failure {
+    let help = "nothing of this line was written. Mend it and import the file again: what is there is left as it is";
+    Failure::input(format!("{file}:{number}: {why}"), help)
+}
+
+fn read(text: &str, catalog: &Catalog) -> Result<History, String> {
+    let line: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let id = Some(line.id).filter(|id| id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
+    let id = id.ok_or("its id is none: those are 32 digits of 0-9 and a-f")?;
+    let mut records = Vec::new();
+    for (index, record) in line.records.iter().enumerate() {
+        let read = catalog.from_json(RECORD, &record.to_string());
+        let read = read.map_err(|error| format!("record {}: {error}", index + 1))?;
+        let record = v1::LetterRecord::decode(read.encode_to_vec().as_slice());
+        records.push(record.map_err(|error| format!("record {}: {error}", index + 1))?);
+    }
+    let history = History { region: line.region, service: line.service, consumer: line.consumer, id, records };
+    history.letter()?;
+    Ok(history)
+}

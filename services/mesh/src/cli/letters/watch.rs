@@ -1,0 +1,68 @@
+//! New letters as they come.
+
+use clap::Args;
+use mesh_core::{
+    clock::rfc3339,
+    dead_letter::{Facts, Letter},
+    operate::letters::News,
+};
+
+use super::{
+    super::{place::Place, text},
+    GlobalArgs, Output, Status, consumer, last_part, list, short,
+    which::{FilterArgs, Wanted},
+};
+use crate::stop::Stop;
+
+/// Characters of a line where no terminal says its width.
+const LINE: usize = 400;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct WatchArgs {
+    #[command(flatten)]
+    filters: FilterArgs,
+    /// End after so many letters
+    #[arg(long)]
+    count: Option<usize>,
+}
+
+pub(super) async fn run(args: WatchArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
+    let selector = args.filters.selector(Wanted::All, global)?;
+    let bus = Place::find(global)?.connect().await?;
+    let mut news = News::listen(&bus, &selector).await?;
+    let stop = Stop::listen()?;
+    // For programs too: only now is every letter heard of.
+    eprintln!("watching; Ctrl-C ends");
+    let mut left = args.count.unwrap_or(usize::MAX);
+    while left > 0 {
+        let letters = tokio::select! {
+            letters = news.next() => letters?,
+            () = stop.told() => break,
+        };
+        for letter in letters.iter().take(left) {
+            show(letter, output)?;
+        }
+        left = left.saturating_sub(letters.len());
+    }
+    bus.close().await;
+    Ok(Status::Ok)
+}
+
+fn show(letter: &Letter, output: &Output) -> std::io::Result<()> {
+    if output.is_json() {
+        return output.line(&list::summary(letter).to_string());
+    }
+    let facts = Facts::of(letter);
+    let at = rfc3339(facts.captured_at_ms);
+    let line = format!(
+        "{}  {}  {}  {}  {}  {}  {}",
+        at.get(11..19).unwrap_or(&at),
+        short(facts.id),
+        consumer(letter),
+        last_part(facts.message_type),
+        facts.reason,
+        facts.vendor_code,
+        facts.message,
+    );
+    output.line(&text::cut(&line, output.width().map_or(LINE, usize::from)))
+}

@@ -1,0 +1,251 @@
+//! Which letters a command means: ids, or filters that become one selection.
+
+use clap::{Args, ValueEnum};
+use mesh_core::{
+    bus::Bus,
+    clock::Clock,
+    dead_letter::{ActKind, Fingerprint, Letter, LetterState},
+    fault::{Code, Reason},
+    operate::letters::{self, Listing, Selection, Selector},
+    subject::Name,
+};
+
+use super::{
+    super::{Failure, contracts, text},
+    GlobalArgs, Output,
+};
+
+/// The filters. Each narrows; a value that may be given several times means any of them.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Which letters")]
+pub(super) struct FilterArgs {
+    /// Only of this consumer: NAME, or SERVICE/NAME
+    #[arg(long, value_name = "CONSUMER")]
+    consumer: Option<Consumer>,
+    /// Only in this state. Left out: all that have not ended, where it is not said otherwise
+    #[arg(long)]
+    state: Option<Wanted>,
+    /// Only this event or operation: its full name or the end of it, such as OrderPlaced or Payments/Charge
+    #[arg(long = "type", value_name = "NAME", value_delimiter = ',')]
+    types: Vec<String>,
+    /// Only with this reason: MESH-0103 or 103
+    #[arg(long, value_name = "REASON", value_delimiter = ',', value_parser = reason)]
+    reason: Vec<String>,
+    /// Only with this code, such as UNAVAILABLE
+    #[arg(long, value_name = "CODE", value_delimiter = ',', value_parser = code)]
+    code: Vec<String>,
+    /// Only of this third party
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    vendor: Vec<String>,
+    /// Only with this code of the third party's own, such as amount_too_small
+    #[arg(long, value_name = "CODE", value_delimiter = ',')]
+    vendor_code: Vec<String>,
+    /// Only failures alike, as mesh dead-letter group names them
+    #[arg(long, value_name = "FINGERPRINT", value_delimiter = ',')]
+    fingerprint: Vec<Fingerprint>,
+    /// Only captured since then: 2026-01-02T03:04:05Z, 2026-01-02, or 2h or 3d ago
+    #[arg(long, visible_alias = "newer-than", value_name = "TIME", value_parser = text::when)]
+    since: Option<text::When>,
+    /// Only captured before then: the same forms
+    #[arg(long, visible_alias = "older-than", value_name = "TIME", value_parser = text::when)]
+    until: Option<text::When>,
+    /// Only with this header; repeatable, then all of them
+    #[arg(long, value_name = "NAME=VALUE", value_parser = header)]
+    header: Vec<(String, String)>,
+    /// Only where this CEL expression holds, over letter, header and payload:
+    /// 'payload.total_cents > 100000 && letter.vendor == "stripe"'
+    #[arg(long = "where", value_name = "CEL")]
+    condition: Option<String>,
+}
+
+/// Ids, filters, or all.
+#[derive(Debug, Clone, Args)]
+pub(super) struct WhichArgs {
+    /// Their ids, or beginnings that no other has
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    /// All that it can be done to
+    #[arg(long, help_heading = "Which letters")]
+    all: bool,
+    #[command(flatten)]
+    filters: FilterArgs,
+}
+
+/// `NAME` or `SERVICE/NAME`.
+#[derive(Debug, Clone)]
+pub(super) struct Consumer {
+    service: Option<Name>,
+    name: Name,
+}
+
+impl std::str::FromStr for Consumer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Consumer, String> {
+        let name = |text: &str| text.parse::<Name>().map_err(|error| error.to_string());
+        match text.split_once('/') {
+            Some((service, consumer)) => Ok(Consumer { service: Some(name(service)?), name: name(consumer)? }),
+            None => Ok(Consumer { service: None, name: name(text)? }),
+        }
+    }
+}
+
+/// Which states are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Wanted {
+    /// Not ended: open, held or replaying
+    Waiting,
+    /// Waiting for a person
+    Open,
+    /// Open, and whether it happened is unknown
+    Parked,
+    /// Kept back by a person
+    Held,
+    /// Sent again
+    Replaying,
+    /// Handled
+    Resolved,
+    /// Given up
+    Discarded,
+    /// Any
+    All,
+}
+
+impl Wanted {
+    pub(super) fn states(self) -> Vec<LetterState> {
+        match self {
+            Wanted::Waiting => vec![LetterState::Open, LetterState::Held, LetterState::Replaying],
+            Wanted::Open | Wanted::Parked => vec![LetterState::Open],
+            Wanted::Held => vec![LetterState::Held],
+            Wanted::Replaying => vec![LetterState::Replaying],
+            Wanted::Resolved => vec![LetterState::Resolved],
+            Wanted::Discarded => vec![LetterState::Discarded],
+            Wanted::All => Vec::new(),
+        }
+    }
+}
+
+impl FilterArgs {
+    /// What they mean now; `state` where none is said.
+    pub(super) fn selection(&self, state: Wanted) -> Selection {
+        let now_ms = Clock::system().now_ms();
+        let (service, consumer) = self.consumer.clone().map_or((None, None), |c| (c.service, Some(c.name)));
+        let state = self.state.unwrap_or(state);
+        Selection {
+            service,
+            consumer,
+            states: state.states(),
+            parked: state == Wanted::Parked,
+            ids: Vec::new(),
+            message_types: self.types.clone(),
+            reasons: self.reason.clone(),
+            codes: self.code.clone(),
+            vendors: self.vendor.clone(),
+            vendor_codes: self.vendor_code.clone(),
+            fingerprints: self.fingerprint.clone(),
+            since_ms: self.since.map(|when| when.unix_ms(now_ms)),
+            until_ms: self.until.map(|when| when.unix_ms(now_ms)),
+            headers: self.header.clone(),
+            condition: self.condition.clone(),
+        }
+    }
+
+    /// The same, ready to be asked.
+    pub(super) fn selector(&self, state: Wanted, global: &GlobalArgs) -> anyhow::Result<Selector> {
+        Ok(self.selection(state).compile(&contracts::catalog(global)?)?)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.selection(Wanted::All).is_everything() && self.state.is_none()
+    }
+}
+
+/// The selection of the older filters: a consumer and states.
+pub(super) fn of_consumer(consumer: Option<Consumer>, states: Vec<LetterState>) -> Selection {
+    let (service, consumer) = consumer.map_or((None, None), |c| (c.service, Some(c.name)));
+    Selection { service, consumer, states, ..Selection::default() }
+}
+
+/// Letters that were chosen, and whether a filter chose them.
+pub(super) struct Chosen {
+    pub(super) letters: Vec<Letter>,
+    pub(super) by_filter: bool,
+}
+
+impl WhichArgs {
+    /// What is wrong with them before anything is asked.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        let filtered = self.all || !self.filters.is_empty();
+        match (self.ids.is_empty(), filtered) {
+            (true, false) => Err(Failure::input(
+                "which letters is not said",
+                "name their ids, filter (--fingerprint, --consumer, --where and more), or say --all",
+            )),
+            (false, true) => Err(Failure::input("both ids and filters are given", "leave out the one or the other")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The letters: those that are named, or those that fit and that `kind` can be done to.
+    pub(super) async fn choose(
+        &self,
+        bus: &Bus,
+        kind: ActKind,
+        global: &GlobalArgs,
+        output: &Output,
+    ) -> anyhow::Result<Chosen> {
+        if !self.ids.is_empty() {
+            return Ok(Chosen { letters: letters::find_each(bus, &self.ids).await?, by_filter: false });
+        }
+        let selector = self.filters.selector(Wanted::Waiting, global)?;
+        let listing = letters::list(bus, &selector).await?;
+        tell_unclear(&listing, output);
+        let mut letters = listing.letters;
+        letters.retain(|letter| letter.state.after(kind).is_some());
+        Ok(Chosen { letters, by_filter: true })
+    }
+}
+
+/// Says how many letters the condition did not fit.
+pub(super) fn tell_unclear(listing: &Listing, output: &Output) {
+    if let Some(why) = &listing.why {
+        let count = listing.unclear;
+        output.remark(&format!("note: {count} left out, where --where could not be asked; the first: {why}"));
+    }
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    let digits = text.trim_start_matches("MESH-").trim_start_matches("mesh-");
+    let code = format!("MESH-{digits:0>4}");
+    let known = Reason::ALL.iter().any(|reason| reason.code() == code);
+    if known { Ok(code) } else { Err(format!("{text:?} is no reason: docs/errors/README.md lists them")) }
+}
+
+fn code(text: &str) -> Result<String, String> {
+    let name = text.to_uppercase().replace('-', "_");
+    let name = name.trim_start_matches("CODE_");
+    match Code::from_str_name(&format!("CODE_{name}")) {
+        Some(_) => Ok(name.to_owned()),
+        None => Err(format!("{text:?} is no code, such as UNAVAILABLE or INVALID_ARGUMENT; a vendor's: --vendor-code")),
+    }
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is no NAME=VALUE"))?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_and_codes_are_read_as_people_write_them() {
+        for text in ["MESH-0103", "mesh-0103", "103", "0103"] {
+            assert_eq!(reason(text).as_deref(), Ok("MESH-0103"), "{text}");
+        }
+        assert!(reason("9999").is_err() && reason("x").is_err());
+        assert_eq!(code("invalid-argument").as_deref(), Ok("INVALID_ARGUMENT"));
+        assert!(code("amount_too_small").unwrap_err().contains("--vendor-code"));
+    }
+}
