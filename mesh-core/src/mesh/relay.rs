@@ -39,7 +39,7 @@ impl<D: Database> RelayBuilder<D> {
     /// Begins to relay, in the background, until the mesh drains. Every replica may start one; one at a time is at work.
     pub fn start(self) {
         let inner = &*self.mesh.0;
-        let about = (inner.metrics.outbox(), &inner.scope, &inner.abort);
-        inner.scope.spawn(Relay::new(&self.outbox, self.settings, about).run());
+        let about = (inner.metrics.outbox(), &inner.home.scope, &inner.home.abort);
+        inner.home.scope.spawn(Relay::new(&self.outbox, self.settings, about).run());
     }
 }
