@@ -35,6 +35,23 @@ impl LetterState {
         }
     }
 
+    /// The state of a letter that was in this one, with its newest capture of `generation`, after a record. `None`: the
+    /// record does not follow and changes nothing.
+    #[must_use]
+    pub fn after(self, generation: u32, record: &Record) -> Option<LetterState> {
+        use LetterState::{Discarded, Held, Open, Replaying, Resolved};
+        Some(match (self, record) {
+            (Replaying, Record::Captured(captured)) if captured.generation > generation => Open,
+            (Open, Record::Replaying(_)) => Replaying,
+            (Replaying, Record::Resolved(_)) => Resolved,
+            (Open | Held, Record::Discarded(_)) => Discarded,
+            (Open, Record::Held(_)) => Held,
+            (Held, Record::Released(_)) => Open,
+            (Open | Held, Record::Edited(_)) => self,
+            _ => return None,
+        })
+    }
+
     /// Whether nothing more is to be done about it.
     #[must_use]
     pub const fn is_ended(self) -> bool {
@@ -145,26 +162,22 @@ impl Letters {
 
 impl Letter {
     fn follow(&mut self, record: Record) {
-        match (self.state, record) {
-            (LetterState::Replaying, Record::Captured(captured)) if captured.generation > self.letter.generation => {
+        let Some(state) = self.state.after(self.letter.generation, &record) else { return };
+        match record {
+            Record::Captured(captured) => {
                 self.history.push(capture_act(&captured));
                 self.letter = captured;
-                self.state = LetterState::Open;
+                self.state = state;
             }
-            (LetterState::Open, Record::Replaying(act)) => self.enter(LetterState::Replaying, ActKind::Replayed, act),
-            (LetterState::Replaying, Record::Resolved(act)) => {
-                self.enter(LetterState::Resolved, ActKind::Resolved, act)
-            }
-            (LetterState::Open | LetterState::Held, Record::Discarded(act)) => {
-                self.enter(LetterState::Discarded, ActKind::Discarded, act);
-            }
-            (LetterState::Open, Record::Held(act)) => self.enter(LetterState::Held, ActKind::Held, act),
-            (LetterState::Held, Record::Released(act)) => self.enter(LetterState::Open, ActKind::Released, act),
-            (LetterState::Open | LetterState::Held, Record::Edited(edit)) => {
+            Record::Replaying(act) => self.enter(state, ActKind::Replayed, act),
+            Record::Resolved(act) => self.enter(state, ActKind::Resolved, act),
+            Record::Discarded(act) => self.enter(state, ActKind::Discarded, act),
+            Record::Held(act) => self.enter(state, ActKind::Held, act),
+            Record::Released(act) => self.enter(state, ActKind::Released, act),
+            Record::Edited(edit) => {
                 self.letter.payload = edit.payload;
-                self.enter(self.state, ActKind::Edited, edit.act.unwrap_or_default());
+                self.enter(state, ActKind::Edited, edit.act.unwrap_or_default());
             }
-            _ => {}
         }
     }
 

@@ -8,5 +8,5 @@ mod capture;
 mod fold;
 
 pub(crate) use capture::append;
-pub use capture::{Captured, capture, letter_id, resolve};
+pub use capture::{Captured, capture, letter_id, resolve, source};
 pub use fold::{Act, ActKind, Letter, LetterState, Letters};

@@ -9,6 +9,7 @@ mod compose;
 mod demo;
 mod inbox;
 mod interop;
+mod ledger;
 mod letters;
 mod own_contracts;
 mod shop;
