@@ -47,6 +47,8 @@ pub struct ConsumerFacts {
     pub stream: String,
     /// Its name at the broker.
     pub durable: String,
+    /// When it was made, Unix milliseconds.
+    pub created_ms: i64,
     /// What it reads.
     pub filters: BTreeSet<String>,
     /// The highest sequence of the stream that was delivered.
@@ -160,7 +162,7 @@ fn facts(info: &stream::Info, present: Vec<RangeInclusive<u64>>) -> StreamFacts 
         bytes: state.bytes,
         max_bytes: u64::try_from(config.max_bytes).ok().filter(|bytes| *bytes > 0),
         max_age: Some(config.max_age).filter(|age| !age.is_zero()),
-        created_ms: i64::try_from(info.created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0),
+        created_ms: unix_ms(info.created.unix_timestamp_nanos()),
         last_sequence: state.last_sequence,
         present,
     }
@@ -207,6 +209,7 @@ fn consumer_facts(info: consumer::Info) -> ConsumerFacts {
     ConsumerFacts {
         stream: info.stream_name,
         durable: info.name,
+        created_ms: unix_ms(info.created.unix_timestamp_nanos()),
         filters: filters.collect(),
         delivered: info.delivered.stream_sequence,
         ack_floor: info.ack_floor.stream_sequence,
@@ -216,6 +219,10 @@ fn consumer_facts(info: consumer::Info) -> ConsumerFacts {
         paused: info.paused,
         from_the_first: config.deliver_policy == DeliverPolicy::All,
     }
+}
+
+fn unix_ms(nanos: i128) -> i64 {
+    i64::try_from(nanos / 1_000_000).unwrap_or(0)
 }
 
 fn unknown(what: &str, error: &dyn std::error::Error) -> Fault {

@@ -9,16 +9,19 @@ use std::{
 };
 
 use async_nats::jetstream;
+use futures_util::StreamExt as _;
 use mesh_core::{
     Context, Fault, Mesh,
     dead_letter::LetterState,
     operate::{
-        ledger::{self, Check, Checked, Line},
+        ledger::{self, Check, Checked, Line, Which},
         letters::{self, Filter, Order},
     },
     policy::retry::RetryRule,
+    proto::v1,
 };
 use mesh_tests::{TestBroker, eventually};
+use prost::Message as _;
 use serde_json::{Value, json};
 use shop_proto::shop::{
     orders::v1::OrderPlaced,
@@ -160,6 +163,10 @@ fn found(document: &Value) -> Vec<(&str, &str, &str, Vec<&str>)> {
         .collect()
 }
 
+fn texts(ids: &[String]) -> Vec<&str> {
+    ids.iter().map(String::as_str).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn work_that_is_taken_away_by_hand_is_named() {
     let broker = TestBroker::start(&[till(), bank()]).await.unwrap();
@@ -186,10 +193,13 @@ async fn work_that_is_taken_away_by_hand_is_named() {
         (document["lines"][0]["accepted"] == 4).then_some(())
     })
     .await;
+    let outcome = admin.get_stream("mesh1-outcome").await.unwrap().get_raw_message(1).await.unwrap();
+    let source = v1::Outcome::decode(outcome.payload).unwrap().source.unwrap();
+    assert_eq!(source.stream, WORK);
     delete(&admin, "mesh1-outcome", 1).await;
     let document = operator.json(1, &["ledger"]).await;
-    let first = &found(&document)[0].3;
-    assert!(document["findings"].as_array().unwrap().len() == 1 && document["findings"][0]["count"] == 2, "{first:?}");
+    let gone = |sequences: &[u64]| Which::Sequences(sequences.iter().copied().collect()).first();
+    assert_eq!(found(&document), [("work-missing", WORK, BANK, texts(&gone(&[3, source.sequence])))]);
 
     // What waits on the lane.
     charge.enqueue(&charge_of(6, 13)).id("6").await.unwrap();
@@ -201,9 +211,7 @@ async fn work_that_is_taken_away_by_hand_is_named() {
     assert_eq!(held["findings"][0]["count"], 2, "held is no fault");
     delete(&admin, "mesh1-lane-bank", 1).await;
     let document = operator.json(1, &["ledger", "--consumer", BANK]).await;
-    let finding = &document["findings"][0];
-    assert_eq!((&finding["kind"], &finding["count"]), (&json!("work-missing"), &json!(3)));
-    assert!(finding["first"].as_array().unwrap().iter().any(|one| one == "6"), "{finding}");
+    assert_eq!(found(&document), [("work-missing", WORK, BANK, texts(&gone(&[3, source.sequence, 6])))]);
 
     // For a person: one line that says what, where, how many, which, and what to do.
     let page = operator.run(&["ledger", "--stream", WORK]).await;
@@ -255,4 +263,26 @@ async fn events_that_nobody_handled_and_consumers_that_are_gone_are_named() {
     {
         assert_eq!(operator.run(words).await.status.code(), Some(2), "{words:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_broker_gave_up_without_a_letter_is_named() {
+    let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
+    let sender = broker.connect("orders").await.unwrap();
+    for number in 1..=2 {
+        sender.publisher::<OrderPlaced>().publish(&order(number)).id(number.to_string()).await.unwrap();
+    }
+    let (admin, operator) = (admin(&broker).await, Operator::at(&broker, "operator"));
+    let consumer: jetstream::consumer::PullConsumer =
+        admin.get_stream(EVENTS).await.unwrap().get_consumer("a_work").await.unwrap();
+    let mut messages = consumer.fetch().max_messages(1).messages().await.unwrap();
+    let message = messages.next().await.unwrap().unwrap();
+    message.ack_with(jetstream::AckKind::Term).await.unwrap();
+    let document = eventually("what was given up", || async {
+        let ended = operator.run(&["ledger", "-o", "json"]).await;
+        let document: Value = serde_json::from_slice(&ended.stdout).unwrap();
+        (ended.status.code() == Some(1)).then_some(document)
+    })
+    .await;
+    assert_eq!(found(&document), [("given-up", EVENTS, "a/work", vec!["1"])]);
 }

@@ -17,6 +17,9 @@ use crate::{
     subject::WIRE,
 };
 
+/// A consumer that was made so soon after its stream was made with it.
+const MADE_TOGETHER_MS: i64 = 60_000;
+
 /// Copies and letters of one consumer, by where the original stands.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Aside {
@@ -215,15 +218,15 @@ impl Book<'_> {
             self.find(Kind::EventsLost, seat, Which::Sequences(gone));
             return;
         }
-        // A purge moves the floors of consumers; how often they delivered it leaves as it was.
-        let nothing_aged = facts.max_age.is_none_or(|age| {
-            let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-            facts.created_ms > self.picture.at_ms.saturating_sub(age_ms)
-        });
+        // A purge moves the floors of consumers; how often they delivered it leaves as it was. It says so only of a consumer
+        // that is as old as its stream, while nothing in it is old enough to have left by itself.
+        let age_ms = facts.max_age.map_or(i64::MAX, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        let nothing_aged = facts.created_ms > self.picture.at_ms.saturating_sub(age_ms);
+        let from_the_beginning = consumer.created_ms.saturating_sub(facts.created_ms) < MADE_TOGETHER_MS;
         let reached = consumer.deliveries + consumer.waiting;
         // Stored after the consumer was asked: not expected at it yet.
         let expected = consumer.delivered.max(facts.last_sequence.saturating_sub(facts.messages));
-        if nothing_aged && expected > reached {
+        if nothing_aged && from_the_beginning && expected > reached {
             self.find(Kind::EventsLost, seat, Which::Count(expected - reached));
         }
     }

@@ -34,6 +34,7 @@ fn consumer(stream: &str, delivered: u64, (waiting, in_flight): (u64, u64)) -> C
     ConsumerFacts {
         stream: stream.into(),
         durable: BANK.into(),
+        created_ms: NOW - 900,
         filters: BTreeSet::from(["x".into()]),
         delivered,
         ack_floor: delivered.saturating_sub(in_flight),
@@ -155,11 +156,11 @@ proptest! {
     #[test]
     fn work_that_is_taken_away_is_named(
         fates in proptest::collection::vec(fate(), 1..30),
-        waiting in 0u64..5,
+        waiting in 0usize..5,
         which in any::<proptest::sample::Index>(),
     ) {
-        let mut picture = picture(WORK, &fates, waiting);
-        let lost = which.index(fates.len() + waiting as usize) as u64 + 1;
+        let mut picture = picture(WORK, &fates, waiting as u64);
+        let lost = which.index(fates.len() + waiting) as u64 + 1;
         let gone = Ranges::of(lost, lost);
         let outcomes = picture.outcomes.get_mut(&seat(WORK)).unwrap();
         outcomes.done = outcomes.done.without(&gone);
@@ -169,7 +170,7 @@ proptest! {
         picture.streams[0].present = present.without(&gone).iter().collect();
         prop_assert_eq!(found(&picture), [(Kind::WorkMissing, vec![lost.to_string()])]);
         let account = account(&picture, Rules::default(), None);
-        prop_assert_eq!((account.lines[0].missing, account.lines[0].published), (1, fates.len() as u64 + waiting));
+        prop_assert_eq!((account.lines[0].missing, account.lines[0].published), (1, (fates.len() + waiting) as u64));
     }
 }
 
@@ -255,6 +256,9 @@ fn events_that_left_before_they_were_handled_are_lost() {
     (purged.consumers[0].delivered, purged.consumers[0].ack_floor) = (9, 9);
     purged.stored.insert(seat(EVENTS), 0);
     assert_eq!(found(&purged), [(Kind::EventsLost, vec![])]);
+    // A consumer that was made later never had them to handle.
+    purged.consumers[0].created_ms = NOW + 3_600_000;
+    assert_eq!(found(&purged), []);
     // Aged away after they were handled: nothing is wrong.
     let mut settled = picture(EVENTS, &[Fate::Done, Fate::Done, Fate::Letter(LetterState::Open)], 0);
     settled.streams[0] = stream(EVENTS, 3, &Ranges::default());
