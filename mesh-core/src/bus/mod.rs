@@ -17,6 +17,7 @@ mod mux;
 mod pull;
 mod read;
 mod subscribe;
+mod survey;
 
 use std::{
     borrow::Cow,
@@ -40,6 +41,7 @@ pub use link::LinkState;
 pub use pull::{Ack, Pull, Pulled};
 pub use read::Stop;
 pub use subscribe::Subscription;
+pub use survey::{ConsumerFacts, StreamFacts};
 
 /// How to reach the broker and how long to wait for it.
 #[derive(Debug, Clone)]

@@ -101,6 +101,7 @@ impl Worker {
             served_by: self.lane.service.to_string(),
             at_ms: self.bus.gate().clock().now_ms(),
             end: Some(end),
+            source: Some(dead_letter::source(envelope)),
         };
         let id = format!("{}{suffix}", envelope.message_id);
         let sealed = self.bus.gate().seal_outcome(operation, &envelope.caller, &id, outcome.encode_to_vec().into());

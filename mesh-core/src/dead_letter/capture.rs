@@ -101,6 +101,20 @@ pub(crate) async fn append(
     bus.publish(DEAD_LETTER_STREAM, sealed).await.map(|stored| stored.sequence)
 }
 
+/// Where the original of a delivery was stored.
+#[must_use]
+pub fn source(envelope: &Envelope) -> v1::Source {
+    let (stream, sequence) = envelope.source().unwrap_or(("", 0));
+    v1::Source {
+        stream: stream.to_owned(),
+        sequence,
+        subject: envelope.subject.clone(),
+        message_id: envelope.message_id.clone(),
+        stored_at_ms: stored_at(envelope),
+        deliveries: envelope.delivery.as_ref().map_or(0, |d| d.deliveries),
+    }
+}
+
 fn letter(
     bus: &Bus,
     lane: &Lane,
@@ -109,21 +123,13 @@ fn letter(
     about: (&Captured, v1::Attempts),
 ) -> v1::DeadLetter {
     let (captured, attempts) = about;
-    let (stream, sequence) = envelope.source().unwrap_or(("", 0));
     let message_type = Place::parse(&envelope.subject).and_then(|place| place.contract()).unwrap_or_default();
     v1::DeadLetter {
         id: captured.letter_id.clone(),
         generation: captured.generation,
         service: lane.service.to_string(),
         consumer: lane.consumer.to_string(),
-        source: Some(v1::Source {
-            stream: stream.to_owned(),
-            sequence,
-            subject: envelope.subject.clone(),
-            message_id: envelope.message_id.clone(),
-            stored_at_ms: stored_at(envelope),
-            deliveries: envelope.delivery.as_ref().map_or(0, |d| d.deliveries),
-        }),
+        source: Some(source(envelope)),
         message_type,
         payload: envelope.payload.clone(),
         headers: envelope

@@ -135,7 +135,9 @@ impl Letter {
 }
 
 /// What a record says was done.
-pub(super) fn kind(record: &Record) -> ActKind {
+/// What a record does.
+#[must_use]
+pub fn kind(record: &Record) -> ActKind {
     match record {
         Record::Captured(_) => ActKind::Captured,
         Record::Replaying(_) => ActKind::Replayed,

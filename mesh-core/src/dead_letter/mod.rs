@@ -13,8 +13,8 @@ mod life;
 mod life_tests;
 
 pub(crate) use capture::append;
-pub use capture::{Captured, capture, letter_id, resolve};
+pub use capture::{Captured, capture, letter_id, resolve, source};
 pub use facts::Facts;
 pub use fingerprint::{Fingerprint, InvalidFingerprint, normalised};
-pub use fold::{Act, Letter, Letters};
+pub use fold::{Act, Letter, Letters, kind};
 pub use life::{ActKind, LetterState};

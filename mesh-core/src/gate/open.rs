@@ -50,6 +50,11 @@ impl Unopened {
         self.0.reply.as_deref()
     }
 
+    /// The subject that it lies on; on a lane, not the original's.
+    pub(crate) fn subject(&self) -> &str {
+        &self.0.subject
+    }
+
     /// Reads subject and headers.
     #[must_use]
     pub fn open(self) -> Opened {

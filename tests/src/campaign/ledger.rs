@@ -13,7 +13,7 @@ use mesh_core::{
     dead_letter::LetterState,
     fault::Reason,
     operate::{
-        letters::{Filter, list},
+        letters::{Selector, list},
         topology::Topology,
     },
     proto::v1::{Outcome, outcome::End},
@@ -131,7 +131,7 @@ fn local_id(message_id: &str) -> String {
 }
 
 async fn read_letters(bus: &Bus, books: &mut Books) -> anyhow::Result<()> {
-    for letter in list(bus, &Filter::default()).await? {
+    for letter in list(bus, &Selector::default()).await?.letters {
         let source = letter.letter.source.clone().unwrap_or_default();
         match letter.state {
             LetterState::Open | LetterState::Held | LetterState::Discarded => {}

@@ -354,7 +354,7 @@ async fn letters_whose_answer_is_lost_are_captured_once_and_say_so() {
     let operator = broker.connect("operator").await.unwrap();
     assert_eq!(count(operator.bus(), DEAD_LETTER_STREAM).await, 300);
     let letters = mesh_core::operate::letters::list(operator.bus(), &Default::default()).await.unwrap();
-    assert_eq!(letters.into_iter().map(|letter| letter.letter.id).collect::<BTreeSet<_>>(), ids);
+    assert_eq!(letters.letters.into_iter().map(|letter| letter.letter.id).collect::<BTreeSet<_>>(), ids);
 }
 
 /// Three servers that keep three copies, and a connection to one of them.

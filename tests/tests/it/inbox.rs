@@ -11,7 +11,7 @@ use mesh_core::{
     dead_letter::{Letter, LetterState},
     fault::{Effect, Reason},
     identity::Credential,
-    operate::letters::{self, Filter},
+    operate::letters::{self, Selector},
 };
 use mesh_tests::{TestBroker, eventually};
 use shop_proto::shop::{orders::v1::OrderPlaced, payments::v1::PaymentsClient};
@@ -63,7 +63,7 @@ impl Doomed {
 
 async fn letters(broker: &TestBroker) -> Vec<Letter> {
     let operator = broker.connect("operator").await.unwrap();
-    let letters = letters::list(operator.bus(), &Filter::default()).await.unwrap();
+    let letters = letters::list(operator.bus(), &Selector::default()).await.unwrap().letters;
     operator.drain().await;
     letters
 }

@@ -7,7 +7,7 @@ use mesh_core::{
     Context, Fault, Mesh,
     bus::StreamLimits,
     consume::ConsumerSettings,
-    operate::letters::{self, Filter},
+    operate::letters::{self, Selector},
     policy::retry::RetryRule,
 };
 use mesh_tests::{TestBroker, eventually};
@@ -75,7 +75,7 @@ async fn one_target_is_down(down: Down) {
     mend.send_replace(true);
     eventually("the others, once it is mended", || async { (seen.lock().await.len() >= COUNT).then_some(()) }).await;
     let operator = broker.connect("operator").await.unwrap();
-    assert!(letters::list(operator.bus(), &Filter::default()).await.unwrap().is_empty());
+    assert!(letters::list(operator.bus(), &Selector::default()).await.unwrap().letters.is_empty());
     mesh.drain().await;
     let mut ids = seen.lock().await.clone();
     ids.sort();

@@ -11,6 +11,7 @@ mod demo;
 mod inbox;
 mod interop;
 mod isolation;
+mod ledger;
 mod letters;
 mod letters_cli;
 mod outbox;

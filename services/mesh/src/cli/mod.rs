@@ -8,6 +8,7 @@ mod contracts;
 mod failure;
 mod hints;
 mod keys;
+mod ledger;
 mod letters;
 mod mask;
 mod output;
@@ -93,6 +94,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<Status> {
         Command::Demo(args) => Box::pin(demo::run(args, &output)).await.map(Status::Told),
         Command::Dev(args) => Box::pin(dev::run(args, &contracts::catalog(&global)?, &output)).await.map(Status::Told),
         Command::DeadLetter(command) => Box::pin(letters::run(command, &global, &output)).await,
+        Command::Ledger(args) => Box::pin(ledger::run(args, &global, &output)).await,
         Command::Publish(args) => send::publish(args, &global, &output).await,
         Command::Enqueue(args) => send::enqueue(args, &global, &output).await,
         Command::Call(args) => send::call(args, &global, &output).await,

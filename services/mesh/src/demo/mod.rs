@@ -241,6 +241,7 @@ fn next_steps(stage: &Stage) -> String {
         ("mesh dead-letter show ID".to_owned(), "one of them: what came, what the vendor said, every attempt"),
         (format!("curl -X PUT {vendors}/_control/stripe -d '{{\"min_amount\":0}}'"), "now the vendor takes 0.00 too"),
         ("mesh dead-letter replay ID".to_owned(), "to the consumer that failed, and to no other"),
+        ("mesh ledger".to_owned(), "the broker's side: what became of every message"),
         (format!("curl {vendors}/_ledger"), "the vendor's side"),
         (format!("curl http://{metrics}/metrics"), "what the payments' adapter counts"),
     ];

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use mesh_core::{
     dead_letter::LetterState,
     fault::Reason,
-    operate::letters::{Filter, Order, list, replay},
+    operate::letters::{Order, Selector, list, replay},
 };
 
 use super::Place;
@@ -19,10 +19,9 @@ pub async fn run(place: &Place) -> anyhow::Result<()> {
     let mesh = place.connect(OPERATOR).await?;
     writeln!(std::io::stdout(), "ready")?;
     let order = Order { by: "campaign".into(), why: "mended".into(), again: false };
-    let states = vec![LetterState::Open, LetterState::Replaying];
-    let letters = list(mesh.bus(), &Filter { states, ..Filter::default() }).await?;
+    let letters = list(mesh.bus(), &Selector::default()).await?.letters;
     let mut sent = 0;
-    for letter in &letters {
+    for letter in letters.iter().filter(|l| matches!(l.state, LetterState::Open | LetterState::Replaying)) {
         match replay(mesh.bus(), letter, &order).await {
             Ok(_) => sent += 1,
             // Handled since it was read, or somebody else was first.

@@ -1,0 +1,166 @@
+//! What must not be, whatever the sums say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    super::{
+        finding::{Kind, Which},
+        picture::{Copy, Letter, Seat, moment},
+        ranges::Ranges,
+    },
+    Book,
+};
+use crate::{clock::rfc3339, dead_letter::LetterState, operate::topology::Topology};
+
+/// Findings by place: sequences gathered until all is seen.
+#[derive(Default)]
+struct Gathered(BTreeMap<(Kind, Seat), Ranges>);
+
+impl Gathered {
+    fn add(&mut self, kind: Kind, seat: &Seat, sequence: u64) {
+        self.0.entry((kind, seat.clone())).or_default().insert(sequence);
+    }
+}
+
+impl Book<'_> {
+    /// The copies on lanes.
+    pub(super) fn lanes(&mut self) {
+        let picture = self.picture;
+        let mut gathered = Gathered::default();
+        let late = moment(&rfc3339(picture.at_ms.saturating_sub(self.rules.grace_ms))).unwrap_or(0);
+        // Letters that nobody replays and nobody ended, by their original.
+        let waiting = picture.letters.values().filter(|letter| is_waiting(letter));
+        let letters: BTreeSet<(&Seat, u64)> = waiting.map(|letter| (&letter.of, letter.sequence)).collect();
+        let mut lying: BTreeMap<(&Seat, u64, Option<u128>), u64> = BTreeMap::new();
+        for copy in &picture.copies {
+            let lane = Seat { stream: copy.lane.clone(), durable: copy.of.durable.clone() };
+            let delivered = self.delivered(&lane.stream, &lane.durable);
+            if delivered.is_none() {
+                gathered.add(Kind::LaneWithoutConsumer, &lane, copy.at);
+            }
+            if copy.due.is_some_and(|due| due < late) {
+                gathered.add(Kind::Overdue, &lane, copy.at);
+            }
+            // One that is under way is being handed over: what it becomes may be there already.
+            if copy.due.is_some() || delivered.is_none_or(|delivered| copy.at > delivered) {
+                *lying.entry((&copy.of, copy.sequence, copy.letter)).or_default() += 1;
+                for kind in self.contradictions(copy, &letters) {
+                    gathered.add(kind, &copy.of, copy.sequence);
+                }
+            }
+        }
+        for ((seat, sequence, _), _) in lying.into_iter().filter(|(_, copies)| *copies > 1) {
+            gathered.add(Kind::TwoCopies, seat, sequence);
+        }
+        for ((kind, seat), sequences) in gathered.0 {
+            self.find(kind, &seat, Which::Sequences(sequences));
+        }
+        for (lane, sequences) in &picture.strays {
+            let seat = Seat { stream: lane.clone(), durable: "".into() };
+            self.find(Kind::Stray, &seat, Which::Sequences(sequences.clone()));
+        }
+    }
+
+    /// What a copy that lies still must not be beside.
+    fn contradictions(&self, copy: &Copy, letters: &BTreeSet<(&Seat, u64)>) -> Vec<Kind> {
+        let picture = self.picture;
+        let mut kinds = Vec::new();
+        let is_waiting = self.delivered(&copy.of.stream, &copy.of.durable).is_some_and(|to| copy.sequence > to);
+        if is_waiting && self.present.get(&*copy.of.stream).is_some_and(|present| present.contains(copy.sequence)) {
+            kinds.push(Kind::CopyOfWaiting);
+        }
+        match copy.letter {
+            Some(id) => {
+                let letter = picture.letters.get(&id);
+                if letter.is_none_or(|letter| letter.state != LetterState::Replaying) {
+                    kinds.push(Kind::CopyWithoutReplay);
+                }
+            }
+            None => {
+                if letters.contains(&(&copy.of, copy.sequence)) {
+                    kinds.push(Kind::CopyAndLetter);
+                }
+                if picture.outcomes.get(&copy.of).is_some_and(|outcomes| outcomes.done.contains(copy.sequence)) {
+                    kinds.push(Kind::CopyOfDone);
+                }
+            }
+        }
+        kinds
+    }
+
+    /// The letters.
+    pub(super) fn letters(&mut self) {
+        let picture = self.picture;
+        let replays: BTreeSet<u128> = picture.copies.iter().filter_map(|copy| copy.letter).collect();
+        let durables: BTreeSet<&str> = picture.consumers.iter().map(|consumer| consumer.durable.as_str()).collect();
+        let mut found: BTreeMap<(Kind, &Seat), BTreeSet<u128>> = BTreeMap::new();
+        for (id, letter) in picture.letters.iter().filter(|(_, letter)| !letter.state.is_ended()) {
+            let mut add = |kind| found.entry((kind, &letter.of)).or_default().insert(*id);
+            if !durables.contains(&*letter.of.durable) {
+                add(Kind::LetterWithoutConsumer);
+            }
+            let is_late = letter.changed_at_ms < picture.at_ms.saturating_sub(self.rules.grace_ms);
+            if letter.state == LetterState::Replaying && is_late && !replays.contains(id) {
+                add(Kind::ReplayWithoutCopy);
+            }
+            let outcomes = picture.outcomes.get(&letter.of);
+            if is_waiting(letter) && outcomes.is_some_and(|outcomes| outcomes.done.contains(letter.sequence)) {
+                add(Kind::LetterOfDone);
+            }
+        }
+        for ((kind, seat), letters) in found {
+            self.find(kind, seat, Which::Letters(letters));
+        }
+    }
+
+    /// What the broker gave up must have become something else.
+    pub(super) fn given_up(&mut self) {
+        let picture = self.picture;
+        let mut known: BTreeMap<&Seat, Ranges> = BTreeMap::new();
+        let copies = picture.copies.iter().map(|copy| (&copy.of, copy.sequence));
+        let letters = picture.letters.values().map(|letter| (&letter.of, letter.sequence));
+        for (seat, sequence) in copies.chain(letters) {
+            known.entry(seat).or_default().insert(sequence);
+        }
+        for (seat, given_up) in &picture.given_up {
+            // What is not in the stream any more is a matter of its line.
+            let mut left = given_up.within(&self.present(&seat.stream));
+            let done = picture.outcomes.get(seat).map(|outcomes| &outcomes.done);
+            for known in known.get(seat).into_iter().chain(done) {
+                left = left.without(known);
+            }
+            self.find(Kind::GivenUp, seat, Which::Sequences(left));
+        }
+    }
+
+    /// Streams and consumers themselves.
+    pub(super) fn places(&mut self, topology: Option<&Topology>) {
+        let picture = self.picture;
+        let seat = |stream: &str, durable: &str| Seat { stream: stream.into(), durable: durable.into() };
+        for facts in &picture.streams {
+            let percent = facts.max_bytes.map_or(0, |max| facts.bytes.saturating_mul(100) / max.max(1));
+            if percent >= self.rules.full_percent {
+                self.find(Kind::Full, &seat(&facts.name, ""), Which::Count(percent));
+            }
+        }
+        for consumer in picture.consumers.iter().filter(|consumer| consumer.paused) {
+            self.find(Kind::Paused, &seat(&consumer.stream, &consumer.durable), Which::Count(1));
+        }
+        let Some(topology) = topology else { return };
+        for spec in &topology.streams {
+            if !picture.streams.iter().any(|facts| facts.name == spec.name) {
+                self.find(Kind::StreamMissing, &seat(&spec.name, ""), Which::Count(1));
+            }
+        }
+        for spec in &topology.consumers {
+            if self.delivered(&spec.stream, &spec.durable).is_none() {
+                self.find(Kind::ConsumerMissing, &seat(&spec.stream, &spec.durable), Which::Count(1));
+            }
+        }
+    }
+}
+
+/// Whether a letter waits for a person.
+fn is_waiting(letter: &Letter) -> bool {
+    matches!(letter.state, LetterState::Open | LetterState::Held)
+}

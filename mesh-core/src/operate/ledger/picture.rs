@@ -1,0 +1,112 @@
+//! What was read from the broker, cut down to what the account needs: a few numbers of each message that waits.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::ranges::Ranges;
+use crate::{
+    bus::{ConsumerFacts, StreamFacts},
+    dead_letter::LetterState,
+};
+
+/// A stream and the broker's name of a consumer. For a lane copy or a letter: of the original.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seat {
+    /// The stream.
+    pub stream: Arc<str>,
+    /// The consumer's name at the broker: `<service>_<consumer>`.
+    pub durable: Arc<str>,
+}
+
+/// Everything that was read, the sources of messages before the places that they go to.
+#[derive(Debug, Clone, Default)]
+pub struct Picture {
+    /// When, Unix milliseconds.
+    pub at_ms: i64,
+    /// Every stream of the mesh.
+    pub streams: Vec<StreamFacts>,
+    /// Every consumer, those of lanes too.
+    pub consumers: Vec<ConsumerFacts>,
+    /// How many messages a consumer of events finds in its stream.
+    pub stored: BTreeMap<Seat, u64>,
+    /// What is on lanes.
+    pub copies: Vec<Copy>,
+    /// Copies that do not say what their original is, by the stream that they lie in.
+    pub strays: BTreeMap<Arc<str>, Ranges>,
+    /// Letters, by id.
+    pub letters: BTreeMap<u128, Letter>,
+    /// Outcomes, by the work's stream and who served it.
+    pub outcomes: BTreeMap<Seat, Outcomes>,
+    /// Deliveries that the broker gave up, by the consumer.
+    pub given_up: BTreeMap<Seat, Ranges>,
+}
+
+/// One message on a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copy {
+    /// Whose lane it is, and the original's stream.
+    pub of: Seat,
+    /// The original's sequence.
+    pub sequence: u64,
+    /// The stream that the copy lies in.
+    pub lane: Arc<str>,
+    /// Its own sequence there.
+    pub at: u64,
+    /// For a held one: when it is due, as [`moment`] reads it. `None`: it is due.
+    pub due: Option<u64>,
+    /// For a replay: the letter.
+    pub letter: Option<u128>,
+}
+
+/// A letter, without what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    /// The consumer that failed, and the original's stream.
+    pub of: Seat,
+    /// The original's sequence.
+    pub sequence: u64,
+    /// Where it stands.
+    pub state: LetterState,
+    /// Of its newest capture.
+    pub generation: u32,
+    /// When its last record was written, Unix milliseconds.
+    pub changed_at_ms: i64,
+}
+
+/// What is announced of the work of one stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// Done, or answered with no.
+    pub done: Ranges,
+    /// The lowest sequence of which is known that it was stored after the oldest outcome that must still be kept.
+    pub since: Option<u64>,
+    /// Outcomes that do not say which message they are of.
+    pub unplaced: u64,
+}
+
+/// A moment in RFC 3339 (UTC) to the second as a number that orders: 2026-11-23T02:31:26 is 20261123023126.
+#[must_use]
+pub(super) fn moment(text: &str) -> Option<u64> {
+    let digits: String = text.get(..19)?.chars().filter(char::is_ascii_digit).collect();
+    if digits.len() == 14 { digits.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::rfc3339;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn moments_order_as_time_does(a in 0i64..4_000_000_000_000, b in 0i64..4_000_000_000_000) {
+            let (of_a, of_b) = (moment(&rfc3339(a)).unwrap(), moment(&rfc3339(b)).unwrap());
+            prop_assert_eq!((a / 1000).cmp(&(b / 1000)), of_a.cmp(&of_b));
+        }
+    }
+
+    #[test]
+    fn what_is_no_moment_is_none() {
+        assert_eq!(moment("soon"), None);
+        assert_eq!(moment("2026-11-23T02:31:2"), None);
+    }
+}

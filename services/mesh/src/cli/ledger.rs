@@ -1,0 +1,265 @@
+//! `mesh ledger`: what became of every message at the broker, and what does not add up.
+//!
+//! The counting stands in `mesh_core::operate::ledger`. It is the broker's side alone; `crate::ledger` is the demonstration's
+//! account, which sets the vendors' side against it.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+use mesh_core::{
+    config::{Problems, mesh_file},
+    operate::{
+        ledger::{self, Check, Checked, Finding, Line, Rules},
+        topology::Topology,
+    },
+    subject::{Name, durable},
+};
+use serde_json::{Value, json};
+
+use super::{Failure, GlobalArgs, Output, Status, check, contracts, place::Place, text};
+use crate::ledger::grouped;
+
+#[derive(Debug, Args)]
+pub(super) struct LedgerArgs {
+    /// Only this stream
+    #[arg(long, value_name = "STREAM")]
+    stream: Option<String>,
+    /// Only this consumer: SERVICE/NAME
+    #[arg(long, value_name = "CONSUMER", value_parser = consumer)]
+    consumer: Option<String>,
+    /// A mesh file: its streams and consumers must exist
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Read again until nothing moves any more
+    #[arg(long)]
+    wait: bool,
+    /// With --wait: for how long at most
+    #[arg(long, value_parser = text::duration, default_value = "60s", value_name = "TIME")]
+    timeout: Duration,
+    /// How long a replay or a schedule may be late before it is named
+    #[arg(long, value_parser = text::duration, default_value = "30s", value_name = "TIME")]
+    grace: Duration,
+}
+
+/// `SERVICE/NAME` as the broker's name of the consumer.
+fn consumer(text: &str) -> Result<String, String> {
+    let (service, name) = text.split_once('/').ok_or("write SERVICE/NAME, such as payments/charge")?;
+    let name_of = |text: &str| text.parse::<Name>().map_err(|error| error.to_string());
+    Ok(durable(&name_of(service)?, &name_of(name)?))
+}
+
+const HEADER: [&str; 11] = [
+    "STREAM",
+    "CONSUMER",
+    "PUBLISHED",
+    "ACCEPTED",
+    "DELAYED",
+    "DEAD",
+    "HELD",
+    "GIVEN UP",
+    "IN FLIGHT",
+    "WAITING",
+    "MISSING",
+];
+
+pub(super) async fn run(args: LedgerArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
+    let topology = topology(&args, global)?;
+    let bus = Place::find(global)?.connect().await?;
+    let rules = Rules { grace_ms: i64::try_from(args.grace.as_millis()).unwrap_or(i64::MAX), ..Rules::default() };
+    let asked = Check { rules, topology: topology.as_ref(), quiet_within: args.wait.then_some(args.timeout) };
+    let mut checked = ledger::check(&bus, asked).await?;
+    bus.close().await;
+    narrow(&args, &mut checked)?;
+    if output.is_json() {
+        output.json(&document(&checked))?;
+    } else {
+        show(&checked, output)?;
+    }
+    Ok(if checked.account.findings.is_empty() { Status::Ok } else { Status::Failed })
+}
+
+/// What must exist by the mesh file, where there is one.
+fn topology(args: &LedgerArgs, global: &GlobalArgs) -> anyhow::Result<Option<Topology>> {
+    let Some(path) = &args.config else { return Ok(None) };
+    let catalog = contracts::catalog(global)?;
+    let text = check::read(path)?;
+    let file = mesh_file::load(&path.display().to_string(), &text, &catalog).map_err(anyhow::Error::new::<Problems>)?;
+    let region = global.region.as_ref().unwrap_or(&file.region);
+    Ok(Some(Topology::of(&file.declarations, region)))
+}
+
+/// Leaves what was asked for.
+fn narrow(args: &LedgerArgs, checked: &mut Checked) -> Result<(), Failure> {
+    let (stream, consumer) = (args.stream.as_deref(), args.consumer.as_deref());
+    let is_wanted = |at: &str, durable: &str| {
+        stream.is_none_or(|wanted| wanted == at) && consumer.is_none_or(|wanted| wanted == durable)
+    };
+    let account = &mut checked.account;
+    account.lines.retain(|line| is_wanted(&line.stream, &line.durable));
+    account.findings.retain(|finding| is_wanted(&finding.stream, &finding.durable));
+    let asked = stream.is_some() || consumer.is_some();
+    if asked && account.lines.is_empty() && account.findings.is_empty() {
+        return Err(Failure::input(
+            "no stream of events or work and no consumer is called so",
+            "mesh ledger without --stream and --consumer lists them all",
+        ));
+    }
+    Ok(())
+}
+
+fn show(checked: &Checked, output: &Output) -> anyhow::Result<()> {
+    let account = &checked.account;
+    let mut table = output.table(&HEADER);
+    table.add_rows(account.lines.iter().map(row));
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(comfy_table::CellAlignment::Right);
+    }
+    output.line(&table.trim_fmt())?;
+    if !account.findings.is_empty() {
+        output.line("")?;
+    }
+    for finding in &account.findings {
+        output.line(&sentence(finding))?;
+    }
+    output.line(&format!("\n{}", last_line(checked)))?;
+    for remark in &account.remarks {
+        output.remark(&format!("note: {remark}"));
+    }
+    if checked.moving == Some(true) {
+        output.remark("note: messages moved while this was read; --wait reads until they don't");
+    }
+    Ok(())
+}
+
+fn row(line: &Line) -> Vec<String> {
+    let numbers = [
+        line.published,
+        line.accepted,
+        line.delayed,
+        line.dead,
+        line.held,
+        line.discarded,
+        line.in_flight,
+        line.waiting,
+        line.missing,
+    ];
+    let names = [line.stream.clone(), consumer_name(&line.durable)];
+    names.into_iter().chain(numbers.map(grouped)).collect()
+}
+
+/// `payments/charge` of `payments_charge`: no name holds `_`.
+fn consumer_name(durable: &str) -> String {
+    if durable.is_empty() { "-".to_owned() } else { durable.replacen('_', "/", 1) }
+}
+
+fn place(finding: &Finding) -> String {
+    match finding.durable.as_str() {
+        "" => finding.stream.clone(),
+        durable => format!("{} {}", finding.stream, consumer_name(durable)),
+    }
+}
+
+/// What, where, how many, which first, and what to do.
+fn sentence(finding: &Finding) -> String {
+    let (kind, count, first) = (finding.kind, finding.which.count(), finding.which.first());
+    let shown = first.join(", ");
+    let how_many = match (kind.is_of_the_whole() && count == 1, first.is_empty()) {
+        (true, _) => String::new(),
+        (false, true) => format!(": {count}"),
+        (false, false) => format!(": {count} ({shown}{})", if has_more(finding) { ", …" } else { "" }),
+    };
+    format!("WRONG  {}: {}{how_many}; next: {}", place(finding), kind.what(), kind.next())
+}
+
+fn has_more(finding: &Finding) -> bool {
+    use mesh_core::operate::ledger::Which;
+    let shown = finding.which.first().len();
+    match &finding.which {
+        Which::Sequences(sequences) => sequences.iter().count() > shown,
+        Which::Letters(letters) => letters.len() > shown,
+        Which::Count(_) => false,
+    }
+}
+
+fn last_line(checked: &Checked) -> String {
+    let account = &checked.account;
+    let sum = |of: fn(&Line) -> u64| grouped(account.lines.iter().map(of).sum());
+    let counted = format!(
+        "{} published, {} accepted, {} letters, {} on their way",
+        sum(|line| line.published),
+        sum(|line| line.accepted),
+        sum(|line| line.dead + line.held),
+        sum(|line| line.delayed + line.in_flight + line.waiting),
+    );
+    match account.findings.len() {
+        0 => format!("all adds up: {counted}"),
+        1 => format!("one thing does NOT add up: {counted}"),
+        several => format!("{several} things do NOT add up: {counted}"),
+    }
+}
+
+fn document(checked: &Checked) -> Value {
+    let account = &checked.account;
+    let line = |line: &Line| {
+        json!({
+            "stream": line.stream,
+            "consumer": consumer_name(&line.durable),
+            "published": line.published,
+            "accepted": line.accepted,
+            "delayed": line.delayed,
+            "dead": line.dead,
+            "held": line.held,
+            "givenUp": line.discarded,
+            "inFlight": line.in_flight,
+            "waiting": line.waiting,
+            "missing": line.missing,
+        })
+    };
+    let finding = |finding: &Finding| {
+        json!({
+            "kind": finding.kind.word(),
+            "what": finding.kind.what(),
+            "stream": finding.stream,
+            "consumer": consumer_name(&finding.durable),
+            "count": finding.which.count(),
+            "first": finding.which.first(),
+            "next": finding.kind.next(),
+        })
+    };
+    json!({
+        "atMs": account.at_ms,
+        "readings": checked.readings,
+        "moving": checked.moving,
+        "lines": account.lines.iter().map(line).collect::<Vec<_>>(),
+        "findings": account.findings.iter().map(finding).collect::<Vec<_>>(),
+        "remarks": account.remarks,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_core::operate::ledger::{Kind, Which};
+
+    #[test]
+    fn a_finding_is_one_line_with_everything() {
+        let which = Which::Sequences([3, 4, 9].into_iter().collect());
+        let finding =
+            Finding { kind: Kind::WorkMissing, stream: "mesh1-work-x".into(), durable: "bank_x".into(), which };
+        let text = sentence(&finding);
+        for part in ["mesh1-work-x bank/x", "left its stream", "3 (3-4, 9)", "; next: "] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert_eq!(text.lines().count(), 1);
+        let paused = Finding { kind: Kind::Paused, which: Which::Count(1), ..finding };
+        assert!(sentence(&paused).contains("the consumer is paused; next: "), "{}", sentence(&paused));
+    }
+
+    #[test]
+    fn a_consumer_is_named_with_its_service() {
+        assert_eq!(consumer("payments/charge").as_deref(), Ok("payments_charge"));
+        for wrong in ["charge", "Pay/charge", "a/b/c"] {
+            assert!(consumer(wrong).is_err(), "{wrong}");
+        }
+    }
+}
