@@ -374,6 +374,18 @@ async fn of_two_edits_of_one_letter_one_is_refused_and_nothing_of_it_is_written(
     assert_eq!(letters::release(bus, &open, &ada).await.unwrap_err().reason(), Reason::LetterChanged);
 }
 
+/// Writes a record that does not follow from the state of an open letter.
+async fn junk(broker: &TestBroker, id: &str) {
+    let record = v1::LetterRecord { record: Some(v1::letter_record::Record::Released(v1::LetterAct::default())) };
+    let foreign = async_nats::ConnectOptions::with_nkey(broker.seed("operator").unwrap().to_owned())
+        .custom_inbox_prefix("_INBOX.operator")
+        .connect(broker.server.client_url())
+        .await
+        .unwrap();
+    let subject = format!("mesh1.dead.local.bank.{WORKER}.{id}");
+    async_nats::jetstream::new(foreign).publish(subject, record.encode_to_vec().into()).await.unwrap().await.unwrap();
+}
+
 async fn all(bus: &Bus) -> Vec<Letter> {
     letters::list(bus, &Selector::default()).await.unwrap().letters
 }
@@ -386,6 +398,8 @@ async fn letters_are_taken_out_and_put_into_another_mesh_as_they_are() {
     let (operator, other) = (Operator::at(&here, "operator"), Operator::at(&there, "operator"));
     operator.json(0, &["dead-letter", "edit", &ids[1], "--set", "currency=EUR", "--why", "by hand"]).await;
     operator.json(0, &["dead-letter", "hold", &ids[2], "--why", "wait"]).await;
+    // What a writer with a fault leaves: it changes nothing, and is not taken along.
+    junk(&here, &ids[3]).await;
     let file = operator.home.path().join("letters.ndjson").display().to_string();
     let ended = operator.run(&["dead-letter", "export", "--to", &file]).await;
     assert!(ended.status.success() && ended.stdout.is_empty(), "{ended:?}");
@@ -460,8 +474,8 @@ async fn a_bad_line_is_named_and_an_import_that_was_cut_off_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn new_letters_are_seen_as_they_come() {
-    let broker = TestBroker::start(&[till(), bank()]).await.unwrap();
+async fn new_letters_are_seen_as_they_come_also_after_the_broker_was_away() {
+    let mut broker = TestBroker::start(&[till(), bank()]).await.unwrap();
     some_letters(&broker).await;
     let operator = Operator::at(&broker, "operator");
     let words = ["dead-letter", "watch", "--where", "payload.amount_cents > 40", "--count", "2", "-o", "json"];
@@ -476,6 +490,10 @@ async fn new_letters_are_seen_as_they_come() {
         let cents = if number % 2 == 0 { 50 } else { 30 };
         let id = charge_letter(mesh.bus(), number, &refused(number), charge_of(number, cents).encode_to_vec()).await;
         expected.extend((number % 2 == 0).then_some(id));
+        if number == 20 {
+            broker.server.kill9().await.unwrap();
+            broker.server.restart().await.unwrap();
+        }
     }
     let lines = BufReader::new(watch.stdout.take().unwrap()).lines();
     let seen = tokio::task::spawn_blocking(move || lines.map(|line| line.unwrap()).collect::<Vec<_>>()).await.unwrap();

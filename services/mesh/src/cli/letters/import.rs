@@ -25,6 +25,9 @@ use super::{
     export::RECORD,
 };
 
+/// Lines that are read before their letters are written.
+const AT_ONCE: usize = 4096;
+
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ImportArgs {
     /// The file that mesh dead-letter export wrote; - for standard input
@@ -86,7 +89,7 @@ async fn import(
     let mut number = 0;
     loop {
         let (mut histories, mut ended) = (Vec::new(), None);
-        while histories.len() < UNDER_WAY && ended.is_none() {
+        while histories.len() < AT_ONCE && ended.is_none() {
             let mut text = String::new();
             let length = reader.read_line(&mut text);
             number += 1;

@@ -222,7 +222,7 @@ fn next(letter: &Letter) -> Vec<String> {
             vec![
                 first.into(),
                 format!("mesh dead-letter replay {id}"),
-                "or mend what is sent, before:".into(),
+                "where the message itself is wrong, mend it before:".into(),
                 format!("mesh dead-letter edit {id} --why '…'"),
                 "or give it up:".into(),
                 format!("mesh dead-letter discard {id} --why '…'"),
