@@ -10,6 +10,8 @@ mod demo;
 mod interop;
 mod letters;
 mod letters_cli;
+mod letters_edit;
+mod letters_transfer;
 mod own_contracts;
 mod shop;
 mod store;
