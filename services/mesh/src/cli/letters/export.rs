@@ -63,7 +63,7 @@ fn create(path: &std::path::Path) -> Result<std::fs::File, Failure> {
     })
 }
 
-fn line(history: &History, catalog: &Catalog, reveal: bool) -> anyhow::Result<Value> {
+pub(super) fn line(history: &History, catalog: &Catalog, reveal: bool) -> anyhow::Result<Value> {
     let records: Result<Vec<Value>, _> =
         history.records.iter().map(|record| catalog.to_json(RECORD, &record.encode_to_vec())).collect();
     let letter = history.letter().map_err(|why| anyhow::anyhow!("letter {}: {why}", history.id))?;
