@@ -14,6 +14,8 @@ mod isolation;
 mod ledger;
 mod letters;
 mod letters_cli;
+mod letters_edit;
+mod letters_transfer;
 mod outbox;
 mod own_contracts;
 mod shop;

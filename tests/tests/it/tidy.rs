@@ -278,10 +278,10 @@ fn crates_stand_on_their_floors() {
     }
 }
 
-#[test]
-fn commands_in_the_readme_are_what_the_program_takes() {
-    let readme = text(Path::new("README.md"));
-    let blocks = readme.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap());
+/// Parses the commands in the shell blocks of a document; how many there were.
+fn commands_of(document: &str) -> usize {
+    let document_text = text(Path::new(document));
+    let blocks = document_text.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap());
     let mut seen = 0;
     for line in blocks.flat_map(str::lines).map(|line| line.split(" #").next().unwrap().trim()) {
         let arguments = match line.split_once(" -p mesh -- ") {
@@ -298,13 +298,20 @@ fn commands_in_the_readme_are_what_the_program_takes() {
             .flat_map(|(index, part)| if index % 2 == 1 { vec![part] } else { part.split_whitespace().collect() });
         let words: Vec<&str> = ["mesh"].into_iter().chain(words).collect();
         let parsed = mesh::cli::parse(words.clone());
-        assert!(parsed.is_ok(), "README: {line}: {}", parsed.err().unwrap());
+        assert!(parsed.is_ok(), "{document}: {line}: {}", parsed.err().unwrap());
         for file in words.iter().filter(|word| word.contains('/') && word.ends_with(".yaml")) {
-            assert!(root().join(file).exists(), "README names {file}");
+            assert!(root().join(file).exists(), "{document} names {file}");
         }
         seen += 1;
     }
-    assert!(seen >= 5, "the README shows commands");
+    seen
+}
+
+#[test]
+fn commands_in_the_readme_are_what_the_program_takes() {
+    let readme = text(Path::new("README.md"));
+    assert!(commands_of("README.md") >= 5, "the README shows commands");
+    assert!(commands_of("docs/dead-letters.md") >= 10, "the guide shows commands");
     assert!(text(Path::new(".ci/run")).contains("cargo test --workspace") && readme.contains("cargo test --workspace"));
 }
 

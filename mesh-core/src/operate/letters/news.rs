@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{Answer, Selector};
 use crate::{
@@ -40,13 +40,18 @@ impl<'s> News<'s> {
     /// The letters that were captured (again) since, each as its capture tells it: at least one.
     ///
     /// # Errors
-    /// The bus can't be reached.
+    /// The bus can't be reached. Asked again, it goes on where it was: no letter is missed.
     pub async fn next(&mut self) -> Result<Vec<Letter>, Fault> {
         loop {
             let look_again = Instant::now() + LOOK_AGAIN;
-            if let Ok(Some(_)) = timeout_at(look_again, self.hints.next()).await {
-                let gathered = Instant::now() + GATHER;
-                while let Ok(Some(_)) = timeout_at(gathered, self.hints.next()).await {}
+            match timeout_at(look_again, self.hints.next()).await {
+                Ok(Some(_)) => {
+                    let gathered = Instant::now() + GATHER;
+                    while let Ok(Some(_)) = timeout_at(gathered, self.hints.next()).await {}
+                }
+                // No hints any more: the stream is asked in turn.
+                Ok(None) => sleep_until(look_again).await,
+                Err(_) => {}
             }
             if last_sequence(&self.bus).await? >= self.next {
                 let letters = self.read().await?;

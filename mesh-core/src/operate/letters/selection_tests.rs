@@ -147,6 +147,12 @@ fn what_is_known_without_the_payload_is_asked_first() {
 }
 
 #[test]
+fn a_selector_may_be_asked_from_any_task() {
+    fn shared<T: Send + Sync + 'static>(_: &T) {}
+    shared(&Selector::default());
+}
+
+#[test]
 fn each_part_of_a_selection_narrows_it() {
     let letter = letter();
     let fingerprint = Facts::of(&letter).fingerprint;

@@ -42,6 +42,17 @@ pub enum Imported {
 }
 
 impl History {
+    /// Without records that changed nothing: another mesh need not keep them.
+    fn that_follows(mut self) -> History {
+        let mut letters = Letters::default();
+        let mut number = 0;
+        self.records.retain(|record| {
+            number += 1;
+            letters.follow(&self.id, self.region.as_str(), number, record.clone())
+        });
+        self
+    }
+
     /// The letter that the records tell of.
     ///
     /// # Errors
@@ -92,7 +103,7 @@ pub async fn export(bus: &Bus, selector: &Selector) -> Result<Vec<History>, Faul
     })
     .await?;
     let in_order = listing.letters.drain(..).filter_map(|letter| histories.remove(&letter.letter.id));
-    Ok(in_order.collect())
+    Ok(in_order.map(History::that_follows).collect())
 }
 
 /// Appends a letter that is not there.

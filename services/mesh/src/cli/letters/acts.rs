@@ -17,26 +17,26 @@ use super::{
 };
 
 /// Orders that are under way at once.
-pub(super) const UNDER_WAY: usize = 64;
+pub(super) const UNDER_WAY: usize = 256;
 /// Up to so many letters are named one by one.
 const FEW: usize = 20;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ActArgs {
-    #[command(flatten)]
-    which: WhichArgs,
     /// Why, for their history
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     why: String,
     /// Don't ask
     #[arg(short, long)]
     yes: bool,
+    #[command(flatten)]
+    which: WhichArgs,
 }
 
 pub(super) async fn run(kind: ActKind, args: ActArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     args.which.check()?;
     let bus = Place::find(global)?.connect().await?;
-    let chosen = args.which.choose(&bus, kind, global, output).await?;
+    let chosen = args.which.choose(&bus, kind, global).await?;
     let verb = verb(kind);
     if chosen.letters.is_empty() {
         output.remark(&format!("no letters to {verb}"));

@@ -26,8 +26,6 @@ const SHOWN: usize = 10;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct EditArgs {
-    #[command(flatten)]
-    which: WhichArgs,
     /// Set the value at a path instead of opening an editor, such as amount_cents=50, lines[0].quantity=2 or note=null;
     /// repeatable
     #[arg(long = "set", value_name = "PATH=VALUE", value_parser = set)]
@@ -44,6 +42,8 @@ pub(in crate::cli) struct EditArgs {
     /// Show personal and payment fields too, in the editor and in what changes
     #[arg(long)]
     reveal: bool,
+    #[command(flatten)]
+    which: WhichArgs,
 }
 
 fn set(text: &str) -> Result<(String, String), String> {
@@ -62,7 +62,7 @@ pub(super) async fn run(args: EditArgs, global: &GlobalArgs, output: &Output) ->
     args.which.check()?;
     let catalog = contracts::catalog(global)?;
     let bus = Place::find(global)?.connect().await?;
-    let chosen = args.which.choose(&bus, ActKind::Edited, global, output).await?;
+    let chosen = args.which.choose(&bus, ActKind::Edited, global).await?;
     for letter in &chosen.letters {
         letters::check(letter, ActKind::Edited)?;
     }

@@ -25,19 +25,19 @@ pub(super) const RECORD: &str = "mesh.v1.LetterRecord";
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ExportArgs {
-    #[command(flatten)]
-    filters: FilterArgs,
     /// Write there instead of standard output; only its owner may read it
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
     /// Show personal and payment fields in "payload" too. The records have them in any case, encoded
     #[arg(long)]
     reveal: bool,
+    #[command(flatten)]
+    filters: FilterArgs,
 }
 
 pub(super) async fn run(args: ExportArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let catalog = contracts::catalog(global)?;
-    let selector = args.filters.selection(Wanted::All).compile(&catalog)?;
+    let selector = args.filters.selector(Wanted::All, global)?;
     let bus = Place::find(global)?.connect().await?;
     let histories = letters::export(&bus, &selector).await?;
     bus.close().await;
@@ -63,7 +63,7 @@ fn create(path: &std::path::Path) -> Result<std::fs::File, Failure> {
     })
 }
 
-fn line(history: &History, catalog: &Catalog, reveal: bool) -> anyhow::Result<Value> {
+pub(super) fn line(history: &History, catalog: &Catalog, reveal: bool) -> anyhow::Result<Value> {
     let records: Result<Vec<Value>, _> =
         history.records.iter().map(|record| catalog.to_json(RECORD, &record.encode_to_vec())).collect();
     let letter = history.letter().map_err(|why| anyhow::anyhow!("letter {}: {why}", history.id))?;

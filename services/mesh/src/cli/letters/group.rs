@@ -32,7 +32,7 @@ pub(super) async fn run(args: GroupArgs, global: &GlobalArgs, output: &Output) -
     let bus = Place::find(global)?.connect().await?;
     let listing = letters::list(&bus, &selector).await?;
     bus.close().await;
-    tell_unclear(&listing, output);
+    tell_unclear(&listing);
     let mut groups = Groups::default();
     listing.letters.iter().for_each(|letter| groups.add(&Facts::of(letter)));
     let groups = groups.into_sorted();

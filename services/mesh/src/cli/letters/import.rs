@@ -25,6 +25,9 @@ use super::{
     export::RECORD,
 };
 
+/// Lines that are read before their letters are written.
+const AT_ONCE: usize = 4096;
+
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ImportArgs {
     /// The file that mesh dead-letter export wrote; - for standard input
@@ -86,7 +89,7 @@ async fn import(
     let mut number = 0;
     loop {
         let (mut histories, mut ended) = (Vec::new(), None);
-        while histories.len() < UNDER_WAY && ended.is_none() {
+        while histories.len() < AT_ONCE && ended.is_none() {
             let mut text = String::new();
             let length = reader.read_line(&mut text);
             number += 1;
@@ -141,4 +144,49 @@ fn read(text: &str, catalog: &Catalog) -> Result<History, String> {
     let history = History { region: line.region, service: line.service, consumer: line.consumer, id, records };
     history.letter()?;
     Ok(history)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::letters::export;
+    use mesh_core::proto::v1::letter_record::Record;
+    use proptest::prelude::*;
+
+    fn history(payload: Vec<u8>, headers: Vec<(String, String)>, numbers: (u64, i64, i32)) -> History {
+        let id = "0af".repeat(11)[..32].to_owned();
+        let (sequence, at_ms, code) = numbers;
+        let act = v1::LetterAct { at_ms, by: "ada".into(), why: "\u{1f980} \"why\"\n".into(), ..Default::default() };
+        let captured = v1::DeadLetter {
+            id: id.clone(),
+            service: "a".into(),
+            consumer: "b".into(),
+            source: Some(v1::Source { sequence, ..Default::default() }),
+            payload: payload.clone().into(),
+            headers: headers.into_iter().map(|(name, value)| v1::Header { name, value }).collect(),
+            // A code that this version does not know is kept too.
+            fault: Some(v1::Fault { code, ..Default::default() }),
+            ..Default::default()
+        };
+        let edited = v1::LetterEdit { act: Some(act.clone()), payload: payload.into_iter().rev().collect() };
+        let records = [Record::Captured(captured), Record::Held(act), Record::Edited(edited)];
+        let records = records.map(|record| v1::LetterRecord { record: Some(record) }).to_vec();
+        let name = |text: &str| text.parse().unwrap();
+        History { region: name("local"), service: name("a"), consumer: name("b"), id, records }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_exported_comes_in_byte_for_byte(
+            payload: Vec<u8>,
+            headers in proptest::collection::vec((any::<String>(), any::<String>()), 0..4),
+            numbers: (u64, i64, i32),
+        ) {
+            let catalog = Catalog::new([mesh_core::proto::DESCRIPTORS]).unwrap();
+            let history = history(payload, headers, numbers);
+            let line = export::line(&history, &catalog, false).unwrap().to_string();
+            prop_assert!(!line.contains('\n'), "one line");
+            prop_assert_eq!(read(&line, &catalog).unwrap(), history);
+        }
+    }
 }

@@ -21,7 +21,7 @@ pub(super) async fn run(args: ListArgs, global: &GlobalArgs, output: &Output) ->
     let bus = Place::find(global)?.connect().await?;
     let listing = letters::list(&bus, &selector).await?;
     bus.close().await;
-    tell_unclear(&listing, output);
+    tell_unclear(&listing);
     let mut letters = listing.letters;
     let total = letters.len();
     if args.limit > 0 {

@@ -81,11 +81,11 @@ pub(super) enum LetterCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    #[command(flatten)]
-    filters: FilterArgs,
     /// At most so many; 0 for all
     #[arg(long, default_value_t = 100)]
     limit: usize,
+    #[command(flatten)]
+    filters: FilterArgs,
 }
 
 #[derive(Debug, Args)]

@@ -192,7 +192,8 @@ fn source(page: &mut Page<'_>, letter: &v1::DeadLetter) {
 fn history_line(act: &Act) -> String {
     let what = act.kind.word();
     let why = if act.why.is_empty() { String::new() } else { format!(": {}", act.why) };
-    format!("{}  generation {}  {what} by {}{why}", text::moment(act.at_ms), act.generation, act.by)
+    let job = if act.job.is_empty() { String::new() } else { format!(" (job {})", act.job) };
+    format!("{}  generation {}  {what} by {}{job}{why}", text::moment(act.at_ms), act.generation, act.by)
 }
 
 /// Commands to copy.
@@ -222,7 +223,7 @@ fn next(letter: &Letter) -> Vec<String> {
             vec![
                 first.into(),
                 format!("mesh dead-letter replay {id}"),
-                "or mend what is sent, before:".into(),
+                "where the message itself is wrong, mend it before:".into(),
                 format!("mesh dead-letter edit {id} --why '…'"),
                 "or give it up:".into(),
                 format!("mesh dead-letter discard {id} --why '…'"),

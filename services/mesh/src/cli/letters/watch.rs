@@ -4,6 +4,7 @@ use clap::Args;
 use mesh_core::{
     clock::rfc3339,
     dead_letter::{Facts, Letter},
+    fault::Code,
     operate::letters::News,
 };
 
@@ -19,11 +20,11 @@ const LINE: usize = 400;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct WatchArgs {
-    #[command(flatten)]
-    filters: FilterArgs,
     /// End after so many letters
     #[arg(long)]
     count: Option<usize>,
+    #[command(flatten)]
+    filters: FilterArgs,
 }
 
 pub(super) async fn run(args: WatchArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
@@ -33,12 +34,25 @@ pub(super) async fn run(args: WatchArgs, global: &GlobalArgs, output: &Output) -
     let stop = Stop::listen()?;
     // For programs too: only now is every letter heard of.
     eprintln!("watching; Ctrl-C ends");
-    let mut left = args.count.unwrap_or(usize::MAX);
+    let (mut left, mut is_away) = (args.count.unwrap_or(usize::MAX), false);
     while left > 0 {
-        let letters = tokio::select! {
-            letters = news.next() => letters?,
+        let news = tokio::select! {
+            news = news.next() => news,
             () = stop.told() => break,
         };
+        let letters = match news {
+            Ok(letters) => letters,
+            // Nothing is missed: what comes meanwhile is read when the bus is back.
+            Err(fault) if fault.code() == Code::Unavailable => {
+                if !is_away {
+                    eprintln!("the bus is away; waiting for it");
+                }
+                is_away = true;
+                continue;
+            }
+            Err(fault) => return Err(fault.into()),
+        };
+        is_away = false;
         for letter in letters.iter().take(left) {
             show(letter, output)?;
         }

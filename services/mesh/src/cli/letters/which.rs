@@ -12,7 +12,7 @@ use mesh_core::{
 
 use super::{
     super::{Failure, contracts, text},
-    GlobalArgs, Output,
+    GlobalArgs,
 };
 
 /// The filters. Each narrows; a value that may be given several times means any of them.
@@ -152,7 +152,8 @@ impl FilterArgs {
 
     /// The same, ready to be asked.
     pub(super) fn selector(&self, state: Wanted, global: &GlobalArgs) -> anyhow::Result<Selector> {
-        Ok(self.selection(state).compile(&contracts::catalog(global)?)?)
+        let selector = self.selection(state).compile(&contracts::catalog(global)?);
+        Ok(selector.map_err(|fault| Failure::new(fault, "docs/dead-letters.md has the names that --where may use"))?)
     }
 
     fn is_empty(&self) -> bool {
@@ -187,19 +188,13 @@ impl WhichArgs {
     }
 
     /// The letters: those that are named, or those that fit and that `kind` can be done to.
-    pub(super) async fn choose(
-        &self,
-        bus: &Bus,
-        kind: ActKind,
-        global: &GlobalArgs,
-        output: &Output,
-    ) -> anyhow::Result<Chosen> {
+    pub(super) async fn choose(&self, bus: &Bus, kind: ActKind, global: &GlobalArgs) -> anyhow::Result<Chosen> {
         if !self.ids.is_empty() {
             return Ok(Chosen { letters: letters::find_each(bus, &self.ids).await?, by_filter: false });
         }
         let selector = self.filters.selector(Wanted::Waiting, global)?;
         let listing = letters::list(bus, &selector).await?;
-        tell_unclear(&listing, output);
+        tell_unclear(&listing);
         let mut letters = listing.letters;
         letters.retain(|letter| letter.state.after(kind).is_some());
         Ok(Chosen { letters, by_filter: true })
@@ -207,10 +202,11 @@ impl WhichArgs {
 }
 
 /// Says how many letters the condition did not fit.
-pub(super) fn tell_unclear(listing: &Listing, output: &Output) {
+pub(super) fn tell_unclear(listing: &Listing) {
     if let Some(why) = &listing.why {
         let count = listing.unclear;
-        output.remark(&format!("note: {count} left out, where --where could not be asked; the first: {why}"));
+        // For programs too: it is not among the data.
+        eprintln!("note: {count} left out, where --where could not be asked; the first: {why}");
     }
 }
 

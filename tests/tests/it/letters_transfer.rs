@@ -1,0 +1,111 @@
+//! Letters out of one mesh and into another.
+
+use mesh_core::{
+    dead_letter::{Letter, LetterState},
+    operate::letters,
+    proto::v1,
+};
+use mesh_tests::TestBroker;
+use prost::Message as _;
+use serde_json::Value;
+
+use crate::{
+    command_line::Operator,
+    letters_cli::{WORKER, all, some_letters},
+    shop::{bank, till},
+};
+
+/// Writes a record that does not follow from the state of an open letter.
+async fn junk(broker: &TestBroker, id: &str) {
+    let record = v1::LetterRecord { record: Some(v1::letter_record::Record::Released(v1::LetterAct::default())) };
+    let foreign = async_nats::ConnectOptions::with_nkey(broker.seed("operator").unwrap().to_owned())
+        .custom_inbox_prefix("_INBOX.operator")
+        .connect(broker.server.client_url())
+        .await
+        .unwrap();
+    let subject = format!("mesh1.dead.local.bank.{WORKER}.{id}");
+    async_nats::jetstream::new(foreign).publish(subject, record.encode_to_vec().into()).await.unwrap().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_are_taken_out_and_put_into_another_mesh_as_they_are() {
+    let here = TestBroker::start(&[till(), bank()]).await.unwrap();
+    let there = TestBroker::start(&[till(), bank()]).await.unwrap();
+    let ids = some_letters(&here).await;
+    let (operator, other) = (Operator::at(&here, "operator"), Operator::at(&there, "operator"));
+    operator.json(0, &["dead-letter", "edit", &ids[1], "--set", "currency=EUR", "--why", "by hand"]).await;
+    operator.json(0, &["dead-letter", "hold", &ids[2], "--why", "wait"]).await;
+    // What a writer with a fault leaves: it changes nothing, and is not taken along.
+    junk(&here, &ids[3]).await;
+    let file = operator.home.path().join("letters.ndjson").display().to_string();
+    let ended = operator.run(&["dead-letter", "export", "--to", &file]).await;
+    assert!(ended.status.success() && ended.stdout.is_empty(), "{ended:?}");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text.lines().count(), 5);
+    let line: Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
+    assert_eq!((&line["payload"]["currency"], &line["payload"]["amountCents"]), (&"EUR".into(), &"[payment]".into()));
+    assert_eq!(line["records"][1]["edited"]["act"]["why"], "by hand");
+    let printed = operator.run(&["dead-letter", "export"]).await;
+    assert_eq!(String::from_utf8(printed.stdout).unwrap(), text, "the same to standard output");
+    let twice = operator.run(&["dead-letter", "export", "--to", &file]).await;
+    assert_eq!(twice.status.code(), Some(2), "a file that is there is not written over");
+
+    assert_eq!(other.json(0, &["dead-letter", "import", &file, "--dry-run"]).await["imported"], 0);
+    let counts = other.json(0, &["dead-letter", "import", &file]).await;
+    assert_eq!((&counts["imported"], &counts["skipped"]), (&5.into(), &0.into()));
+    let counts = other.json(0, &["dead-letter", "import", &file]).await;
+    assert_eq!((&counts["imported"], &counts["skipped"]), (&0.into(), &5.into()));
+    let (one, two) = (here.connect("operator").await.unwrap(), there.connect("operator").await.unwrap());
+    let same = |letters: Vec<Letter>| -> Vec<Letter> {
+        letters.into_iter().map(|letter| Letter { last_sequence: 0, ..letter }).collect()
+    };
+    assert_eq!(same(all(one.bus()).await), same(all(two.bus()).await), "payloads, headers, states and histories");
+    let printed = other.run(&["dead-letter", "export"]).await;
+    assert_eq!(String::from_utf8(printed.stdout).unwrap(), text, "out of the other mesh: the same bytes");
+
+    // What went on there is not taken back.
+    other.json(0, &["dead-letter", "discard", &ids[0], "--why", "done elsewhere"]).await;
+    let counts = other.json(0, &["dead-letter", "import", &file]).await;
+    assert_eq!(counts["skipped"], 5);
+    assert_eq!(letters::find(two.bus(), &ids[0]).await.unwrap().state, LetterState::Discarded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_line_is_named_and_an_import_that_was_cut_off_goes_on() {
+    let here = TestBroker::start(&[till(), bank()]).await.unwrap();
+    let there = TestBroker::start(&[till(), bank()]).await.unwrap();
+    let ids = some_letters(&here).await;
+    let (operator, other) = (Operator::at(&here, "operator"), Operator::at(&there, "operator"));
+    operator.json(0, &["dead-letter", "hold", &ids[0], "--why", "wait"]).await;
+    let printed = operator.run(&["dead-letter", "export"]).await;
+    let lines: Vec<String> = String::from_utf8(printed.stdout).unwrap().lines().map(str::to_owned).collect();
+    let mesh = there.connect("operator").await.unwrap();
+    let first_alone: Value = serde_json::from_str(&lines[0]).unwrap();
+    let mut cut_off = first_alone.clone();
+    cut_off["records"].as_array_mut().unwrap().truncate(1);
+    let mut foreign = first_alone.clone();
+    foreign["id"] = "0".repeat(32).into();
+    let mut out_of_turn = first_alone.clone();
+    out_of_turn["records"].as_array_mut().unwrap().reverse();
+    let file = other.home.path().join("some.ndjson").display().to_string();
+    for (line, said) in [
+        ("{".to_owned(), "some.ndjson:3: "),
+        (lines[2].replace("\"region\":\"local\"", "\"region\":\"NO\""), "not a name"),
+        (lines[2].replace("\"capturedAtMs\"", "\"capturdAtMs\""), "record 1: "),
+        (foreign.to_string(), "record 1 is of another letter"),
+        (out_of_turn.to_string(), "record 1 does not follow"),
+    ] {
+        std::fs::write(&file, format!("{cut_off}\n\n{line}\n{}\n", lines[3])).unwrap();
+        let ended = other.run(&["dead-letter", "import", &file]).await;
+        let text = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(ended.status.code() == Some(2) && text.contains("some.ndjson:3: ") && text.contains(said), "{text}");
+        let imported = all(mesh.bus()).await;
+        assert_eq!(imported.len(), 1, "the line before, and nothing of the bad line or behind it");
+        assert_eq!(imported[0].state, LetterState::Open);
+    }
+    // The first letter lacks a record: it is added, the others follow.
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let counts = other.json(0, &["dead-letter", "import", &file]).await;
+    assert_eq!((&counts["imported"], &counts["skipped"]), (&5.into(), &0.into()));
+    assert_eq!(letters::find(mesh.bus(), &ids[0]).await.unwrap().state, LetterState::Held);
+}
