@@ -11,12 +11,14 @@ mod admin;
 mod commit;
 mod convert;
 mod error;
+mod follow;
 mod link;
 mod message;
 mod mux;
 mod pull;
 mod read;
 mod subscribe;
+mod survey;
 
 use std::{
     collections::HashMap,
@@ -35,10 +37,12 @@ use crate::{
 
 pub use admin::{ConsumerState, StreamLimits, StreamState};
 pub use error::{PublishError, Stored};
+pub use follow::Follow;
 pub use link::LinkState;
 pub use pull::{Ack, Pull, Pulled};
 pub use read::Stop;
 pub use subscribe::Subscription;
+pub use survey::Probed;
 
 /// How to reach the broker and how long to wait for it.
 #[derive(Debug, Clone)]

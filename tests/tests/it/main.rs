@@ -8,6 +8,7 @@ mod command_line;
 mod compose;
 mod demo;
 mod interop;
+mod keeper;
 mod letters;
 mod own_contracts;
 mod shop;

@@ -45,6 +45,8 @@ pub fn keeper(name: &Name, region: &Name) -> Permissions {
         "$JS.API.STREAM.LIST",
         "$JS.API.STREAM.INFO.*",
         "$JS.API.STREAM.MSG.GET.*",
+        // Queued work that the broker gave up, once its letter is confirmed. Streams of letters and jobs refuse it.
+        "$JS.API.STREAM.MSG.DELETE.*",
         "$JS.API.CONSUMER.LIST.*",
         "$JS.API.CONSUMER.NAMES.*",
         "$JS.API.CONSUMER.INFO.*.*",
