@@ -1,6 +1,6 @@
 //! The keeper: a process killed on its last delivery leaves a letter, exactly one, whatever crashes meanwhile.
 
-use std::time::Duration;
+use std::{path::Path, process::Stdio, time::Duration};
 
 use async_nats::Message;
 use futures_util::StreamExt as _;
@@ -20,11 +20,16 @@ use mesh_core::{
     store::{Lease, LeaseSettings, Store, Written},
     subject::{ADVISORY_STREAM, KEEPER},
 };
-use mesh_tests::{TestBroker, eventually};
+use mesh_tests::{TestBroker, eventually, mesh_binary};
 use prost::Message as _;
 use shop_proto::shop::{
     orders::v1::OrderPlaced,
     payments::v1::{PaymentsClient, PaymentsServer},
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    time::Instant,
 };
 
 use crate::shop::{Bank, bank, charge_of, consumer, order, orders, till};
@@ -165,15 +170,16 @@ async fn outcomes(broker: &TestBroker) -> Vec<(String, v1::Outcome)> {
 }
 
 /// Queues work and has a worker die of the first; the second it does, so that the floor of its consumer is above the first.
-async fn die_of_work(broker: &TestBroker) -> (Worker, mesh_core::Receipt) {
+async fn die_of_work(broker: &TestBroker, number: usize) -> (Worker, mesh_core::Receipt) {
     let till = broker.connect("till").await.unwrap();
     let client = PaymentsClient::new(&till);
-    let receipt = client.charge().enqueue(&charge_of(1, 100)).id("1").await.unwrap();
+    let receipt = client.charge().enqueue(&charge_of(number, 100)).id(number.to_string()).await.unwrap();
     let worker = Worker::new(broker, "bank", WORK).await;
     worker.die().await;
-    client.charge().enqueue(&charge_of(2, 100)).id("2").await.unwrap();
+    let next = client.charge().enqueue(&charge_of(number + 1, 100)).id(format!("{number}+1")).await.unwrap();
     let healthy = worker.pull().await;
-    assert!(healthy.reply.as_deref().unwrap().contains(".2."), "{:?}", healthy.reply);
+    let expected = format!("$JS.ACK.{}.{}.1.{}.", WORK.0, WORK.1, next.sequence);
+    assert!(healthy.reply.as_deref().unwrap().starts_with(&expected), "{:?}", healthy.reply);
     worker.client.request(healthy.reply.unwrap(), "+ACK".into()).await.unwrap();
     till.drain().await;
     (worker, receipt)
@@ -183,7 +189,7 @@ async fn die_of_work(broker: &TestBroker) -> (Worker, mesh_core::Receipt) {
 async fn work_that_killed_its_last_worker_is_one_letter_and_leaves_the_queue() {
     for standing in [true, false] {
         let broker = broker().await;
-        let (worker, receipt) = die_of_work(&broker).await;
+        let (worker, receipt) = die_of_work(&broker, 1).await;
         let stands = if standing { Some(worker.ask(60).await) } else { None };
         // Nobody listens at that moment: the keeper comes later.
         let keeper = Running::start(&broker).await;
@@ -257,7 +263,7 @@ async fn what_died_on_a_lane_is_a_letter_of_its_original_and_a_replay_is_its_nex
 #[tokio::test(flavor = "multi_thread")]
 async fn a_keeper_that_crashed_after_any_step_leaves_the_same_single_letter() {
     let broker = broker().await;
-    let (_worker, receipt) = die_of_work(&broker).await;
+    let (_worker, receipt) = die_of_work(&broker, 1).await;
     // It died after the letter and before the settlement: the worker's own capture could have been that far too.
     let bus = broker.connect("bank").await.unwrap();
     let keeper = broker.connect(KEEPER).await.unwrap();
@@ -324,12 +330,15 @@ async fn of_a_worker_and_two_keepers_that_capture_at_once_one_writes_the_letter(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_whose_advisories_were_lost_is_found_by_the_sweep() {
     let broker = broker().await;
-    let (_worker, receipt) = die_of_work(&broker).await;
+    let (_worker, receipt) = die_of_work(&broker, 1).await;
     // The broker's word comes with the next pull, and is lost.
     let keeper = broker.connect(KEEPER).await.unwrap();
-    keeper.bus().probe(WORK.0, WORK.1).await.unwrap();
     let operator = async_nats::jetstream::new(Worker::new(&broker, "operator", WORK).await.client);
-    eventually("the broker's word", || async { (messages(&broker, ADVISORY_STREAM).await == 1).then_some(()) }).await;
+    eventually("the broker's word", || async {
+        keeper.bus().probe(WORK.0, WORK.1).await.unwrap();
+        (messages(&broker, ADVISORY_STREAM).await == 1).then_some(())
+    })
+    .await;
     operator.get_stream(ADVISORY_STREAM).await.unwrap().purge().await.unwrap();
 
     // What is under way is left alone, and so is what nobody fetched yet.
@@ -396,14 +405,60 @@ async fn asking_a_consumer_delivers_nothing_and_counts_nothing() {
     }
 }
 
+/// A keeper as a person starts it.
+async fn process(broker: &TestBroker, folder: &Path) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let seed = folder.join("keeper.seed");
+    std::fs::write(&seed, broker.seed(KEEPER).unwrap()).unwrap();
+    let mut command = Command::new(mesh_binary());
+    command.arg("keeper").env("MESH_NATS_URL", broker.server.client_url()).env("MESH_NATS_SEED_FILE", seed);
+    command.env_remove("MESH_CLUSTER").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let ready = lines.next_line().await.unwrap().unwrap();
+    assert!(ready.contains(r#""ready":"keeper""#), "{ready}");
+    (child, lines)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_two_keepers_works_and_the_other_takes_over() {
-    let broker = broker().await;
-    let (one, two) = (Running::start(&broker).await, Running::start(&broker).await);
-    let lease = Lease::new(Store::own(one.mesh.bus()), LEASE, "a test".into(), LeaseSettings::default());
-    let (first, _) = eventually("a holder", || async { lease.holder().await.unwrap() }).await;
-    one.stop().await;
-    two.scope.stop();
-    two.scope.idle().await;
-    assert!(!first.is_empty());
+async fn when_the_active_keeper_is_killed_the_other_takes_over_within_seconds() {
+    let (broker, folder) = (broker().await, tempfile::tempdir().unwrap());
+    let mut processes = [process(&broker, folder.path()).await, process(&broker, folder.path()).await];
+    let mesh = broker.connect(KEEPER).await.unwrap();
+    let lease = Lease::new(Store::own(mesh.bus()), LEASE, "a test".into(), LeaseSettings::default());
+    let holder = async || eventually("a holder", || async { lease.holder().await.unwrap() }).await.0;
+    let first = holder().await;
+    die_of_work(&broker, 1).await;
+    some_letters(&broker, 1).await;
+
+    let (_worker, receipt) = {
+        let is_active = |child: &Child| first.starts_with(&format!("{}-", child.id().unwrap()));
+        let active = processes.iter_mut().find(|(child, _)| is_active(child)).expect("one of the two holds it");
+        // SIGKILL: nothing is given up.
+        active.0.kill().await.unwrap();
+        die_of_work(&broker, 3).await
+    };
+    let killed = Instant::now();
+    let letters = some_letters(&broker, 2).await;
+    let took = killed.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    assert!(letters.iter().any(|l| l.letter.source.as_ref().unwrap().message_id == receipt.message_id));
+    let second = holder().await;
+    let is_other = |child: &Child| child.id().is_some_and(|id| second.starts_with(&format!("{id}-")));
+    assert!(first != second && processes.iter().any(|(child, _)| is_other(child)), "{first} {second}");
+    until_empty(&broker, WORK.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_that_is_stopped_gives_its_place_up_at_once() {
+    let (broker, folder) = (broker().await, tempfile::tempdir().unwrap());
+    let (mut child, _lines) = process(&broker, folder.path()).await;
+    let mesh = broker.connect(KEEPER).await.unwrap();
+    let long = LeaseSettings { lasts: Duration::from_secs(60), ask_every: Duration::from_millis(20) };
+    let lease = Lease::new(Store::own(mesh.bus()), LEASE, "a test".into(), long);
+    eventually("a holder", || async { lease.holder().await.unwrap() }).await;
+    assert!(lease.try_take().await.unwrap().is_none());
+    let pid = i32::try_from(child.id().unwrap()).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(child.wait().await.unwrap().success());
+    assert!(lease.try_take().await.unwrap().is_some(), "it did not have to run out");
 }
