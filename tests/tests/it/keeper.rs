@@ -13,7 +13,7 @@ use mesh_core::{
     fault::{Code, Effect, Reason},
     gate::Unopened,
     operate::{
-        keeper::{Keeper, KeeperSettings, LEASE},
+        keeper::{Keeper, KeeperSettings, LEASE, ask},
         letters::{self, Filter, Order},
     },
     proto::v1,
@@ -403,6 +403,52 @@ async fn asking_a_consumer_delivers_nothing_and_counts_nothing() {
         let reply = worker.pull().await.reply.unwrap();
         assert!(reply.starts_with(&format!("$JS.ACK.{}.{}.{deliveries}.1.", EVENTS.0, EVENTS.1)), "{reply}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_says_what_the_stream_says_as_soon_as_it_is_written() {
+    let broker = broker().await;
+    let (till, bank) = (broker.connect("till").await.unwrap(), broker.connect("bank").await.unwrap());
+    bank.serve(PaymentsServer::new(Bank::default())).start().await.unwrap();
+    let client = PaymentsClient::new(&till);
+    for number in 0..7 {
+        client.charge().enqueue(&charge_of(number, 0)).id(number.to_string()).await.unwrap();
+    }
+    let all = some_letters(&broker, 7).await;
+    let operator = broker.connect("operator").await.unwrap();
+    let bus = operator.bus();
+    let fault = ask::count(bus, v1::LetterQuery::default()).await.unwrap_err();
+    assert_eq!(fault.reason(), Reason::NobodyAnswers, "whoever asks reads the stream then");
+
+    // Two of them: each answers, whoever holds the lease.
+    let keepers = (Running::start(&broker).await, Running::start(&broker).await);
+    eventually("an answer", || async { ask::count(bus, v1::LetterQuery::default()).await.ok() }).await;
+    let (mut ids, mut next) = (Vec::new(), String::new());
+    loop {
+        let page = ask::page(bus, v1::LetterQuery::default(), 3, &next).await.unwrap();
+        assert_eq!(page.total, 7);
+        ids.extend(page.letters.iter().map(|letter| (letter.letter.clone(), letter.state, letter.last_sequence)));
+        next = page.next;
+        if next.is_empty() {
+            break;
+        }
+    }
+    let expected: Vec<_> = all.iter().map(|l| (l.letter.clone(), l.state, l.last_sequence)).collect();
+    let by_id = |mut list: Vec<(v1::DeadLetter, LetterState, u64)>| {
+        list.sort_by(|a, b| a.0.id.cmp(&b.0.id));
+        list
+    };
+    assert_eq!(by_id(ids), by_id(expected));
+    for (discarded, letter) in (1..).zip(&all) {
+        let order = Order { by: "ada".into(), why: "a test".into(), again: false };
+        letters::discard(bus, letter, &order).await.unwrap();
+        let count = ask::count(bus, v1::LetterQuery::default()).await.unwrap();
+        assert_eq!((count.total, count.discarded), (7, discarded), "what was written is in the next answer");
+    }
+    let groups = ask::group(bus, v1::LetterQuery::default(), 0).await.unwrap();
+    assert_eq!((groups.total, groups.groups.len()), (7, 1));
+    keepers.0.stop().await;
+    keepers.1.stop().await;
 }
 
 /// A keeper as a person starts it.

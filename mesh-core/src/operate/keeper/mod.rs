@@ -5,18 +5,26 @@
 //! behind as one.
 
 mod advisory;
+pub mod ask;
+mod index;
 mod position;
 mod reconcile;
 mod rescue;
+mod serve;
 
 use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 
 use crate::{
     bus::Bus,
     clock::TaskScope,
+    fault::Fault,
     store::{Lease, LeaseSettings, Store},
     telemetry::metrics::Metrics,
 };
+
+pub use index::{Fingerprint, Index, fingerprint};
 
 /// The name of the keeper's lease.
 pub const LEASE: &str = "keeper";
@@ -66,8 +74,17 @@ impl Keeper {
         &self.holder
     }
 
-    /// Waits for the lease and does the duties while it is held, again and again, until `stop` stops.
+    /// Keeps the index of letters, and does the duties while it holds the lease, until `stop` stops.
     pub async fn run(self, stop: TaskScope) {
+        let serving = TaskScope::new();
+        // Reading needs no lease: whoever waits for it has an index already when it takes over.
+        serving.spawn(serve::run(self.bus.clone(), self.metrics.clone(), serving.clone()));
+        self.keep(&stop).await;
+        serving.stop();
+        serving.idle().await;
+    }
+
+    async fn keep(&self, stop: &TaskScope) {
         let lease = Lease::new(Store::own(&self.bus), LEASE, self.holder.clone(), self.settings.lease.clone());
         tracing::info!(process = self.holder, "waiting to be the keeper: one process is at a time");
         loop {
@@ -99,5 +116,26 @@ impl Keeper {
             reconcile::run(&self.bus, &self.metrics, &self.settings),
             // A further duty is a future that never ends by itself.
         );
+    }
+}
+
+/// Tries until it is done: letters wait while the bus does not take them, and the keeper says so.
+async fn until_done<T, F, Fut>(what: &str, act: F) -> T
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Result<T, Fault>>,
+{
+    let mut delays = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(5))
+        .with_jitter()
+        .without_max_times()
+        .build();
+    loop {
+        match act().await {
+            Ok(done) => return done,
+            Err(fault) => tracing::warn!(%fault, "{what} can't be had or written now: the keeper waits"),
+        }
+        tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(5))).await;
     }
 }

@@ -2,10 +2,9 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{KeeperSettings, advisory, position::Position, rescue::Rescue};
+use super::{KeeperSettings, advisory, position::Position, rescue::Rescue, until_done};
 use crate::{
     bus::{Bus, Probed, PublishError},
     envelope::Envelope,
@@ -51,27 +50,6 @@ pub(super) async fn run(bus: &Bus, metrics: &Metrics, settings: &KeeperSettings)
 async fn heed(rescue: &Rescue<'_>, envelope: &Envelope) {
     if let Some(notice) = advisory::read(envelope) {
         until_done("a letter of the keeper's", || rescue.reconcile(&notice)).await;
-    }
-}
-
-/// Tries until it is done: letters wait while the bus does not take them, and the keeper says so.
-async fn until_done<T, F, Fut>(what: &str, act: F) -> T
-where
-    F: Fn() -> Fut,
-    Fut: Future<Output = Result<T, Fault>>,
-{
-    let mut delays = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(5))
-        .with_jitter()
-        .without_max_times()
-        .build();
-    loop {
-        match act().await {
-            Ok(done) => return done,
-            Err(fault) => tracing::warn!(%fault, "{what} can't be had or written now: the keeper waits"),
-        }
-        tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(5))).await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! What every mesh has: the streams of letters, outcomes, jobs and advisories, and the keeper that looks after them.
 
-use super::{Kind, Permissions, StreamSpec, own_store, store_spec};
+use super::{Kind, Permissions, StreamSpec, discovery, own_store, store_spec};
 use crate::subject::{self, ADVISORY_STREAM, DEAD_LETTER_STREAM, JOB_STREAM, KEEPER, Name, OUTCOME_STREAM, WIRE};
 
 /// The broker's advisories that tell of a delivery given up: it produces them only while somebody listens, and a stream does.
@@ -56,6 +56,7 @@ pub fn keeper(name: &Name, region: &Name) -> Permissions {
         "$JS.ACK.>",
     ];
     publish.extend(api.map(str::to_owned));
-    let subscribe = vec![inbox, format!("{WIRE}.call.{region}.mesh.v1.Keeper.*.*"), format!("{WIRE}.dead.>")];
+    let mut subscribe = vec![inbox, format!("{WIRE}.call.{region}.mesh.v1.Keeper.*.*"), format!("{WIRE}.dead.>")];
+    subscribe.extend(discovery(name));
     Permissions { publish, subscribe, may_answer: true }
 }

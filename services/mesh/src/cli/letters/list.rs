@@ -1,6 +1,12 @@
 //! The list.
 
-use mesh_core::{dead_letter::Letter, operate::letters};
+use mesh_core::{
+    bus::Bus,
+    dead_letter::Letter,
+    fault::{Fault, Reason},
+    operate::{keeper::ask, letters},
+    proto::v1::LetterQuery,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -18,13 +24,8 @@ const CONSUMER_LENGTH: usize = 28;
 
 pub(super) async fn run(args: ListArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let bus = Place::find(global)?.connect().await?;
-    let mut letters = letters::list(&bus, &filter(args.consumer, args.state.states())).await?;
+    let (letters, total) = read(&bus, args, output).await?;
     bus.close().await;
-    letters.retain(|letter| args.state != Wanted::Parked || state(letter) == "parked");
-    let total = letters.len();
-    if args.limit > 0 {
-        letters.truncate(args.limit);
-    }
     if output.is_json() {
         output.json(&letters.iter().map(summary).collect::<Vec<_>>())?;
         return Ok(Status::Ok);
@@ -43,6 +44,50 @@ pub(super) async fn run(args: ListArgs, global: &GlobalArgs, output: &Output) ->
         output.remark(&format!("\nnext: mesh dead-letter show {}", short(&first.letter.id)));
     }
     Ok(Status::Ok)
+}
+
+/// The letters that are shown, and how many there are: from the keeper's index where one answers, else from the stream, of
+/// which every record is read then.
+async fn read(bus: &Bus, args: ListArgs, output: &Output) -> anyhow::Result<(Vec<Letter>, usize)> {
+    let limit = args.limit;
+    if limit > 0 {
+        match indexed(bus, &query(&args), limit).await {
+            Ok(found) => return Ok(found),
+            Err(fault) => {
+                output.remark(&format!("without a keeper's index, by reading every letter: {}", fault.message()))
+            }
+        }
+    }
+    let mut letters = letters::list(bus, &filter(args.consumer, args.state.states())).await?;
+    letters.retain(|letter| args.state != Wanted::Parked || state(letter) == "parked");
+    let total = letters.len();
+    letters.truncate(if limit > 0 { limit } else { total });
+    Ok((letters, total))
+}
+
+async fn indexed(bus: &Bus, query: &LetterQuery, limit: usize) -> Result<(Vec<Letter>, usize), Fault> {
+    let (mut letters, mut next) = (Vec::new(), String::new());
+    loop {
+        let size = u32::try_from(limit - letters.len()).unwrap_or(u32::MAX);
+        let page = ask::page(bus, query.clone(), size, &next).await?;
+        letters.extend(page.letters);
+        next = page.next;
+        if next.is_empty() || letters.len() >= limit {
+            return Ok((letters, usize::try_from(page.total).unwrap_or(usize::MAX)));
+        }
+    }
+}
+
+fn query(args: &ListArgs) -> LetterQuery {
+    let name = |name: Option<&mesh_core::subject::Name>| name.map(ToString::to_string).unwrap_or_default();
+    let is_parked = args.state == Wanted::Parked;
+    LetterQuery {
+        service: name(args.consumer.as_ref().and_then(|consumer| consumer.service.as_ref())),
+        consumer: name(args.consumer.as_ref().map(|consumer| &consumer.name)),
+        reason: if is_parked { Reason::OutcomeUnknown.code().to_owned() } else { String::new() },
+        standings: args.state.states().into_iter().map(|state| ask::standing(state).into()).collect(),
+        ..LetterQuery::default()
+    }
 }
 
 fn row(letter: &Letter) -> [String; 9] {
