@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "mesh/v1/letter.proto",
         "mesh/v1/outcome.proto",
         "mesh/v1/store.proto",
+        "mesh/v1/keeper.proto",
     ];
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;

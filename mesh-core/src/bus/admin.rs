@@ -30,6 +30,9 @@ pub struct StreamLimits {
     pub ack_wait: Duration,
     /// Deliveries of one consumer that may be under way.
     pub max_ack_pending: i64,
+    /// Deliveries of one message, at most: a far backstop, attempts are counted by the mesh. What reaches it is a letter of
+    /// the keeper's.
+    pub max_deliver: i64,
 }
 
 impl Default for StreamLimits {
@@ -40,6 +43,7 @@ impl Default for StreamLimits {
             max_bytes: None,
             ack_wait: Duration::from_secs(30),
             max_ack_pending: 4096,
+            max_deliver: 1000,
         }
     }
 }
@@ -68,8 +72,6 @@ pub struct ConsumerState {
     pub in_flight: u64,
 }
 
-/// The broker's far backstop: attempts are counted by the mesh.
-const MAX_DELIVER: i64 = 1000;
 /// How long the broker's word on deliveries that it gave up is kept: the keeper reads it within seconds.
 const ADVISORY_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
 /// How long the broker remembers message ids.
@@ -102,7 +104,7 @@ impl Bus {
             deliver_policy: DeliverPolicy::All,
             ack_wait: limits.ack_wait,
             max_ack_pending: limits.max_ack_pending,
-            max_deliver: MAX_DELIVER,
+            max_deliver: limits.max_deliver,
             ..Default::default()
         };
         let applied = self.jetstream().create_consumer_on_stream(config, spec.stream.as_str()).await;

@@ -41,15 +41,15 @@ impl Bus {
         found(stream, read)
     }
 
-    async fn stream_handle(&self, stream: &str) -> Result<jetstream::stream::Stream<()>, Fault> {
+    pub(super) async fn stream_handle(&self, stream: &str) -> Result<jetstream::stream::Stream<()>, Fault> {
         let context = jetstream::new(self.0.client.clone());
         context.get_stream_no_info(stream).await.map_err(|error| unreadable(stream, &error.to_string()))
     }
 }
 
-type Read = Result<Result<StreamMessage, RawMessageError>, tokio::time::error::Elapsed>;
+pub(super) type Read = Result<Result<StreamMessage, RawMessageError>, tokio::time::error::Elapsed>;
 
-fn found(stream: &str, read: Read) -> Result<Option<Unopened>, Fault> {
+pub(super) fn found(stream: &str, read: Read) -> Result<Option<Unopened>, Fault> {
     let error = match read {
         Ok(Ok(message)) => return Ok(Some(opened(stream, message))),
         Ok(Err(error)) => error,

@@ -11,7 +11,9 @@ mod admin;
 mod commit;
 mod convert;
 mod error;
+mod follow;
 mod link;
+mod look;
 mod message;
 mod mux;
 mod pull;
@@ -37,7 +39,9 @@ use crate::{
 
 pub use admin::{ConsumerState, StreamLimits, StreamState};
 pub use error::{PublishError, Stored};
+pub use follow::Follow;
 pub use link::LinkState;
+pub use look::Probed;
 pub use pull::{Ack, Pull, Pulled};
 pub use read::Stop;
 pub use subscribe::Subscription;

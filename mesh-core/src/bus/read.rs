@@ -93,7 +93,7 @@ impl Bus {
     }
 }
 
-fn unreadable(stream: &str, error: &dyn std::error::Error) -> Fault {
+pub(super) fn unreadable(stream: &str, error: &dyn std::error::Error) -> Fault {
     Fault::new(
         Code::Unavailable,
         Effect::None,

@@ -27,6 +27,13 @@ impl Environment {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// The same with one variable set otherwise.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Environment {
+        self.0.insert(name.to_owned(), value.into());
+        self
+    }
+
     /// Replaces `${NAME}` and `${NAME:-default}` in `text`. `$${` stands for `${`.
     ///
     /// # Errors

@@ -44,6 +44,20 @@ impl Fingerprint {
     }
 }
 
+impl Fingerprint {
+    /// As a number of 48 bits, for an index.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// From its number.
+    #[must_use]
+    pub const fn from_number(number: u64) -> Fingerprint {
+        Fingerprint(number & 0xffff_ffff_ffff)
+    }
+}
+
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:012x}", self.0)

@@ -7,4 +7,5 @@ pub mod compile;
 pub mod inbox;
 pub mod isolation;
 pub mod quota;
+pub mod reconcile;
 pub mod retry;

@@ -21,4 +21,5 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("mesh/v1/letter.proto", include_str!("../proto/mesh/v1/letter.proto")),
     ("mesh/v1/outcome.proto", include_str!("../proto/mesh/v1/outcome.proto")),
     ("mesh/v1/store.proto", include_str!("../proto/mesh/v1/store.proto")),
+    ("mesh/v1/keeper.proto", include_str!("../proto/mesh/v1/keeper.proto")),
 ];

@@ -15,8 +15,8 @@ use mesh::engine::{
 };
 use mesh_core::{
     Context, Mesh,
-    policy::compile::{compile, operator},
-    subject::{event_stream, inbox_prefix},
+    policy::compile::{compile, keeper, operator},
+    subject::{KEEPER, Name, event_stream, inbox_prefix},
 };
 use mesh_tests::{eventually, mesh_binary};
 use serde_json::Value;
@@ -72,11 +72,11 @@ fn every_part_of_the_shop_is_a_container_with_an_identity_of_its_own() {
     let compose = compose();
     let declared = mesh_core::config::mesh_file::load("mesh.yaml", shop::mesh_file(), &catalog()).unwrap();
     let mut declared: BTreeSet<String> = declared.declarations.iter().map(|d| d.service.to_string()).collect();
-    declared.insert("mesh".into());
+    declared.extend(["mesh", "keeper"].map(str::to_owned));
     let seeds: BTreeSet<String> = services(&compose)
         .filter_map(|(_, service)| service["secrets"][0]["source"].as_str().map(str::to_owned))
         .collect();
-    assert_eq!(seeds, declared, "each service of the mesh file, and mesh itself for the streams");
+    assert_eq!(seeds, declared, "each service of the mesh file, mesh itself for the streams, and the keeper");
     for seed in seeds {
         let file = format!("./deploy/keys/{seed}.seed");
         assert_eq!(compose["secrets"][&seed]["file"].as_str(), Some(file.as_str()));
@@ -171,7 +171,12 @@ async fn the_servers_users_are_what_the_policy_compiler_makes_of_the_mesh_file()
     let file = mesh_core::config::mesh_file::load("mesh.yaml", shop::mesh_file(), &catalog()).unwrap();
     let operator_name = "operator".parse().unwrap();
     let compiled = file.declarations.iter().map(|d| (d.service.clone(), compile(d, &file.region)));
-    let compiled: Vec<_> = compiled.chain([(operator_name, operator(&"operator".parse().unwrap()))]).collect();
+    let keeper_name: Name = KEEPER.parse().unwrap();
+    let own = [
+        (operator_name, operator(&"operator".parse().unwrap())),
+        (keeper_name.clone(), keeper(&keeper_name, &file.region)),
+    ];
+    let compiled: Vec<_> = compiled.chain(own).collect();
     for (name, permissions) in &compiled {
         let seed = std::fs::read_to_string(folder.path().join(format!("{name}.seed"))).unwrap();
         let key = nkeys::KeyPair::from_seed(&seed).unwrap().public_key();

@@ -11,6 +11,7 @@ mod demo;
 mod inbox;
 mod interop;
 mod isolation;
+mod keeper;
 mod ledger;
 mod letters;
 mod letters_cli;

@@ -69,6 +69,8 @@ fn filled(pattern: &str) -> String {
         ("<consumer>", "reader"),
         ("<unique>", "s-1"),
         ("<letter>", "0123"),
+        ("<job>", "0123"),
+        ("<key>", "lease.x"),
         ("<stream>", "s"),
         ("<durable>", "maker_reader"),
     ];
@@ -90,6 +92,8 @@ fn the_subjects_are_those_that_are_built() {
         subject::lane_due(&here, &maker, &reader, "asker"),
         subject::lane_hold(&here, &maker, &reader, "s-1"),
         subject::dead_letter(&here, &maker, &reader, "0123"),
+        subject::store(&here, &maker, "lease.x"),
+        subject::job(&here, "0123"),
         format!("{}.>", subject::inbox_prefix(&maker)),
     ]);
     let stated = table("subject").iter().map(|row| filled(&quoted(&row[0])[0])).collect();
@@ -122,7 +126,7 @@ fn the_headers_are_those_that_are_written() {
         header::ERROR_CODE,
         header::SCHEDULER,
     ];
-    let brokers = ["Nats-Schedule", "Nats-Schedule-Target", "Nats-Expected-Last-Subject-Sequence"];
+    let brokers = ["Nats-Schedule", "Nats-Schedule-Target", "Nats-Expected-Last-Subject-Sequence", "Nats-TTL"];
     assert_eq!(stated, ours.iter().chain(&brokers).map(|&name| name.to_owned()).collect());
 }
 
@@ -185,9 +189,11 @@ async fn the_streams_and_consumers_are_those_that_are_made() {
     let broker = TestBroker::start(&declared).await.unwrap();
     let jetstream = async_nats::jetstream::new(plain(&broker, "operator").await);
     let names = ["mesh1-event-orders", "mesh1-work-shop-payments-v1-Payments", "mesh1-lane-mail"];
-    let names = names.into_iter().chain([subject::OUTCOME_STREAM, subject::DEAD_LETTER_STREAM]);
+    let own = [subject::JOB_STREAM, subject::ADVISORY_STREAM];
+    let names =
+        names.into_iter().chain([subject::OUTCOME_STREAM, subject::DEAD_LETTER_STREAM, "mesh1-store-mail"]).chain(own);
     let rows = table("stream");
-    assert_eq!(rows.len(), 5);
+    assert_eq!(rows.len(), 8);
     for (stream, row) in names.zip(rows) {
         let row: Vec<String> = row
             .iter()
@@ -196,10 +202,7 @@ async fn the_streams_and_consumers_are_those_that_are_made() {
             .map(|cell| cell.replace("<producer>", "orders"))
             .collect();
         let config = jetstream.get_stream(stream).await.unwrap().cached_info().config.clone();
-        assert_eq!(
-            (format!("`{}`", config.name), format!("`{}`", config.subjects[0])),
-            (row[0].clone(), row[1].clone())
-        );
+        assert_eq!((format!("`{}`", config.name), config.subjects.clone()), (row[0].clone(), quoted(&row[1])));
         let retention = match config.retention {
             stream::RetentionPolicy::WorkQueue => "work queue",
             _ => "limits",
@@ -212,6 +215,8 @@ async fn the_streams_and_consumers_are_those_that_are_made() {
         assert_eq!([retention, discard, age.as_str()], [&row[2], &row[3], &row[4]].map(String::as_str), "{stream}");
         let schedules = config.allow_message_schedules;
         assert_eq!((schedules, config.deny_delete), (row[5].contains("schedules"), row[5].contains("deleted")));
+        let newest = row[5].contains("newest");
+        assert_eq!((config.max_messages_per_subject == 1, config.allow_message_ttl), (newest, newest), "{stream}");
         assert_eq!((config.max_bytes, config.max_messages), (-1, -1), "{stream}");
         assert!(config.allow_atomic_publish && config.storage == stream::StorageType::File);
         assert_eq!(config.duplicate_window, Duration::from_secs(120));

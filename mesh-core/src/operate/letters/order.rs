@@ -44,6 +44,9 @@ pub struct Replayed {
 /// The letter has ended, or changed since it was read (nothing was done); the consumer does not exist any more (nothing was
 /// done); the bus did not confirm it (the same order again is safe).
 pub async fn replay(bus: &Bus, letter: &Letter, order: &Order) -> Result<Replayed, Fault> {
+    if letter.letter.source.as_ref().is_none_or(|source| source.subject.is_empty()) {
+        return Err(changed("it holds no message: nothing can be sent again", letter));
+    }
     let lane = lane_of(letter)?;
     check_consumer(bus, &lane).await?;
     let replayed = match letter.state {

@@ -1,6 +1,6 @@
 //! What every mesh has: the streams of letters, outcomes, jobs and advisories, and the keeper that looks after them.
 
-use super::{Kind, Permissions, StreamSpec, own_store, store_spec};
+use super::{Kind, Permissions, StreamSpec, discovery, own_store, store_spec};
 use crate::subject::{self, ADVISORY_STREAM, DEAD_LETTER_STREAM, JOB_STREAM, KEEPER, Name, OUTCOME_STREAM, WIRE};
 
 /// The broker's advisories that tell of a delivery given up: it produces them only while somebody listens, and a stream does.
@@ -45,6 +45,8 @@ pub fn keeper(name: &Name, region: &Name) -> Permissions {
         "$JS.API.STREAM.LIST",
         "$JS.API.STREAM.INFO.*",
         "$JS.API.STREAM.MSG.GET.*",
+        // Queued work that the broker gave up, once its letter is confirmed. Streams of letters and jobs refuse it.
+        "$JS.API.STREAM.MSG.DELETE.*",
         "$JS.API.CONSUMER.LIST.*",
         "$JS.API.CONSUMER.NAMES.*",
         "$JS.API.CONSUMER.INFO.*.*",
@@ -54,6 +56,7 @@ pub fn keeper(name: &Name, region: &Name) -> Permissions {
         "$JS.ACK.>",
     ];
     publish.extend(api.map(str::to_owned));
-    let subscribe = vec![inbox, format!("{WIRE}.call.{region}.mesh.v1.Keeper.*.*"), format!("{WIRE}.dead.>")];
+    let mut subscribe = vec![inbox, format!("{WIRE}.call.{region}.mesh.v1.Keeper.*.*"), format!("{WIRE}.dead.>")];
+    subscribe.extend(discovery(name));
     Permissions { publish, subscribe, may_answer: true }
 }

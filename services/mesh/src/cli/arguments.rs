@@ -111,6 +111,10 @@ pub(super) enum Command {
     ///
     /// It connects by MESH_NATS_URL, MESH_NATS_SEED_FILE and MESH_REGION.
     Adapter(AdapterArgs),
+    /// Keep the mesh: letters for what nobody settled, while nobody looks. Run two: one works, the other takes over
+    ///
+    /// It connects as the user keeper, by MESH_NATS_URL, MESH_NATS_SEED_FILE and MESH_REGION, or to a cluster of this machine.
+    Keeper,
     /// Print a completion script for a shell
     #[command(after_help = "Example: mesh completions bash > ~/.local/share/bash-completion/completions/mesh")]
     Completions(CompletionArgs),
@@ -122,7 +126,7 @@ pub(super) enum Command {
 impl Command {
     /// Whether it is a tool that ends by itself; the others begin logging as the service that they are.
     pub(super) fn is_tool(&self) -> bool {
-        !matches!(self, Command::Internal(_) | Command::Adapter(_))
+        !matches!(self, Command::Internal(_) | Command::Adapter(_) | Command::Keeper)
     }
 }
 

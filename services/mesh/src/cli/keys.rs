@@ -27,7 +27,7 @@ pub(super) fn run(args: &KeysArgs, global: &GlobalArgs, output: &Output) -> anyh
         output.json(&json!({ "folder": args.out, "services": services }))?;
     } else {
         output.line(&format!(
-            "{}: a seed for each of {}, operator and mesh; {USERS}; {COMPOSE}",
+            "{}: a seed for each of {}, operator, keeper and mesh; {USERS}; {COMPOSE}",
             args.out.display(),
             services.join(", ")
         ))?;

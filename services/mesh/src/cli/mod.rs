@@ -28,7 +28,7 @@ pub use failure::Failure;
 pub use output::Output;
 
 use arguments::{Command, Internal};
-use mesh_core::{config::Environment, telemetry};
+use mesh_core::{config::Environment, subject::KEEPER, telemetry};
 
 use crate::{
     demo, dev,
@@ -104,6 +104,11 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<Status> {
         Command::Keys(args) => keys::run(&args, &global, &output),
         Command::Completions(args) => completions::run(&args, &output),
         Command::Adapter(args) => adapter(args, &global).await,
+        Command::Keeper => {
+            let environment = place::Place::find(&global)?.environment(KEEPER)?;
+            Box::pin(roles::run_keeper(&environment)).await?;
+            Ok(Status::Ok)
+        }
         Command::Internal(Internal::Role(args)) => {
             Box::pin(roles::run(args)).await?;
             Ok(Status::Ok)

@@ -78,6 +78,22 @@ impl Place {
         let settings = BusSettings { connect_timeout: CONNECT, ..BusSettings::new(&self.url) };
         Ok(Bus::connect(settings, identity, Clock::system()).await?)
     }
+
+    /// The environment of a role that works here as `user`.
+    ///
+    /// # Errors
+    /// The cluster has no such user.
+    pub(super) fn environment(&self, user: &str) -> anyhow::Result<Environment> {
+        let environment = Environment::from_process();
+        let environment =
+            environment.with("MESH_NATS_URL", self.url.as_str()).with("MESH_REGION", self.region.as_str());
+        let seed = match &self.credentials {
+            Credentials::Cluster(cluster) => cluster.seed_file(user)?,
+            Credentials::File(path) => path,
+            Credentials::None => return Ok(environment),
+        };
+        Ok(environment.with("MESH_NATS_SEED_FILE", seed.display().to_string()))
+    }
 }
 
 /// A person waits: shorter than a service would.

@@ -47,16 +47,24 @@ impl ClusterContext {
     /// # Errors
     /// The cluster has no such user, or its seed can't be read.
     pub fn credential(&self, user: &str) -> Result<Credential, Fault> {
-        let path = self.seeds.get(user).ok_or_else(|| {
-            let known: Vec<_> = self.seeds.keys().map(String::as_str).collect();
-            let message = format!("the cluster {:?} has no user {user:?}; it has {}", self.name, known.join(", "));
-            Fault::new(Code::NotFound, Effect::None, Reason::UnknownName, message)
-        })?;
+        let path = self.seed_file(user)?;
         let seed = fs::read_to_string(path).map_err(|error| {
             let message = format!("the seed {} can't be read: {error}", path.display());
             Fault::new(Code::FailedPrecondition, Effect::None, Reason::SecretMissing, message)
         })?;
         Ok(Credential::Nkey(SecretString::from(seed.trim().to_owned())))
+    }
+
+    /// The file with the seed of a user.
+    ///
+    /// # Errors
+    /// The cluster has no such user.
+    pub fn seed_file(&self, user: &str) -> Result<&Path, Fault> {
+        self.seeds.get(user).map(PathBuf::as_path).ok_or_else(|| {
+            let known: Vec<_> = self.seeds.keys().map(String::as_str).collect();
+            let message = format!("the cluster {:?} has no user {user:?}; it has {}", self.name, known.join(", "));
+            Fault::new(Code::NotFound, Effect::None, Reason::UnknownName, message)
+        })
     }
 }
 

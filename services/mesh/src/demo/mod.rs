@@ -70,7 +70,7 @@ pub async fn run(args: DemoArgs, output: &Output) -> anyhow::Result<ExitCode> {
             remarks.remark(&news.to_string());
         }
     };
-    output.remark("starting nats-server, two vendors, three services and two adapters");
+    output.remark("starting nats-server, two vendors, three services, two adapters and the keeper");
     let mut stage = tokio::select! {
         () = stop.told() => {
             eprintln!("stopped by you before the first order; nothing was published");

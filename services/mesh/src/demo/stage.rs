@@ -4,6 +4,7 @@ use mesh_core::bus::Bus;
 use mesh_core::config::mesh_file::{self, MeshFile};
 use mesh_core::contract::Catalog;
 use mesh_core::fault::Fault;
+use mesh_core::subject::KEEPER;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -219,6 +220,8 @@ async fn start_services(cluster: &Cluster, vendors: &str) -> Result<Vec<Process>
         let variables = [(plan.base_url, vendors.to_owned()), (secret, value.to_owned())];
         started.push(Process::service(context, Launch { name: plan.name, words, variables: &variables }).await?);
     }
+    let words = vec![KEEPER.to_owned()];
+    started.push(Process::service(context, Launch { name: KEEPER, words, variables: &[] }).await?);
     // All at once: each takes a moment to connect.
     let lines = futures_util::future::join_all(started.iter_mut().map(Process::first_line)).await;
     lines.into_iter().collect::<Result<Vec<Value>, Fault>>()?;

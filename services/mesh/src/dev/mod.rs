@@ -7,11 +7,13 @@ use std::process::ExitCode;
 use mesh_core::config::{Environment, mesh_file};
 use mesh_core::contract::Catalog;
 use mesh_core::fault::{Code, Effect, Fault, Reason};
-use mesh_core::subject::Name;
+use mesh_core::subject::{KEEPER, Name};
+use mesh_core::telemetry::metrics::Metrics;
 
 use crate::cli::Output;
-use crate::cluster::{Cluster, ClusterContext, ClusterSettings, Registry, state_folder};
+use crate::cluster::{self, Cluster, ClusterContext, ClusterSettings, Registry, state_folder};
 use crate::engine::Progress as News;
+use crate::roles::Keeping;
 use crate::stop::Stop;
 
 /// Options of `mesh dev`.
@@ -47,6 +49,8 @@ pub async fn run(args: DevArgs, catalog: &Catalog, output: &Output) -> anyhow::R
         () = stop.told() => return Ok(ExitCode::SUCCESS),
         cluster = Box::pin(Cluster::start(settings, &mut listener)) => cluster?,
     };
+    let bus = cluster::connect(cluster.context(), KEEPER).await?;
+    let keeping = Keeping::start(&bus, &Metrics::new());
     let registered = registry.enter(cluster.context())?;
     if output.is_json() {
         output.json(cluster.context())?;
@@ -61,6 +65,8 @@ pub async fn run(args: DevArgs, catalog: &Catalog, output: &Output) -> anyhow::R
     if let Some(gone) = gone {
         return Err(gone.into());
     }
+    keeping.stop().await;
+    bus.close().await;
     cluster.stop().await?;
     output.remark("stopped by you; messages and keys stay for the next time");
     Ok(ExitCode::SUCCESS)

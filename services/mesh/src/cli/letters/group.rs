@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{place::Place, text},
-    GlobalArgs, GroupArgs, Output, Status, short, table,
+    GlobalArgs, GroupArgs, Output, Status, indexed, short, table,
     which::{Wanted, tell_unclear},
 };
 
@@ -30,12 +30,17 @@ const CONSUMER: usize = 3;
 pub(super) async fn run(args: GroupArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let selector = args.filters.selector(Wanted::Waiting, global)?;
     let bus = Place::find(global)?.connect().await?;
-    let listing = letters::list(&bus, &selector).await?;
+    let groups = match indexed::groups(&bus, selector.selection(), output).await {
+        Some(groups) => groups,
+        None => {
+            let listing = letters::list(&bus, &selector).await?;
+            tell_unclear(&listing);
+            let mut groups = Groups::default();
+            listing.letters.iter().for_each(|letter| groups.add(&Facts::of(letter)));
+            groups.into_sorted()
+        }
+    };
     bus.close().await;
-    tell_unclear(&listing);
-    let mut groups = Groups::default();
-    listing.letters.iter().for_each(|letter| groups.add(&Facts::of(letter)));
-    let groups = groups.into_sorted();
     if output.is_json() {
         output.json(&groups.iter().map(document).collect::<Vec<_>>())?;
         return Ok(Status::Ok);

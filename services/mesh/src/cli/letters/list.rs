@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{place::Place, text},
-    GlobalArgs, ListArgs, Output, Status, consumer, fault, last_part, short, state, table,
+    GlobalArgs, ListArgs, Output, Status, consumer, fault, indexed, last_part, short, state, table,
     which::{Wanted, tell_unclear},
 };
 
@@ -19,14 +19,19 @@ const CONSUMER: usize = 2;
 pub(super) async fn run(args: ListArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let selector = args.filters.selector(Wanted::Waiting, global)?;
     let bus = Place::find(global)?.connect().await?;
-    let listing = letters::list(&bus, &selector).await?;
+    let indexed = indexed::page(&bus, selector.selection(), args.limit, output).await;
+    let (letters, total) = match indexed {
+        Some(found) => found,
+        None => {
+            let listing = letters::list(&bus, &selector).await?;
+            tell_unclear(&listing);
+            let mut letters = listing.letters;
+            let total = letters.len();
+            letters.truncate(if args.limit > 0 { args.limit } else { total });
+            (letters, total)
+        }
+    };
     bus.close().await;
-    tell_unclear(&listing);
-    let mut letters = listing.letters;
-    let total = letters.len();
-    if args.limit > 0 {
-        letters.truncate(args.limit);
-    }
     if output.is_json() {
         output.json(&letters.iter().map(summary).collect::<Vec<_>>())?;
         return Ok(Status::Ok);

@@ -8,6 +8,7 @@ mod editor;
 mod export;
 mod group;
 mod import;
+mod indexed;
 mod list;
 mod replay;
 mod show;

@@ -1,0 +1,141 @@
+//! The keeper: what the mesh has done for it while nobody looks. Several processes may run; the lease lets one work.
+//!
+//! Every duty is safe to do twice: the lease only saves work, and keeps the log readable. A duty decides by writes that the
+//! broker takes once, so a keeper that was stopped in the middle, or two that both think they hold the lease, leave the same
+//! behind as one.
+
+mod advisory;
+pub mod ask;
+mod index;
+mod position;
+mod reconcile;
+mod rescue;
+mod serve;
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+
+use crate::{
+    bus::Bus,
+    clock::TaskScope,
+    fault::Fault,
+    store::{Lease, LeaseSettings, Store},
+    telemetry::metrics::Metrics,
+};
+
+pub use index::Index;
+
+/// The name of the keeper's lease.
+pub const LEASE: &str = "keeper";
+
+/// How the keeper works.
+#[derive(Debug, Clone)]
+pub struct KeeperSettings {
+    /// When another process takes over.
+    pub lease: LeaseSettings,
+    /// How often the consumers are looked at.
+    pub sweep_every: Duration,
+    /// How long a message must lie given up in a queue, without the broker's word, before it becomes a letter: longer than
+    /// a cluster takes to delete what was just acknowledged.
+    pub confirm_after: Duration,
+}
+
+impl Default for KeeperSettings {
+    fn default() -> KeeperSettings {
+        KeeperSettings {
+            lease: LeaseSettings::default(),
+            sweep_every: Duration::from_secs(5),
+            confirm_after: Duration::from_secs(20),
+        }
+    }
+}
+
+/// One process that keeps the mesh, or waits to.
+#[derive(Debug)]
+pub struct Keeper {
+    bus: Bus,
+    metrics: Metrics,
+    settings: KeeperSettings,
+    holder: String,
+}
+
+impl Keeper {
+    /// A keeper that is not at work yet. `bus` is connected as [`KEEPER`](crate::subject::KEEPER).
+    #[must_use]
+    pub fn new(bus: &Bus, metrics: &Metrics, settings: KeeperSettings) -> Keeper {
+        let holder = format!("{}-{}", std::process::id(), nuid::next());
+        Keeper { bus: bus.clone(), metrics: metrics.clone(), settings, holder }
+    }
+
+    /// Who it is in the lease: the process's id comes first.
+    #[must_use]
+    pub fn holder(&self) -> &str {
+        &self.holder
+    }
+
+    /// Keeps the index of letters, and does the duties while it holds the lease, until `stop` stops.
+    pub async fn run(self, stop: TaskScope) {
+        let serving = TaskScope::new();
+        // Reading needs no lease: whoever waits for it has an index already when it takes over.
+        serving.spawn(serve::run(self.bus.clone(), self.metrics.clone(), serving.clone()));
+        self.keep(&stop).await;
+        serving.stop();
+        serving.idle().await;
+    }
+
+    async fn keep(&self, stop: &TaskScope) {
+        let lease = Lease::new(Store::own(&self.bus), LEASE, self.holder.clone(), self.settings.lease.clone());
+        tracing::info!(process = self.holder, "waiting to be the keeper: one process is at a time");
+        loop {
+            let mut held = tokio::select! {
+                biased;
+                () = stop.stopped() => return,
+                held = lease.take() => held,
+            };
+            tracing::info!(process = self.holder, "this process is the keeper now");
+            let is_lost = tokio::select! {
+                biased;
+                () = stop.stopped() => false,
+                // Whatever runs is dropped where it stands: its next step is another process's.
+                () = held.keep() => true,
+                () = self.duties() => false,
+            };
+            if !is_lost {
+                held.release().await;
+                tracing::info!(process = self.holder, "given up: another process may keep the mesh");
+                return;
+            }
+            tracing::warn!(process = self.holder, "this process is not the keeper any more; it waits for its turn");
+        }
+    }
+
+    /// All duties, one line each. They end with the lease.
+    async fn duties(&self) {
+        tokio::join!(
+            reconcile::run(&self.bus, &self.metrics, &self.settings),
+            // A further duty is a future that never ends by itself.
+        );
+    }
+}
+
+/// Tries until it is done: letters wait while the bus does not take them, and the keeper says so.
+async fn until_done<T, F, Fut>(what: &str, act: F) -> T
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Result<T, Fault>>,
+{
+    let mut delays = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(5))
+        .with_jitter()
+        .without_max_times()
+        .build();
+    loop {
+        match act().await {
+            Ok(done) => return done,
+            Err(fault) => tracing::warn!(%fault, "{what} can't be had or written now: the keeper waits"),
+        }
+        tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(5))).await;
+    }
+}

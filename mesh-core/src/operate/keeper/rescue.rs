@@ -1,0 +1,183 @@
+//! One delivery that nobody settled: its letter, its outcome, and only then its settlement.
+//!
+//! Each step finds what was done before: the letter has the id that the consumer's own capture gives it and is written only
+//! where there is none, the outcome has its message id, and what is settled already is settled.
+
+use bytes::Bytes;
+use mesh_proto::v1;
+use prost::Message as _;
+
+use crate::{
+    bus::{Bus, PublishError},
+    dead_letter::{self, Captured},
+    delayed::{Lane, attempts_of},
+    envelope::{Delivery, Envelope, Note},
+    fault::{Code, Effect, Fault, Origin, Reason},
+    policy::reconcile::{Notice, Verdict, Word, consumer_of, decide, is_queue},
+    subject::{OUTCOME_STREAM, Place},
+    telemetry::metrics::Metrics,
+};
+
+#[derive(Clone, Copy)]
+pub(super) struct Rescue<'a> {
+    pub(super) bus: &'a Bus,
+    pub(super) metrics: &'a Metrics,
+}
+
+impl Rescue<'_> {
+    /// Does what the notice asks for. To be done again until it is done.
+    ///
+    /// # Errors
+    /// The bus did not answer or did not confirm it.
+    pub(super) async fn reconcile(&self, notice: &Notice) -> Result<(), Fault> {
+        let found = self.bus.message_at(&notice.stream, notice.sequence).await?;
+        let found = found.map(|message| message.open().envelope);
+        let stored_at_ms = found.as_ref().and_then(|envelope| envelope.delivery.as_ref()).map(|d| d.stored_at_ms);
+        let Some(lane) = self.lane(&notice.durable) else { return Ok(()) };
+        match (decide(notice, stored_at_ms), found) {
+            (Verdict::NotOurs | Verdict::Settled, _) => Ok(()),
+            (Verdict::Capture, Some(envelope)) if self.is_elsewhere(&envelope) => Ok(()),
+            (Verdict::Capture, Some(envelope)) => self.rescue(notice, &lane, envelope).await,
+            (Verdict::Capture | Verdict::Lost, _) => self.report_loss(notice, &lane).await,
+        }
+    }
+
+    async fn rescue(&self, notice: &Notice, lane: &Lane, mut envelope: Envelope) -> Result<(), Fault> {
+        if let Some(delivery) = &mut envelope.delivery {
+            delivery.deliveries = notice.deliveries;
+        }
+        let fault = signed(ended(notice), lane, &envelope);
+        let captured = self.capture(lane, &envelope, &fault).await?;
+        tracing::warn!(
+            letter = captured.letter_id,
+            message_id = envelope.message_id,
+            consumer = %lane.durable(),
+            %fault,
+            "captured as a dead letter by the keeper"
+        );
+        self.announce(lane, &envelope, (&captured, &fault)).await?;
+        self.settle(notice).await
+    }
+
+    async fn report_loss(&self, notice: &Notice, lane: &Lane) -> Result<(), Fault> {
+        let envelope = of_the_lost(notice);
+        let fault = signed(lost(notice), lane, &envelope);
+        let captured = self.capture(lane, &envelope, &fault).await?;
+        tracing::error!(
+            letter = captured.letter_id,
+            stream = notice.stream,
+            sequence = notice.sequence,
+            consumer = %lane.durable(),
+            %fault,
+            "DATA LOSS: a message was deleted before its consumer settled it"
+        );
+        Ok(())
+    }
+
+    async fn capture(&self, lane: &Lane, envelope: &Envelope, fault: &Fault) -> Result<Captured, Fault> {
+        let captured = dead_letter::capture(self.bus, lane, envelope, fault, attempts_of(envelope)).await;
+        let captured = captured.map_err(|error| error.into_fault("a letter of the keeper's"))?;
+        self.metrics.consumer(lane.consumer.as_str()).dead_letter(fault.reason());
+        Ok(captured)
+    }
+
+    /// The outcome of queued work, for whoever enqueued it. An event has none.
+    async fn announce(&self, lane: &Lane, envelope: &Envelope, about: (&Captured, &Fault)) -> Result<(), Fault> {
+        let Some(Place::Work { service, method, .. }) = Place::parse(&envelope.subject) else { return Ok(()) };
+        let (captured, fault) = about;
+        let end = v1::DeadLettered { letter_id: captured.letter_id.clone(), fault: Some(fault.into()) };
+        let outcome = v1::Outcome {
+            message_id: envelope.message_id.clone(),
+            operation: format!("{service}/{method}"),
+            served_by: lane.service.to_string(),
+            at_ms: self.bus.gate().clock().now_ms(),
+            source: Some(dead_letter::source(envelope)),
+            end: Some(v1::outcome::End::DeadLettered(end)),
+        };
+        let id = format!("{}/letter/{}", envelope.message_id, captured.generation);
+        let payload = outcome.encode_to_vec().into();
+        let sealed = self.bus.gate().seal_outcome((service, method), &envelope.caller, &id, payload);
+        let announced = self.bus.publish(OUTCOME_STREAM, sealed).await;
+        announced.map(drop).map_err(|error| error.into_fault("an outcome"))
+    }
+
+    /// Settles it in its consumer's place. An acknowledgement below the consumer's floor is not looked at, so what is still
+    /// in a queue then is deleted.
+    async fn settle(&self, notice: &Notice) -> Result<(), Fault> {
+        let Notice { stream, durable, sequence, .. } = notice;
+        match self.bus.accept_for(stream, durable, *sequence).await {
+            // Without a consumer nothing is pending.
+            Ok(()) | Err(PublishError::NobodyListens) => {}
+            Err(error) => return Err(error.into_fault("the settlement of a delivery")),
+        }
+        if is_queue(stream) { self.bus.delete_message(stream, *sequence).await } else { Ok(()) }
+    }
+
+    fn lane(&self, durable: &str) -> Option<Lane> {
+        let (service, consumer) = consumer_of(durable)?;
+        let region = self.bus.gate().identity().region().clone();
+        Some(Lane { region, service: service.parse().ok()?, consumer: consumer.parse().ok()? })
+    }
+
+    /// Whether another region's keeper has to see to it.
+    fn is_elsewhere(&self, envelope: &Envelope) -> bool {
+        let here = self.bus.gate().identity().region().as_str();
+        match Place::parse(&envelope.subject) {
+            Some(Place::Event { region, .. } | Place::Work { region, .. }) => region != here,
+            _ => false,
+        }
+    }
+}
+
+/// Why a delivery that is still there became a letter.
+fn ended(notice: &Notice) -> Fault {
+    match &notice.word {
+        Word::Terminated { reason } => {
+            let message = format!("its worker refused it for good: {reason:?}");
+            Fault::new(Code::Internal, Effect::Unknown, Reason::HandlerRefused, message)
+        }
+        Word::GivenUp | Word::Deleted => {
+            let times = notice.deliveries;
+            let message = format!("the process ended or fell silent while handling it, {times} times");
+            Fault::new(Code::Internal, Effect::Unknown, Reason::AttemptsExhausted, message)
+                .with_detail("the broker delivered it as often as it may, and nobody settled it; found by the keeper")
+        }
+    }
+}
+
+fn lost(notice: &Notice) -> Fault {
+    let how = match &notice.word {
+        Word::Terminated { reason } => format!("its worker refused it for good ({reason:?}), which deleted it"),
+        Word::Deleted => "it was deleted before it was settled".to_owned(),
+        Word::GivenUp => format!("it was delivered {} times, nobody settled it, and it is gone", notice.deliveries),
+    };
+    let message = format!("message {} of {} is lost: {how}", notice.sequence, notice.stream);
+    Fault::new(Code::DataLoss, Effect::Unknown, Reason::MessageLost, message)
+}
+
+fn signed(fault: Fault, lane: &Lane, envelope: &Envelope) -> Fault {
+    let operation = match Place::parse(&envelope.subject) {
+        Some(Place::Work { service, method, .. }) => format!("{service}/{method}"),
+        _ => String::new(),
+    };
+    fault.with_origin(Origin { operation, ..Origin::default() }).raised_by(lane.service.as_str())
+}
+
+/// What is known of a message that is gone: its place.
+fn of_the_lost(notice: &Notice) -> Envelope {
+    Envelope {
+        subject: String::new(),
+        message_id: format!("{}:{}", notice.stream, notice.sequence),
+        caller: String::new(),
+        trace: None,
+        note: Note::default(),
+        headers: Vec::new(),
+        payload: Bytes::new(),
+        delivery: Some(Delivery {
+            stream: notice.stream.clone(),
+            sequence: notice.sequence,
+            deliveries: notice.deliveries,
+            stored_at_ms: 0,
+        }),
+    }
+}

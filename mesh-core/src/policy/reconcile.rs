@@ -1,0 +1,168 @@
+//! What becomes of a delivery that nobody settled: the broker's word on it, and what the keeper makes of it.
+//!
+//! The broker stops to deliver a message after so many deliveries, and says so once. It looks only while somebody pulls, so
+//! a process that died on the last delivery, with nobody after it, is found by asking ([`needs_asking`]). Its word may be
+//! lost with the broker; on a queue, what it gave up is still there, below everything that is under way
+//! ([`given_up_below`]).
+
+/// What the broker said of one delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// It was delivered as often as the consumer allows.
+    GivenUp,
+    /// Its worker refused it for good.
+    Terminated {
+        /// In the worker's words.
+        reason: String,
+    },
+    /// It was deleted from its stream before anybody settled it.
+    Deleted,
+}
+
+/// The broker's advisory on one delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// The stream of the message.
+    pub stream: String,
+    /// The broker's name of the consumer.
+    pub durable: String,
+    /// The message's sequence.
+    pub sequence: u64,
+    /// How often it was delivered.
+    pub deliveries: u64,
+    /// When the broker said it, Unix milliseconds; 0 where it does not say.
+    pub at_ms: i64,
+    /// What it said.
+    pub word: Word,
+}
+
+/// What the keeper does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is none of the mesh's deliveries.
+    NotOurs,
+    /// It was settled, or is another message by now.
+    Settled,
+    /// A letter with the message, then the message is settled.
+    Capture,
+    /// A letter without a payload: the message is gone.
+    Lost,
+}
+
+/// What to do about a notice. `stored_at_ms`: when the message at its sequence was stored; `None`: there is none.
+#[must_use]
+pub fn decide(notice: &Notice, stored_at_ms: Option<i64>) -> Verdict {
+    if consumer_of(&notice.durable).is_none() || kind_of(&notice.stream).is_none() {
+        return Verdict::NotOurs;
+    }
+    // A stream that was made anew counts from 1 again: what lies there now was stored after the broker's word.
+    let is_another = |stored_at_ms: i64| notice.at_ms > 0 && stored_at_ms > notice.at_ms;
+    match (&notice.word, stored_at_ms) {
+        (Word::Deleted, _) => Verdict::Lost,
+        (Word::GivenUp | Word::Terminated { .. }, Some(stored_at_ms)) if is_another(stored_at_ms) => Verdict::Settled,
+        (Word::GivenUp | Word::Terminated { .. }, Some(_)) => Verdict::Capture,
+        // On a queue only a settlement takes it away; a deletion has a word of its own.
+        (Word::GivenUp, None) if is_queue(&notice.stream) => Verdict::Settled,
+        (Word::GivenUp | Word::Terminated { .. }, None) => Verdict::Lost,
+    }
+}
+
+/// How far a consumer is, as the broker says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConsumerView {
+    /// The stream that it reads.
+    pub stream: String,
+    /// Its name.
+    pub durable: String,
+    /// What it reads there.
+    pub filters: Vec<String>,
+    /// Pulls that wait for a message.
+    pub waiting: usize,
+    /// Delivered and not settled.
+    pub in_flight: usize,
+    /// The last sequence that was delivered.
+    pub delivered: u64,
+    /// Up to this sequence everything is settled or given up.
+    pub ack_floor: u64,
+    /// Deliveries of one message, at most.
+    pub max_deliver: u64,
+}
+
+/// Whether the broker must be asked to look: something is under way, and nobody pulls.
+#[must_use]
+pub fn needs_asking(view: &ConsumerView) -> bool {
+    view.waiting == 0 && view.in_flight > 0
+}
+
+/// Up to which sequence a message that is still in a queue was given up. Acknowledging deletes there, so what is left at or
+/// below it was delivered, is not under way, and will not be delivered again.
+#[must_use]
+pub fn given_up_below(view: &ConsumerView) -> Option<u64> {
+    let below = if view.in_flight == 0 { view.delivered } else { view.ack_floor.min(view.delivered) };
+    (is_queue(&view.stream) && below > 0).then_some(below)
+}
+
+/// Service and consumer of a durable consumer's name.
+#[must_use]
+pub fn consumer_of(durable: &str) -> Option<(&str, &str)> {
+    durable.split_once('_').filter(|(service, consumer)| !service.is_empty() && !consumer.is_empty())
+}
+
+/// Whether acknowledging deletes: work and lanes.
+#[must_use]
+pub fn is_queue(stream: &str) -> bool {
+    matches!(kind_of(stream), Some("work" | "lane"))
+}
+
+/// `event`, `work` or `lane`: the streams that consumers of services read.
+fn kind_of(stream: &str) -> Option<&str> {
+    let (kind, _) = stream.strip_prefix(crate::subject::WIRE)?.strip_prefix('-')?.split_once('-')?;
+    ["event", "work", "lane"].contains(&kind).then_some(kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn notice(stream: &str, word: Word) -> Notice {
+        Notice { stream: stream.into(), durable: "a_work".into(), sequence: 5, deliveries: 3, at_ms: 100, word }
+    }
+
+    #[test]
+    fn every_word_has_its_verdict() {
+        let term = || Word::Terminated { reason: "no".into() };
+        for (stream, word, stored, expected) in [
+            ("mesh1-event-orders", Word::GivenUp, Some(50), Verdict::Capture),
+            ("mesh1-event-orders", Word::GivenUp, None, Verdict::Lost),
+            ("mesh1-event-orders", Word::GivenUp, Some(101), Verdict::Settled),
+            ("mesh1-work-a-B", Word::GivenUp, Some(50), Verdict::Capture),
+            ("mesh1-work-a-B", Word::GivenUp, None, Verdict::Settled),
+            ("mesh1-lane-a", Word::GivenUp, None, Verdict::Settled),
+            ("mesh1-lane-a", Word::Deleted, None, Verdict::Lost),
+            ("mesh1-lane-a", Word::Deleted, Some(101), Verdict::Lost),
+            ("mesh1-work-a-B", term(), None, Verdict::Lost),
+            ("mesh1-event-orders", term(), Some(50), Verdict::Capture),
+            ("mesh1-dead-letter", Word::GivenUp, Some(50), Verdict::NotOurs),
+            ("somebody-elses", Word::GivenUp, Some(50), Verdict::NotOurs),
+        ] {
+            assert_eq!(decide(&notice(stream, word.clone()), stored), expected, "{stream} {word:?} {stored:?}");
+        }
+        let foreign = Notice { durable: "alone".into(), ..notice("mesh1-event-orders", Word::GivenUp) };
+        assert_eq!(decide(&foreign, Some(50)), Verdict::NotOurs);
+    }
+
+    proptest! {
+        /// Nothing that may still be under way counts as given up.
+        #[test]
+        fn what_is_under_way_is_never_given_up(in_flight in 0usize..3, delivered in 0u64..9, ack_floor in 0u64..9) {
+            let stream = "mesh1-work-a-B".to_owned();
+            let view = ConsumerView { stream, in_flight, delivered, ack_floor, ..ConsumerView::default() };
+            let below = given_up_below(&view).unwrap_or(0);
+            prop_assert!(below <= delivered);
+            prop_assert!(in_flight == 0 || below <= ack_floor);
+            let events = ConsumerView { stream: "mesh1-event-orders".into(), ..view };
+            prop_assert_eq!(given_up_below(&events), None);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The keeper's index, where one answers and can say what is asked.
+
+use std::collections::BTreeMap;
+
+use mesh_core::{
+    bus::Bus,
+    dead_letter::{Facts, Fingerprint, Letter},
+    fault::{Code, Effect, Fault, Reason},
+    operate::{
+        keeper::ask,
+        letters::{Group, Groups, Selection},
+    },
+    proto::v1::{LetterGroup, LetterQuery},
+};
+
+use super::Output;
+
+/// Groups of one answer, at most: a person reads no more.
+const GROUPS: u32 = 1000;
+
+/// At most `limit` letters, the oldest capture first, and how many there are. `None`: only reading every letter says.
+pub(super) async fn page(
+    bus: &Bus,
+    selection: &Selection,
+    limit: usize,
+    output: &Output,
+) -> Option<(Vec<Letter>, usize)> {
+    if limit == 0 {
+        return None;
+    }
+    let query = ask::query(selection)?;
+    heard(pages(bus, &query, limit).await, output)
+}
+
+/// Groups of like failures, the largest first. `None`: only reading every letter says.
+pub(super) async fn groups(bus: &Bus, selection: &Selection, output: &Output) -> Option<Vec<Group>> {
+    let query = ask::query(selection)?;
+    heard(read_groups(bus, query).await, output)
+}
+
+fn heard<T>(answer: Result<T, Fault>, output: &Output) -> Option<T> {
+    answer
+        .inspect_err(|fault| {
+            output.remark(&format!("without a keeper's index, by reading every letter: {}", fault.message()));
+        })
+        .ok()
+}
+
+async fn pages(bus: &Bus, query: &LetterQuery, limit: usize) -> Result<(Vec<Letter>, usize), Fault> {
+    let (mut letters, mut next) = (Vec::new(), String::new());
+    loop {
+        let size = u32::try_from(limit - letters.len()).unwrap_or(u32::MAX);
+        let page = ask::page(bus, query.clone(), size, &next).await?;
+        letters.extend(page.letters);
+        next = page.next;
+        if next.is_empty() || letters.len() >= limit {
+            return Ok((letters, usize::try_from(page.total).unwrap_or(usize::MAX)));
+        }
+    }
+}
+
+async fn read_groups(bus: &Bus, query: LetterQuery) -> Result<Vec<Group>, Fault> {
+    let reply = ask::group(bus, query, GROUPS).await?;
+    let newest = reply.groups.iter().filter_map(|group| group.newest.clone()).collect();
+    let letters = ask::letters(bus, newest).await?;
+    let by_id: BTreeMap<&str, &Letter> = letters.iter().map(|letter| (letter.letter.id.as_str(), letter)).collect();
+    reply.groups.iter().map(|group| shown(group, &by_id)).collect()
+}
+
+/// What the letters of a group have in common is read from its newest.
+fn shown(group: &LetterGroup, letters: &BTreeMap<&str, &Letter>) -> Result<Group, Fault> {
+    let id = group.newest.as_ref().map_or("", |newest| newest.id.as_str());
+    let letter = letters.get(id).ok_or_else(|| {
+        Fault::new(Code::DataLoss, Effect::None, Reason::LetterMissing, format!("the index names letter {id:?}"))
+    })?;
+    let mut of_one = Groups::default();
+    of_one.add(&Facts::of(letter));
+    let common = of_one.into_sorted().into_iter().next();
+    let common = common.ok_or_else(|| Fault::unavailable("a group without a letter"))?;
+    Ok(Group {
+        fingerprint: Fingerprint::from_number(group.fingerprint),
+        count: group.count,
+        states: group.tallies.iter().map(|tally| (ask::state(tally.standing()), tally.count)).collect(),
+        consumers: group.consumers.iter().cloned().collect(),
+        first_ms: group.first_ms,
+        last_ms: group.last_ms,
+        ..common
+    })
+}

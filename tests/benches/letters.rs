@@ -1,0 +1,202 @@
+//! A million dead letters: how long a keeper takes to read them, to answer, and how much memory it needs.
+//!
+//! `cargo bench -p mesh-tests --bench letters`: writes about 1 GB into a temporary folder and removes it. docs/benchmarks.md
+//! explains the figures.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a benchmark prints, and ends at an error"
+)]
+
+use std::{
+    borrow::Cow,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use futures_util::{StreamExt as _, stream};
+use mesh_core::{
+    bus::{Bus, StreamLimits},
+    operate::keeper::ask,
+    proto::v1,
+    subject::{DEAD_LETTER_STREAM, KEEPER, Name, dead_letter},
+};
+use mesh_tests::{TestBroker, mesh_binary};
+use prost::Message as _;
+use tokio::process::{Child, Command};
+
+/// Writers that wait for their acknowledgement at once.
+const WRITERS: usize = 4096;
+
+#[derive(Debug, Parser)]
+struct Options {
+    /// How many letters
+    #[arg(long, default_value_t = 1_000_000)]
+    letters: u64,
+    /// What cargo says to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[tokio::main]
+async fn main() {
+    let options = Options::parse();
+    let broker = TestBroker::with(&[], false, &StreamLimits::default()).await.unwrap();
+    let operator = broker.connect("operator").await.unwrap();
+    let wrote = Instant::now();
+    write(operator.bus(), options.letters).await;
+    let bytes = operator.bus().stream_state(DEAD_LETTER_STREAM).await.unwrap().unwrap().bytes;
+    eprintln!(
+        "{} letters, {} MB, written in {:.1} s",
+        options.letters,
+        bytes / 1_000_000,
+        wrote.elapsed().as_secs_f32()
+    );
+
+    let started = Instant::now();
+    let keeper = keeper(&broker);
+    while ask::count(operator.bus(), all()).await.map_or(0, |count| count.total) < options.letters {
+        assert!(started.elapsed() < Duration::from_secs(600), "it never has them all");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!("rebuilt                     {:>8.1} s", started.elapsed().as_secs_f32());
+    ask_everything(&broker, operator.bus()).await;
+    for (what, field) in [("memory of the keeper, peak", "VmHWM:"), ("memory of the keeper, now", "VmRSS:")] {
+        println!("{what:<27} {:>8} MiB", memory(&keeper, field) / 1024);
+    }
+    operator.drain().await;
+}
+
+async fn ask_everything(broker: &TestBroker, bus: &Bus) {
+    let first = Instant::now();
+    let page = ask::page(bus, all(), 100, "").await.unwrap();
+    println!("first page of 100           {:>8.1} ms", ms(first));
+    assert_eq!(page.letters.len(), 100);
+    let narrow = v1::LetterQuery { consumer: "consumer-7".into(), reason: "MESH-0103".into(), ..all() };
+    let (mut pages, mut groups) = (Vec::new(), Vec::new());
+    for _ in 0..10 {
+        let asked = Instant::now();
+        ask::page(bus, narrow.clone(), 100, &page.next).await.unwrap();
+        pages.push(ms(asked));
+        let asked = Instant::now();
+        let reply = ask::group(bus, all(), 0).await.unwrap();
+        assert!(reply.groups.len() > 10 && reply.total == page.total);
+        groups.push(ms(asked));
+    }
+    println!("a page of a filter, worst   {:>8.1} ms", worst(&pages));
+    println!("group, worst of 10          {:>8.1} ms", worst(&groups));
+    let folder = tempfile::tempdir().unwrap();
+    let seed = folder.path().join("operator.seed");
+    std::fs::write(&seed, broker.seed("operator").unwrap()).unwrap();
+    let asked = Instant::now();
+    let mut command = Command::new(mesh_binary());
+    command.args(["dead-letter", "list", "-o", "json", "--url", &broker.server.client_url(), "--seed-file"]).arg(seed);
+    let listed = command.output().await.unwrap();
+    assert!(listed.status.success(), "{listed:?}");
+    println!("mesh dead-letter list       {:>8.1} ms, the whole process", ms(asked));
+}
+
+fn all() -> v1::LetterQuery {
+    v1::LetterQuery::default()
+}
+
+fn ms(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
+}
+
+fn worst(times: &[f64]) -> f64 {
+    times.iter().copied().fold(0.0, f64::max)
+}
+
+async fn write(bus: &Bus, letters: u64) {
+    let region: Name = "local".parse().unwrap();
+    let mut writing = stream::iter(0..letters)
+        .map(|number| {
+            let letter = letter(number);
+            let (service, consumer) = (letter.service.parse().unwrap(), letter.consumer.parse().unwrap());
+            let subject = dead_letter(&region, &service, &consumer, &letter.id);
+            let record = v1::LetterRecord { record: Some(v1::letter_record::Record::Captured(letter)) };
+            let expected = (Cow::Borrowed("Nats-Expected-Last-Subject-Sequence"), "0".to_owned());
+            let sealed = bus.gate().seal_own(subject, vec![expected], record.encode_to_vec().into());
+            bus.publish(DEAD_LETTER_STREAM, sealed)
+        })
+        .buffer_unordered(WRITERS);
+    let mut done = 0u64;
+    while let Some(stored) = writing.next().await {
+        stored.unwrap();
+        done += 1;
+        if done.is_multiple_of(100_000) {
+            eprintln!("written: {done}");
+        }
+    }
+}
+
+/// A letter as services write it: 20 consumers, 8 reasons, 3 vendors with 40 codes each.
+fn letter(number: u64) -> v1::DeadLetter {
+    let text = |name: &str, of: u64| format!("{name}-{}", number % of);
+    // Spread as the digits of a hash are, and never the same twice: multiplication by an odd number can be undone.
+    let spread = |factor: u64| number.wrapping_mul(factor).rotate_left(29);
+    let fault = v1::Fault {
+        code: 3,
+        effect: 1,
+        reason: format!("MESH-01{:02}", 1 + number % 8),
+        message: format!("the vendor said no to order {number}"),
+        detail: "HTTP 400 invalid_request_error".into(),
+        origin: Some(v1::Origin {
+            service: text("service", 5),
+            vendor: text("vendor", 3),
+            operation: "shop.payments.v1.Payments/Charge".into(),
+            request_id: format!("req_{number}"),
+            http_status: 400,
+            vendor_code: text("code", 40),
+        }),
+        ..v1::Fault::default()
+    };
+    v1::DeadLetter {
+        id: format!("{:016x}{:016x}", spread(0x9e37_79b9_7f4a_7c15), number),
+        service: text("service", 5),
+        consumer: text("consumer", 20),
+        source: Some(v1::Source {
+            stream: "mesh1-work-shop-payments-v1-Payments".into(),
+            sequence: number,
+            subject: "mesh1.work.local.shop.payments.v1.Payments.Charge.normal.3.payments".into(),
+            message_id: format!("payments/shop.payments.v1.Payments.Charge/{number}"),
+            stored_at_ms: 1_795_000_000_000,
+            deliveries: 1,
+        }),
+        message_type: "shop.payments.v1.Payments/Charge".into(),
+        payload: vec![7; 120].into(),
+        headers: vec![v1::Header { name: "Nats-Msg-Id".into(), value: format!("payments/Charge/{number}") }],
+        attempts: vec![v1::Attempt {
+            number: 1,
+            duration_us: 900,
+            fault: Some(fault.clone()),
+            ..v1::Attempt::default()
+        }],
+        fault: Some(fault),
+        captured_at_ms: 1_795_000_000_000 + i64::try_from(number / 7).unwrap(),
+        caller: "payments".into(),
+        ..v1::DeadLetter::default()
+    }
+}
+
+fn keeper(broker: &TestBroker) -> Child {
+    let folder = tempfile::tempdir().unwrap().keep();
+    let seed = folder.join("keeper.seed");
+    std::fs::write(&seed, broker.seed(KEEPER).unwrap()).unwrap();
+    let mut command = Command::new(mesh_binary());
+    command.arg("keeper").env("MESH_NATS_URL", broker.server.client_url()).env("MESH_NATS_SEED_FILE", seed);
+    // As every process of the mesh is started.
+    command.env("MALLOC_ARENA_MAX", "2").env_remove("MESH_CLUSTER");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).spawn().unwrap()
+}
+
+/// Kilobytes.
+fn memory(process: &Child, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id().unwrap())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
