@@ -11,6 +11,7 @@ mod admin;
 mod commit;
 mod convert;
 mod error;
+mod follow;
 mod link;
 mod message;
 mod mux;
@@ -35,6 +36,7 @@ use crate::{
 
 pub use admin::{ConsumerState, StreamLimits, StreamState};
 pub use error::{PublishError, Stored};
+pub use follow::{Following, Start};
 pub use link::LinkState;
 pub use pull::{Ack, Pull, Pulled};
 pub use read::Stop;

@@ -55,6 +55,8 @@ reasons! {
     OutcomeUnknown = "0023", "whether it happened is unknown: parked for a person";
     LetterChanged = "0024", "the letter changed meanwhile";
     LetterMissing = "0025", "there is no such letter";
+    JobMissing = "0031", "there is no such job";
+    JobChanged = "0032", "the job has ended or changed meanwhile";
     VendorUnreachable = "0101", "the vendor could not be reached: nothing was sent";
     VendorThrottled = "0102", "the vendor asked to slow down";
     VendorRefused = "0103", "the vendor refused the request as wrong";

@@ -14,7 +14,7 @@ use crate::{
     subject::{DEAD_LETTER_STREAM, Name, WIRE},
 };
 
-pub use order::{Order, Replayed, discard, replay};
+pub use order::{Order, Replayed, Replays, discard, replay};
 pub use watch::await_end;
 
 /// The length of a whole letter id.

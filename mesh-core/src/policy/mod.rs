@@ -4,4 +4,5 @@
 
 pub mod compile;
 pub mod quota;
+pub mod replay;
 pub mod retry;

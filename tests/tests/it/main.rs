@@ -10,6 +10,7 @@ mod demo;
 mod interop;
 mod letters;
 mod own_contracts;
+mod replay;
 mod shop;
 mod store;
 mod tidy;

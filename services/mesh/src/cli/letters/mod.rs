@@ -164,7 +164,7 @@ pub(super) async fn run(command: LetterCommand, global: &GlobalArgs, output: &Ou
 async fn discard(args: DiscardArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let bus = place::Place::find(global)?.connect().await?;
     let letter = letters::find(&bus, &args.id).await?;
-    let order = Order { by: place::person(), why: args.why, again: false };
+    let order = Order { by: place::person(), why: args.why, again: false, job: String::new() };
     letters::discard(&bus, &letter, &order).await?;
     let id = &letter.letter.id;
     if output.is_json() {

@@ -33,7 +33,7 @@ pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) 
         output.remark("nothing was replayed");
         return Ok(Status::Failed);
     }
-    let order = Order { by: place::person(), why: args.why.clone(), again: args.again };
+    let order = Order { by: place::person(), why: args.why.clone(), again: args.again, job: String::new() };
     let (replayed, refused) = order_all(&bus, &letters, &order).await;
     let letters = match args.no_wait {
         true => Vec::new(),
