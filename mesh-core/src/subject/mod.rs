@@ -104,12 +104,6 @@ pub fn dead_letter(region: &Name, service: &Name, consumer: &Name, id: &str) -> 
     format!("{WIRE}.dead.{region}.{service}.{consumer}.{id}")
 }
 
-/// The subject of one letter, whatever its consumer: to read it by its id.
-#[must_use]
-pub fn any_dead_letter(region: &Name, id: &str) -> String {
-    format!("{WIRE}.dead.{region}.*.*.{id}")
-}
-
 /// The subject of one record in the store of a service. `key` has its own dots: `inbox.<consumer>.<id>`, `lease.<name>`.
 #[must_use]
 pub fn store(region: &Name, service: &Name, key: &str) -> String {

@@ -6,7 +6,7 @@ use backon::{BackoffBuilder as _, ExponentialBuilder};
 
 use super::{Selection, walk::Candidate};
 use crate::{
-    bus::{Bus, Stop},
+    bus::Bus,
     dead_letter::{ActKind, Letter, LetterState, Letters},
     fault::{Fault, Reason},
     operate::letters::{Replayed, Replays},
@@ -114,11 +114,7 @@ impl Errand {
             let (generation, ordered_at) = (ours.generation, now.last_sequence);
             let replayed = Replayed { letter_id: now.letter.id.clone(), generation, ordered_at };
             // What has ended since is in the account already.
-            return if is_under_way {
-                Todo::Copy(Box::new(now), replayed)
-            } else {
-                Todo::Nothing(Outcome::NotMeant)
-            };
+            return if is_under_way { Todo::Copy(Box::new(now), replayed) } else { Todo::Nothing(Outcome::NotMeant) };
         }
         Todo::Nothing(Outcome::Skipped(match now.state {
             // A new generation is a new capture: it came after the job was asked for.
@@ -137,15 +133,16 @@ pub(super) async fn read_letter(
     cut_off: u64,
 ) -> Result<(Option<Letter>, Option<Letter>), Fault> {
     let (mut then, mut now) = (Letters::default(), Letters::default());
-    bus.read(DEAD_LETTER_STREAM, subject, |message| {
+    let mut from = 1;
+    while let Some(message) = bus.next_on(DEAD_LETTER_STREAM, subject, from).await? {
         let envelope = message.open().envelope;
-        if envelope.delivery.as_ref().is_some_and(|delivery| delivery.sequence <= cut_off) {
+        let sequence = envelope.delivery.as_ref().map_or(from, |delivery| delivery.sequence);
+        if sequence <= cut_off {
             then.apply(&envelope);
         }
         now.apply(&envelope);
-        Stop::No
-    })
-    .await?;
+        from = sequence + 1;
+    }
     let only = |letters: Letters| letters.into_map().into_values().next();
     Ok((only(then), only(now)))
 }

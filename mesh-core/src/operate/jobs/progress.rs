@@ -21,12 +21,6 @@ impl Key {
     }
 }
 
-impl std::fmt::Display for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
 /// The account of one job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Progress {
@@ -37,8 +31,8 @@ pub(super) struct Progress {
     in_flight: HashMap<Key, (u32, u64)>,
     resolved: u64,
     failed: u64,
-    /// Orders, by their sequence, whose copy is not known to be on the lane.
-    uncopied: BTreeMap<u64, Key>,
+    /// Orders whose copy is not known to be on the lane: by their sequence the subject of the letter.
+    uncopied: BTreeMap<u64, String>,
     /// Copies that are on the lane while the order has not been read yet.
     copied_ahead: HashSet<u64>,
     /// The last sequence that was read.
@@ -60,9 +54,10 @@ impl Progress {
         }
     }
 
-    /// Takes the next record of the dead-letter stream. One that was read before changes nothing. Says whether it was an
-    /// order of this job.
-    pub(super) fn apply(&mut self, letter: Key, sequence: u64, record: &LetterRecord) -> bool {
+    /// Takes the next record of the dead-letter stream, from its place there: sequence and subject. One that was read before
+    /// changes nothing. Says whether it was an order of this job.
+    pub(super) fn apply(&mut self, letter: Key, place: (u64, &str), record: &LetterRecord) -> bool {
+        let (sequence, subject) = place;
         if sequence <= self.read_to {
             return false;
         }
@@ -71,7 +66,7 @@ impl Progress {
             Some(Record::Replaying(act)) if act.job == self.job && self.ours.insert(letter) => {
                 self.in_flight.insert(letter, (act.generation, sequence));
                 if !self.copied_ahead.remove(&sequence) {
-                    self.uncopied.insert(sequence, letter);
+                    self.uncopied.insert(sequence, subject.to_owned());
                 }
                 return true;
             }
@@ -102,8 +97,8 @@ impl Progress {
     }
 
     /// Orders after `sequence` whose copy is not known to be on the lane.
-    pub(super) fn uncopied_after(&self, sequence: u64) -> Vec<(u64, Key)> {
-        self.uncopied.range(sequence.saturating_add(1)..).map(|(at, key)| (*at, *key)).collect()
+    pub(super) fn uncopied_after(&self, sequence: u64) -> Vec<(u64, String)> {
+        self.uncopied.range(sequence.saturating_add(1)..).map(|(at, subject)| (*at, subject.clone())).collect()
     }
 
     /// What a checkpoint of an earlier runner says: those copies are on the lane.
@@ -123,12 +118,7 @@ impl Progress {
 
     /// What became of them. What was not sent is not known here.
     pub(super) fn counts(&self) -> Counts {
-        Counts {
-            dispatched: self.ours.len() as u64,
-            resolved: self.resolved,
-            failed: self.failed,
-            ..Counts::default()
-        }
+        Counts { dispatched: self.ours.len() as u64, resolved: self.resolved, failed: self.failed, ..Counts::default() }
     }
 }
 
@@ -163,18 +153,18 @@ mod tests {
     #[test]
     fn only_ours_is_counted_and_each_end_once() {
         let mut progress = Progress::new("j", 10);
-        assert!(!progress.apply(Key(1), 10, &order("j", 1)), "before the cut-off");
-        assert!(progress.apply(Key(1), 11, &order("j", 1)));
-        assert!(!progress.apply(Key(2), 12, &order("other", 1)));
-        progress.apply(Key(2), 13, &resolved(1));
-        progress.apply(Key(3), 14, &captured(0));
+        assert!(!progress.apply(Key(1), (10, ""), &order("j", 1)), "before the cut-off");
+        assert!(progress.apply(Key(1), (11, ""), &order("j", 1)));
+        assert!(!progress.apply(Key(2), (12, ""), &order("other", 1)));
+        progress.apply(Key(2), (13, ""), &resolved(1));
+        progress.apply(Key(3), (14, ""), &captured(0));
         assert_eq!(numbers(&progress), (1, 0, 0));
-        progress.apply(Key(1), 15, &captured(1));
-        progress.apply(Key(1), 15, &captured(1));
+        progress.apply(Key(1), (15, ""), &captured(1));
+        progress.apply(Key(1), (15, ""), &captured(1));
         assert_eq!(numbers(&progress), (1, 0, 1));
         // Somebody else replays what failed here: not ours any more.
-        progress.apply(Key(1), 16, &order("", 2));
-        progress.apply(Key(1), 17, &resolved(2));
+        progress.apply(Key(1), (16, ""), &order("", 2));
+        progress.apply(Key(1), (17, ""), &resolved(2));
         assert_eq!((numbers(&progress), progress.counts().in_flight()), ((1, 0, 1), 0));
     }
 
@@ -183,13 +173,13 @@ mod tests {
         let mut progress = Progress::new("j", 0);
         progress.copied(2);
         for at in 1..=3 {
-            progress.apply(Key(at.into()), at, &order("j", 1));
+            progress.apply(Key(at.into()), (at, ""), &order("j", 1));
         }
         assert_eq!((progress.copied_through(), progress.uncopied_after(0).len()), (0, 2));
         progress.copied(1);
         assert_eq!(progress.copied_through(), 2);
-        progress.apply(Key(3), 4, &resolved(1));
-        assert_eq!(progress.uncopied_after(0), [], "what ended had its copy");
+        progress.apply(Key(3), (4, ""), &resolved(1));
+        assert!(progress.uncopied_after(0).is_empty(), "what ended had its copy");
         assert_eq!(progress.copied_through(), 4);
     }
 
@@ -207,11 +197,11 @@ mod tests {
                 (Key(letter), at, record)
             }).collect();
             let mut once = Progress::new("j", 0);
-            records.iter().for_each(|(key, at, record)| { once.apply(*key, *at, record); });
+            records.iter().for_each(|(key, at, record)| { once.apply(*key, (*at, ""), record); });
             let mut twice = Progress::new("j", 0);
             let cut = cut.min(records.len());
             let again = records[..cut].iter().chain(&records);
-            again.for_each(|(key, at, record)| { twice.apply(*key, *at, record); });
+            again.for_each(|(key, at, record)| { twice.apply(*key, (*at, ""), record); });
             prop_assert_eq!(&once, &twice);
             prop_assert_eq!(once.counts().in_flight(), once.in_flight.len() as u64);
         }

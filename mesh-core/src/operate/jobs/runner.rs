@@ -32,12 +32,14 @@ use crate::{
     envelope::Envelope,
     operate::letters::{Order, Replays},
     policy::replay::{Counts, Next, Pace, Plan, Skips, View, checkpoint_every_ms, next},
-    subject::{DEAD_LETTER_STREAM, Place, any_dead_letter},
+    subject::{DEAD_LETTER_STREAM, Place},
 };
 
 /// Letters whose order or copy is under way at once, at most, and their bytes.
 const MAX_UNDER_WAY: usize = 2048;
 const MAX_BYTES: usize = 32 * 1024 * 1024;
+/// Copies that are sent once more at once: each takes a few questions to the broker.
+const MAX_REPAIRS: usize = 64;
 /// Records and letters that are read ahead.
 const HEARD_AHEAD: usize = 512;
 const FOUND_AHEAD: usize = 64;
@@ -50,9 +52,19 @@ const WRITE_AGAIN: Duration = Duration::from_millis(250);
 
 /// What was under way and has ended.
 enum Ended {
-    Letter { key: Key, bytes: usize, outcome: Outcome },
-    SentAgain { ordered_at: u64 },
-    Written(Result<u64, PublishError>),
+    Letter {
+        key: Key,
+        bytes: usize,
+        outcome: Outcome,
+    },
+    SentAgain {
+        ordered_at: u64,
+    },
+    /// A record that was to stand after the one at `after`.
+    Written {
+        after: u64,
+        result: Result<u64, PublishError>,
+    },
 }
 
 /// One job at work.
@@ -71,6 +83,9 @@ pub(super) struct Runner {
     bytes: usize,
     under_way: FuturesUnordered<BoxFuture<'static, Ended>>,
     queue: VecDeque<Candidate>,
+    /// Orders whose copy may be missing, sequence and subject; and how many of them are looked at.
+    missing: VecDeque<(u64, String)>,
+    repairs: usize,
     step: usize,
     pace: Option<Pace>,
     begun: Instant,
@@ -131,6 +146,8 @@ impl Runner {
             bytes: 0,
             under_way: FuturesUnordered::new(),
             queue: VecDeque::new(),
+            missing: VecDeque::new(),
+            repairs: 0,
             // A step that an earlier runner had begun was allowed: those before it held.
             step: usize::try_from(it.checkpoint.step).unwrap_or(0).saturating_sub(1),
             begun: now,
@@ -220,6 +237,7 @@ impl Runner {
     /// Does what is to be done now. When to look again where nothing is heard.
     fn act(&mut self) -> Instant {
         let mut wake = Instant::now() + Duration::from_secs(60);
+        self.repair();
         while self.is_caught_up {
             match next(&self.plan, &self.view()) {
                 Next::Dispatch => match self.dispatch() {
@@ -320,8 +338,11 @@ impl Runner {
                     }
                 }
             }
-            Ended::SentAgain { ordered_at } => self.progress.copied(ordered_at),
-            Ended::Written(result) => self.written(result),
+            Ended::SentAgain { ordered_at } => {
+                self.repairs -= 1;
+                self.progress.copied(ordered_at);
+            }
+            Ended::Written { after, result } => self.written(after, result),
         }
     }
 
@@ -349,9 +370,7 @@ impl Runner {
                 self.is_caught_up = true;
                 let copied_through = self.job.borrow().checkpoint.copied_through;
                 self.progress.trust(copied_through);
-                for (ordered_at, letter) in self.progress.uncopied_after(copied_through) {
-                    self.send_again(ordered_at, letter);
-                }
+                self.missing.extend(self.progress.uncopied_after(copied_through));
             }
         }
     }
@@ -362,24 +381,29 @@ impl Runner {
         let (Some(key), Ok(record)) = (Key::of(letter), v1::LetterRecord::decode(envelope.payload.clone())) else {
             return;
         };
-        let is_order = self.progress.apply(key, delivery.sequence, &record);
+        let is_order = self.progress.apply(key, (delivery.sequence, &envelope.subject), &record);
         if is_order {
             self.skip(key, None);
             let is_here = self.starting.remove(&key);
             if !is_here && self.is_caught_up {
                 // Of a runner that is gone, or about to: its copy may be missing.
-                self.send_again(delivery.sequence, key);
+                self.missing.push_back((delivery.sequence, envelope.subject.clone()));
             }
         }
     }
 
-    fn send_again(&mut self, ordered_at: u64, letter: Key) {
-        let errand = Arc::clone(&self.errand);
-        let region = errand.bus.gate().identity().region().clone();
-        self.under_way.push(Box::pin(async move {
-            errand.send_again(&any_dead_letter(&region, &letter.to_string())).await;
-            Ended::SentAgain { ordered_at }
-        }));
+    /// Sends copies that may be missing once more.
+    fn repair(&mut self) {
+        while self.repairs < MAX_REPAIRS
+            && let Some((ordered_at, subject)) = self.missing.pop_front()
+        {
+            let errand = Arc::clone(&self.errand);
+            self.repairs += 1;
+            self.under_way.push(Box::pin(async move {
+                errand.send_again(&subject).await;
+                Ended::SentAgain { ordered_at }
+            }));
+        }
     }
 
     /// Writes what the log lacks, one record at a time. When to look again.
@@ -396,11 +420,11 @@ impl Runner {
             Ok(record) => record,
             Err(moment) => return moment.unwrap_or(far),
         };
-        let (errand, last) = (Arc::clone(&self.errand), self.log.last);
+        let (errand, after) = (Arc::clone(&self.errand), self.log.last);
         self.log.is_writing = true;
         self.under_way.push(Box::pin(async move {
-            let written = append(&errand.bus, &errand.job, last, record).await;
-            Ended::Written(written)
+            let result = append(&errand.bus, &errand.job, after, record).await;
+            Ended::Written { after, result }
         }));
         far
     }
@@ -431,7 +455,7 @@ impl Runner {
         Ok(Record::Checkpoint(v1::JobCheckpoint { at_ms, counts: wire, copied_through, step }))
     }
 
-    fn written(&mut self, result: Result<u64, PublishError>) {
+    fn written(&mut self, after: u64, result: Result<u64, PublishError>) {
         self.log.is_writing = false;
         match result {
             Ok(sequence) => {
@@ -439,7 +463,7 @@ impl Runner {
                 self.log.read_first = sequence;
             }
             // Somebody ordered something, or an acknowledgement of ours was lost: the log says so in a moment.
-            Err(error) if error.is_conflict() => self.log.read_first = self.log.last + 1,
+            Err(error) if error.is_conflict() => self.log.read_first = after + 1,
             Err(error) => {
                 tracing::warn!(%error, job = self.errand.job, "the job's log does not take a record: it is tried again");
                 self.log.not_before = Instant::now() + WRITE_AGAIN;

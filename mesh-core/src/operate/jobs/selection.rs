@@ -53,7 +53,11 @@ impl Selection {
 
     pub(super) fn to_wire(&self) -> v1::LetterSelection {
         let text = |name: &Option<Name>| name.as_ref().map(Name::to_string).unwrap_or_default();
-        v1::LetterSelection { ids: self.ids.iter().cloned().collect(), service: text(&self.service), consumer: text(&self.consumer) }
+        v1::LetterSelection {
+            ids: self.ids.iter().cloned().collect(),
+            service: text(&self.service),
+            consumer: text(&self.consumer),
+        }
     }
 
     /// The subjects that its letters lie on, and perhaps others.

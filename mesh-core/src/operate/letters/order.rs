@@ -179,7 +179,8 @@ async fn write(bus: &Bus, lane: &Lane, letter: &Letter, record: Record) -> Resul
 async fn ours_after_all(bus: &Bus, lane: &Lane, letter: &Letter, record: &v1::LetterRecord) -> Result<u64, Fault> {
     let subject = subject::dead_letter(&lane.region, &lane.service, &lane.consumer, &letter.letter.id);
     let last = bus.last_on(DEAD_LETTER_STREAM, &subject).await?.map(|message| message.open().envelope);
-    let is_ours = |envelope: &Envelope| v1::LetterRecord::decode(envelope.payload.clone()).is_ok_and(|it| it == *record);
+    let is_ours =
+        |envelope: &Envelope| v1::LetterRecord::decode(envelope.payload.clone()).is_ok_and(|it| it == *record);
     let sequence = last.filter(is_ours).and_then(|envelope| envelope.delivery).map(|delivery| delivery.sequence);
     sequence.ok_or_else(|| changed("somebody else was first", letter))
 }

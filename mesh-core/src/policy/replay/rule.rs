@@ -31,9 +31,10 @@ impl AbortRule {
     /// one of them less than it (20 for 5 %), and of fewer once `is_whole`: the first failure of a thousand is no 100 %.
     #[must_use]
     pub fn fires(&self, counts: &Counts, is_whole: bool) -> Option<String> {
-        self.0.iter().find(|condition| condition.is_met(counts, is_whole)).map(|condition| {
-            format!("{condition}: {} of {} that ended failed again", counts.failed, counts.ended())
-        })
+        self.0
+            .iter()
+            .find(|condition| condition.is_met(counts, is_whole))
+            .map(|condition| format!("{condition}: {} of {} that ended failed again", counts.failed, counts.ended()))
     }
 }
 
