@@ -69,6 +69,7 @@ fn filled(pattern: &str) -> String {
         ("<consumer>", "reader"),
         ("<unique>", "s-1"),
         ("<letter>", "0123"),
+        ("<job>", "4de4"),
         ("<stream>", "s"),
         ("<durable>", "maker_reader"),
     ];
@@ -90,6 +91,7 @@ fn the_subjects_are_those_that_are_built() {
         subject::lane_due(&here, &maker, &reader, "asker"),
         subject::lane_hold(&here, &maker, &reader, "s-1"),
         subject::dead_letter(&here, &maker, &reader, "0123"),
+        subject::job(&here, "4de4"),
         format!("{}.>", subject::inbox_prefix(&maker)),
     ]);
     let stated = table("subject").iter().map(|row| filled(&quoted(&row[0])[0])).collect();

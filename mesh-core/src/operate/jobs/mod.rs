@@ -15,6 +15,8 @@ mod dispatch;
 mod fold;
 mod follow;
 mod log;
+#[cfg(test)]
+mod model_tests;
 mod progress;
 mod run;
 mod runner;

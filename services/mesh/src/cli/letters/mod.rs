@@ -1,7 +1,10 @@
 //! `mesh dead-letter`: what failed, why, and again.
 
+mod attach;
+mod jobs;
 mod list;
 mod replay;
+mod rollout;
 mod show;
 
 use std::time::Duration;
@@ -27,10 +30,16 @@ pub(super) enum LetterCommand {
     /// Show all that is known about one
     Show(ShowArgs),
     /// Send letters again to the consumer that failed, and say what became of them
+    ///
+    /// A few are sent at once. With a rate, steps, a rule or an hour, and when there are more than 100, the keeper does it as
+    /// a job: it goes on when this terminal ends (Ctrl-C lets go of it), see mesh dead-letter jobs.
     #[command(
-        after_help = "Examples: mesh dead-letter replay 3f2a\n          mesh dead-letter replay --all --consumer payments/charge --yes"
+        after_help = "Examples: mesh dead-letter replay 3f2a\n          mesh dead-letter replay --all --consumer payments/charge --dry-run\n          mesh dead-letter replay --all --consumer payments/charge --rate 50/s --canary 1,5,20,100 --abort-if 'failed > 5%' --why 'mended' --yes"
     )]
     Replay(ReplayArgs),
+    /// Replays that the keeper does: look at them, pause, resume, cancel
+    #[command(subcommand, visible_alias = "job")]
+    Jobs(jobs::JobCommand),
     /// Give one up: it is never sent again
     #[command(after_help = "Example: mesh dead-letter discard 3f2a --why 'a test order'")]
     Discard(DiscardArgs),
@@ -85,6 +94,8 @@ pub(super) struct ReplayArgs {
     /// Why, for its history
     #[arg(long, default_value = "")]
     why: String,
+    #[command(flatten)]
+    rollout: rollout::RolloutArgs,
 }
 
 #[derive(Debug, Args)]
@@ -157,6 +168,7 @@ pub(super) async fn run(command: LetterCommand, global: &GlobalArgs, output: &Ou
         LetterCommand::List(args) => list::run(args, global, output).await,
         LetterCommand::Show(args) => show::run(args, global, output).await,
         LetterCommand::Replay(args) => replay::run(args, global, output).await,
+        LetterCommand::Jobs(command) => jobs::run(command, global, output).await,
         LetterCommand::Discard(args) => discard(args, global, output).await,
     }
 }

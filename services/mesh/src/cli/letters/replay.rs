@@ -7,13 +7,13 @@ use mesh_core::{
     bus::Bus,
     dead_letter::{Letter, LetterState},
     fault::Fault,
-    operate::letters::{self, Order, Replayed},
+    operate::letters::{self, Order, Replayed, Replays},
 };
 use serde_json::json;
 
 use super::{
     super::{Failure, failure, place, place::Place},
-    GlobalArgs, Output, ReplayArgs, Status, Wanted, consumer, fault, filter, short,
+    GlobalArgs, Output, ReplayArgs, Status, Wanted, consumer, fault, filter, rollout, short,
 };
 
 /// Replays that are ordered at once.
@@ -21,7 +21,13 @@ const UNDER_WAY: usize = 16;
 
 pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let bus = Place::find(global)?.connect().await?;
+    if args.rollout.is_wanted() {
+        return rollout::run(args, bus, output).await;
+    }
     let letters = chosen(&bus, &args).await?;
+    if args.all && letters.len() > rollout::AT_ONCE {
+        return rollout::run(args, bus, output).await;
+    }
     if letters.is_empty() {
         output.remark("no open letters: nothing to replay");
         if output.is_json() {
@@ -29,7 +35,7 @@ pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) 
         }
         return Ok(Status::Ok);
     }
-    if args.all && !args.yes && !agreed(&letters)? {
+    if args.all && !args.yes && !agreed_to(&letters)? {
         output.remark("nothing was replayed");
         return Ok(Status::Failed);
     }
@@ -66,12 +72,15 @@ async fn chosen(bus: &Bus, args: &ReplayArgs) -> anyhow::Result<Vec<Letter>> {
     Ok(chosen)
 }
 
-/// Asks the person; without one, `--yes` is needed.
-fn agreed(letters: &[Letter]) -> anyhow::Result<bool> {
+fn agreed_to(letters: &[Letter]) -> anyhow::Result<bool> {
     let mut consumers: Vec<_> = letters.iter().map(consumer).collect();
     consumers.sort();
     consumers.dedup();
-    let question = format!("replay {} letters to {}?", letters.len(), consumers.join(", "));
+    agreed(&format!("replay {} letters to {}?", letters.len(), consumers.join(", ")))
+}
+
+/// Asks the person; without one, `--yes` is needed.
+pub(super) fn agreed(question: &str) -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::input(format!("{question} Nobody is there to ask"), "say --yes to replay them").into());
     }
@@ -83,7 +92,8 @@ fn agreed(letters: &[Letter]) -> anyhow::Result<bool> {
 }
 
 async fn order_all(bus: &Bus, letters: &[Letter], order: &Order) -> (Vec<Replayed>, Vec<Fault>) {
-    let orders = letters.iter().map(|letter| letters::replay(bus, letter, order));
+    let replays = Replays::new(bus, order.clone());
+    let orders = letters.iter().map(|letter| replays.replay(letter));
     let mut under_way = stream::iter(orders).buffered(UNDER_WAY);
     let (mut replayed, mut refused) = (Vec::new(), Vec::new());
     while let Some(result) = under_way.next().await {
