@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let files = [
         "mesh/v1/options.proto",
         "mesh/v1/fault.proto",
+        "mesh/v1/job.proto",
         "mesh/v1/letter.proto",
         "mesh/v1/outcome.proto",
         "mesh/v1/store.proto",

@@ -31,6 +31,18 @@ impl Bus {
         found(stream, read)
     }
 
+    /// The first message on a subject of a stream at `sequence` or after. `None`: there is none, or no such stream.
+    ///
+    /// For a subject with few messages: each is a question of its own, and none is remembered at the broker.
+    ///
+    /// # Errors
+    /// The broker can't be reached, or this identity may not read the stream.
+    pub async fn next_on(&self, stream: &str, subject: &str, sequence: u64) -> Result<Option<Unopened>, Fault> {
+        let handle = self.stream_handle(stream).await?;
+        let read = handle.get_first_raw_message_by_subject(subject, sequence);
+        found(stream, tokio::time::timeout(ANSWER, read).await)
+    }
+
     /// The message at a sequence of a stream. `None`: it is not there (any more), or no such stream.
     ///
     /// # Errors

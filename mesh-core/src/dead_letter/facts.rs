@@ -48,7 +48,12 @@ impl<'a> Facts<'a> {
     /// The facts of a letter.
     #[must_use]
     pub fn of(letter: &'a Letter) -> Facts<'a> {
-        let inner = &letter.letter;
+        Facts::of_captured(&letter.letter, letter.state)
+    }
+
+    /// The facts of a letter as it was captured, in this state.
+    #[must_use]
+    pub fn of_captured(inner: &'a v1::DeadLetter, state: LetterState) -> Facts<'a> {
         let fault = inner.fault.as_ref();
         let origin = fault.and_then(|fault| fault.origin.as_ref());
         let text = |read: fn(&v1::Fault) -> &String| fault.map_or("", |fault| read(fault).as_str());
@@ -69,7 +74,7 @@ impl<'a> Facts<'a> {
             message: text(|fault| &fault.message),
             generation: inner.generation,
             captured_at_ms: inner.captured_at_ms,
-            state: letter.state,
+            state,
             fingerprint: fault.map_or_else(|| Fingerprint::of(&v1::Fault::default()), Fingerprint::of),
         }
     }

@@ -58,6 +58,8 @@ reasons! {
     ProcessEnded = "0026", "its process ended again and again while it was handled";
     OutboxFailed = "0027", "the outbox's database failed";
     MessageLost = "0028", "a message was deleted before it was handled";
+    JobMissing = "0029", "there is no such job";
+    JobChanged = "0030", "the job has ended or changed meanwhile";
     VendorUnreachable = "0101", "the vendor could not be reached: nothing was sent";
     VendorThrottled = "0102", "the vendor asked to slow down";
     VendorRefused = "0103", "the vendor refused the request as wrong";

@@ -55,6 +55,11 @@ impl Unopened {
         &self.0.subject
     }
 
+    /// Bytes of the payload and the names around it, about.
+    pub(crate) fn size(&self) -> usize {
+        self.0.payload.len() + self.0.subject.len() + 64
+    }
+
     /// Reads subject and headers.
     #[must_use]
     pub fn open(self) -> Opened {

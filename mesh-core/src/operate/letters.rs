@@ -26,7 +26,7 @@ use crate::{
 pub use group::{Group, Groups};
 pub use mend::{check, edit, hold, release};
 pub use news::News;
-pub use order::{Order, Replayed, discard, replay};
+pub use order::{Order, Replayed, Replays, discard, replay};
 pub use selection::{Answer, Selection, Selector};
 pub use transfer::{History, Imported, export, import};
 pub use watch::await_end;

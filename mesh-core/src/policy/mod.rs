@@ -8,4 +8,5 @@ pub mod inbox;
 pub mod isolation;
 pub mod quota;
 pub mod reconcile;
+pub mod replay;
 pub mod retry;

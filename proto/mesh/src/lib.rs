@@ -18,6 +18,7 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/mesh_v1
 pub const SOURCES: &[(&str, &str)] = &[
     ("mesh/v1/options.proto", include_str!("../proto/mesh/v1/options.proto")),
     ("mesh/v1/fault.proto", include_str!("../proto/mesh/v1/fault.proto")),
+    ("mesh/v1/job.proto", include_str!("../proto/mesh/v1/job.proto")),
     ("mesh/v1/letter.proto", include_str!("../proto/mesh/v1/letter.proto")),
     ("mesh/v1/outcome.proto", include_str!("../proto/mesh/v1/outcome.proto")),
     ("mesh/v1/store.proto", include_str!("../proto/mesh/v1/store.proto")),

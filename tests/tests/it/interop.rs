@@ -262,7 +262,7 @@ async fn a_python_service_delays_fails_and_has_its_letter_replayed() {
     assert_eq!((letter.state, &letter.letter.payload[..]), (LetterState::Open, &order(7).encode_to_vec()[..]));
     let faults = letter.letter.attempts.iter().map(|attempt| attempt.fault.as_ref().unwrap().message.as_str());
     assert_eq!(faults.collect::<Vec<_>>(), ["not now", "not ever"], "both attempts");
-    let order = letters::Order { by: "ada".into(), why: "try again".into(), again: false };
+    let order = letters::Order { by: "ada".into(), why: "try again".into(), again: false, job: String::new() };
     letters::replay(operator.bus(), &letter, &order).await.unwrap();
 
     let mended = snake.does("mend").await;

@@ -246,7 +246,7 @@ async fn what_died_on_a_lane_is_a_letter_of_its_original_and_a_replay_is_its_nex
     let letter = some_letters(&broker, 1).await.remove(0);
 
     let operator = broker.connect("operator").await.unwrap();
-    let order = Order { by: "ada".into(), why: "again".into(), again: false };
+    let order = Order { by: "ada".into(), why: "again".into(), again: false, job: String::new() };
     letters::replay(operator.bus(), &letter, &order).await.unwrap();
     Worker::new(&broker, "mail", LANE).await.die().await;
     let again = eventually("the next generation", || async {
@@ -377,7 +377,7 @@ async fn a_message_that_was_deleted_under_its_consumer_is_a_letter_that_says_so(
 
     // Nothing is there to be sent: an empty payload would be another message.
     let operator = broker.connect("operator").await.unwrap();
-    let order = Order { by: "ada".into(), why: "again".into(), again: false };
+    let order = Order { by: "ada".into(), why: "again".into(), again: false, job: String::new() };
     let fault = letters::replay(operator.bus(), &letter, &order).await.unwrap_err();
     assert!(fault.message().contains("holds no message"), "{fault}");
 }
@@ -440,7 +440,7 @@ async fn the_index_says_what_the_stream_says_as_soon_as_it_is_written() {
     };
     assert_eq!(by_id(ids), by_id(expected));
     for (discarded, letter) in (1..).zip(&all) {
-        let order = Order { by: "ada".into(), why: "a test".into(), again: false };
+        let order = Order { by: "ada".into(), why: "a test".into(), again: false, job: String::new() };
         letters::discard(bus, letter, &order).await.unwrap();
         let count = ask::count(bus, v1::LetterQuery::default()).await.unwrap();
         assert_eq!((count.total, count.discarded), (7, discarded), "what was written is in the next answer");

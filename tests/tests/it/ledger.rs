@@ -117,7 +117,7 @@ async fn a_busy_mesh_adds_up_at_every_moment() {
 
     // Replayed: the events are handled now, the charges fail again.
     refuse.store(false, Ordering::SeqCst);
-    let asked = Order { by: "ada".into(), why: "again".into(), again: false };
+    let asked = Order { by: "ada".into(), why: "again".into(), again: false, job: String::new() };
     for letter in letters::list(operator.bus(), &Selector::default()).await.unwrap().letters {
         letters::replay(operator.bus(), &letter, &asked).await.unwrap();
     }

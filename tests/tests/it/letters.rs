@@ -113,7 +113,7 @@ async fn a_replay_reaches_the_consumer_that_failed_and_no_other() {
     sender.publisher::<OrderPlaced>().publish(&order(1)).id("1").await.unwrap();
     let letter = one_letter(&broker).await;
     let operator = broker.connect("operator").await.unwrap();
-    let order = letters::Order { by: "ada".into(), why: "try again".into(), again: false };
+    let order = letters::Order { by: "ada".into(), why: "try again".into(), again: false, job: String::new() };
 
     // It fails again: a new generation of the same letter.
     letters::replay(operator.bus(), &letter, &order).await.unwrap();
@@ -219,7 +219,7 @@ async fn the_outcomes_of_a_letter_and_its_replay_name_the_work() {
     let receipt = PaymentsClient::new(&till).charge().enqueue(&charge_of(7, 0)).id("7").await.unwrap();
     let letter = one_letter(&broker).await;
     let operator = broker.connect("operator").await.unwrap();
-    let order = letters::Order { by: "ada".into(), why: "again".into(), again: false };
+    let order = letters::Order { by: "ada".into(), why: "again".into(), again: false, job: String::new() };
     letters::replay(operator.bus(), &letter, &order).await.unwrap();
     let outcomes = eventually("both outcomes", || async {
         let mut outcomes = Vec::new();

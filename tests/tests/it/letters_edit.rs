@@ -109,7 +109,7 @@ async fn an_edit_keeps_what_the_contract_here_does_not_know_and_masks_what_is_se
     let wrong = operator.run(&["dead-letter", "edit", &ids[0], &ids[1], "--set", "amount_cents=x", "--why", "x"]).await;
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
     // Larger than the mesh carries.
-    let order = Order { by: "ada".into(), why: "x".into(), again: false };
+    let order = Order { by: "ada".into(), why: "x".into(), again: false, job: String::new() };
     let letter = letters::find(mesh.bus(), &ids[1]).await.unwrap();
     let fault = letters::edit(mesh.bus(), &letter, vec![0; 2_000_000].into(), &order).await.unwrap_err();
     assert_eq!(fault.reason(), Reason::TooLarge);
@@ -181,7 +181,7 @@ async fn of_two_edits_of_one_letter_one_is_refused_and_nothing_of_it_is_written(
     let mesh = broker.connect("operator").await.unwrap();
     let bus = mesh.bus();
     let id = charge_letter(bus, 1, &refused(1), charge_of(1, 0).encode_to_vec()).await;
-    let order = |by: &str| Order { by: by.into(), why: "x".into(), again: false };
+    let order = |by: &str| Order { by: by.into(), why: "x".into(), again: false, job: String::new() };
     let seen = letters::find(bus, &id).await.unwrap();
     let bytes = |cents: i64| charge_of(1, cents).encode_to_vec();
     let (ada, bob) = (order("ada"), order("bob"));
@@ -220,7 +220,7 @@ struct Confirmed {
 
 /// Edits every letter and sends it again, whatever somebody else does meanwhile.
 async fn mend_all(bus: &Bus, ids: &[String], (by, cents): (&str, i64)) -> Confirmed {
-    let order_of = Order { by: by.into(), why: "mended".into(), again: false };
+    let order_of = Order { by: by.into(), why: "mended".into(), again: false, job: String::new() };
     let mut confirmed = Confirmed::default();
     for id in ids {
         let letter = letters::find(bus, id).await.unwrap();

@@ -19,6 +19,7 @@ mod letters_edit;
 mod letters_transfer;
 mod outbox;
 mod own_contracts;
+mod replay;
 mod shop;
 mod store;
 mod tidy;

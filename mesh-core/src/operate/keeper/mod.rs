@@ -114,6 +114,7 @@ impl Keeper {
     async fn duties(&self) {
         tokio::join!(
             reconcile::run(&self.bus, &self.metrics, &self.settings),
+            super::jobs::run(&self.bus, &self.holder),
             // A further duty is a future that never ends by itself.
         );
     }

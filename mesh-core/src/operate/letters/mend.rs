@@ -46,7 +46,7 @@ async fn act(
     check(letter, kind)?;
     let act = order::act(bus, letter.letter.generation, order);
     let lane = order::lane_of(letter)?;
-    order::write(bus, &lane, letter, record(act.clone()), (&act, kind)).await.map(drop)
+    order::write(bus, &lane, letter, record(act)).await.map(drop)
 }
 
 /// Whether this can be done to the letter as it stands.

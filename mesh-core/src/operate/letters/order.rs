@@ -1,23 +1,25 @@
 //! Replay and discard: written into the letter's history by whoever saw its last record.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, time::Duration};
 
 use mesh_proto::v1::{self, letter_record::Record};
+use prost::Message as _;
+use tokio::sync::Mutex;
 
 use crate::{
     bus::{Bus, PublishError},
     dead_letter::{ActKind, Letter, LetterState, append},
     delayed::Lane,
-    envelope::{LaneNote, LetterNote, Note, header},
+    envelope::{Envelope, LaneNote, LetterNote, Note, header},
     fault::{Code, Effect, Fault, Reason, crash_point},
-    subject::Name,
+    subject::{self, DEAD_LETTER_STREAM, Name},
 };
 
 /// Shorter than the broker's dedupe window: within it, the same copy sent again is stored once.
 const SAFE_TO_SEND_AGAIN: Duration = Duration::from_secs(100);
 
 /// Who orders something for a letter, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Order {
     /// The operator's name.
     pub by: String,
@@ -25,6 +27,8 @@ pub struct Order {
     pub why: String,
     /// Send a letter that is replaying once more, even where its copy may still wait on the lane.
     pub again: bool,
+    /// The job that it belongs to; empty where there is none.
+    pub job: String,
 }
 
 /// A letter that was sent again.
@@ -38,27 +42,13 @@ pub struct Replayed {
     pub ordered_at: u64,
 }
 
-/// Sends a letter to the consumer that failed, and to no other.
+/// Sends a letter to the consumer that failed, and to no other. For many letters: [`Replays`].
 ///
 /// # Errors
 /// The letter has ended, or changed since it was read (nothing was done); the consumer does not exist any more (nothing was
 /// done); the bus did not confirm it (the same order again is safe).
 pub async fn replay(bus: &Bus, letter: &Letter, order: &Order) -> Result<Replayed, Fault> {
-    if letter.letter.source.as_ref().is_none_or(|source| source.subject.is_empty()) {
-        return Err(changed("it holds no message: nothing can be sent again", letter));
-    }
-    let lane = lane_of(letter)?;
-    check_consumer(bus, &lane).await?;
-    let replayed = match letter.state {
-        LetterState::Open => enter(bus, &lane, letter, order).await?,
-        LetterState::Replaying => under_way(bus, &lane, letter, order).await?,
-        LetterState::Held => return Err(changed("it is held: release it first", letter)),
-        LetterState::Resolved | LetterState::Discarded => return Err(ended(letter)),
-    };
-    crash_point("replay.ordered");
-    send_copy(bus, &lane, letter, &replayed).await?;
-    crash_point("replay.copied");
-    Ok(replayed)
+    Replays::new(bus, order.clone()).replay(letter).await
 }
 
 /// Gives a letter up: it is never sent again.
@@ -69,67 +59,131 @@ pub async fn discard(bus: &Bus, letter: &Letter, order: &Order) -> Result<(), Fa
     super::check(letter, ActKind::Discarded)?;
     let lane = lane_of(letter)?;
     let act = act(bus, letter.letter.generation, order);
-    let written = write(bus, &lane, letter, Record::Discarded(act.clone()), (&act, ActKind::Discarded));
-    written.await.map(drop)
+    write(bus, &lane, letter, Record::Discarded(act)).await.map(drop)
 }
 
-async fn enter(bus: &Bus, lane: &Lane, letter: &Letter, order: &Order) -> Result<Replayed, Fault> {
-    let generation = letter.letter.generation + 1;
-    let act = act(bus, generation, order);
-    let ordered_at = write(bus, lane, letter, Record::Replaying(act.clone()), (&act, ActKind::Replayed)).await?;
-    Ok(Replayed { letter_id: letter.letter.id.clone(), generation, ordered_at })
+/// Replays of many letters under one order. A consumer is looked for once, not once for each of its letters.
+#[derive(Debug)]
+pub struct Replays {
+    bus: Bus,
+    order: Order,
+    /// Consumers that were found, by their names at the broker.
+    found: Mutex<BTreeSet<String>>,
 }
 
-/// The replay that somebody ordered and perhaps did not carry out.
-async fn under_way(bus: &Bus, lane: &Lane, letter: &Letter, order: &Order) -> Result<Replayed, Fault> {
-    let ordered = letter.history.last();
-    let age_ms = bus.gate().clock().now_ms().saturating_sub(ordered.map_or(0, |act| act.at_ms));
-    let deduped = u128::try_from(age_ms).is_ok_and(|age_ms| age_ms < SAFE_TO_SEND_AGAIN.as_millis());
-    if !deduped && !order.again {
-        let waiting = bus.stream_state(&lane.stream()).await?.is_some_and(|state| state.messages > 0);
-        if waiting {
-            return Err(changed("its last replay may still wait on its consumer's lane", letter));
+impl Replays {
+    /// No letter is sent yet.
+    #[must_use]
+    pub fn new(bus: &Bus, order: Order) -> Replays {
+        Replays { bus: bus.clone(), order, found: Mutex::default() }
+    }
+
+    /// Sends a letter to the consumer that failed, and to no other.
+    ///
+    /// # Errors
+    /// As of [`replay`].
+    pub async fn replay(&self, letter: &Letter) -> Result<Replayed, Fault> {
+        let replayed = self.order(letter).await?;
+        crash_point("replay.ordered");
+        self.send(letter, &replayed).await?;
+        crash_point("replay.copied");
+        Ok(replayed)
+    }
+
+    /// The first step: the order is written into the letter's history, if nobody wrote there since it was read.
+    ///
+    /// # Errors
+    /// As of [`replay`].
+    pub async fn order(&self, letter: &Letter) -> Result<Replayed, Fault> {
+        if letter.letter.source.as_ref().is_none_or(|source| source.subject.is_empty()) {
+            return Err(changed("it holds no message: nothing can be sent again", letter));
+        }
+        let lane = lane_of(letter)?;
+        self.check_consumer(&lane).await?;
+        match letter.state {
+            LetterState::Open => self.enter(&lane, letter).await,
+            LetterState::Replaying => self.under_way(&lane, letter).await,
+            LetterState::Held => Err(changed("it is held: release it first", letter)),
+            LetterState::Resolved | LetterState::Discarded => Err(ended(letter)),
         }
     }
-    let generation = ordered.map_or(letter.letter.generation + 1, |act| act.generation);
-    Ok(Replayed { letter_id: letter.letter.id.clone(), generation, ordered_at: letter.last_sequence })
+
+    /// The second step: the original's bytes and headers go on the lane of the consumer that failed. The same copy again,
+    /// within the broker's dedupe window, is stored once.
+    ///
+    /// # Errors
+    /// The bus did not confirm it: it may be there all the same, and sending it again is safe.
+    pub async fn send(&self, letter: &Letter, replayed: &Replayed) -> Result<(), Fault> {
+        let lane = lane_of(letter)?;
+        let headers = copy_headers(&letter.letter, replayed);
+        let due = lane.due(&letter.letter.caller);
+        let sealed = self.bus.gate().seal_own(due, headers, letter.letter.payload.clone());
+        let sent = self.bus.publish(&lane.stream(), sealed).await;
+        sent.map(drop).map_err(|error: PublishError| {
+            let again = "the letter says replaying; order the replay again, which sends the same copy";
+            error.into_fault(&format!("the copy of letter {}", letter.letter.id)).with_detail(again)
+        })
+    }
+
+    async fn enter(&self, lane: &Lane, letter: &Letter) -> Result<Replayed, Fault> {
+        let generation = letter.letter.generation + 1;
+        let act = act(&self.bus, generation, &self.order);
+        let ordered_at = write(&self.bus, lane, letter, Record::Replaying(act)).await?;
+        Ok(Replayed { letter_id: letter.letter.id.clone(), generation, ordered_at })
+    }
+
+    /// The replay that somebody ordered and perhaps did not carry out.
+    async fn under_way(&self, lane: &Lane, letter: &Letter) -> Result<Replayed, Fault> {
+        let ordered = letter.history.last();
+        let age_ms = self.bus.gate().clock().now_ms().saturating_sub(ordered.map_or(0, |act| act.at_ms));
+        let deduped = u128::try_from(age_ms).is_ok_and(|age_ms| age_ms < SAFE_TO_SEND_AGAIN.as_millis());
+        if !deduped && !self.order.again {
+            let waiting = self.bus.stream_state(&lane.stream()).await?.is_some_and(|state| state.messages > 0);
+            if waiting {
+                return Err(changed("its last replay may still wait on its consumer's lane", letter));
+            }
+        }
+        let generation = ordered.map_or(letter.letter.generation + 1, |act| act.generation);
+        Ok(Replayed { letter_id: letter.letter.id.clone(), generation, ordered_at: letter.last_sequence })
+    }
+
+    async fn check_consumer(&self, lane: &Lane) -> Result<(), Fault> {
+        // Held while it is asked for: the others of the same consumer wait for the one answer.
+        let mut found = self.found.lock().await;
+        let durable = lane.durable();
+        if found.contains(&durable) {
+            return Ok(());
+        }
+        if self.bus.consumer_state(&lane.stream(), &durable).await?.is_none() {
+            let message =
+                format!("the consumer {}/{} does not exist any more: nobody would get it", lane.service, lane.consumer);
+            return Err(Fault::new(Code::NotFound, Effect::None, Reason::ConsumerMissing, message));
+        }
+        found.insert(durable);
+        Ok(())
+    }
 }
 
 /// Appends a record after the last one that was read; its sequence.
-pub(super) async fn write(
-    bus: &Bus,
-    lane: &Lane,
-    letter: &Letter,
-    record: Record,
-    (act, kind): (&v1::LetterAct, ActKind),
-) -> Result<u64, Fault> {
+pub(super) async fn write(bus: &Bus, lane: &Lane, letter: &Letter, record: Record) -> Result<u64, Fault> {
     let id = &letter.letter.id;
     let record = v1::LetterRecord { record: Some(record) };
     match append(bus, lane, id, letter.last_sequence, &record).await {
         Ok(sequence) => Ok(sequence),
-        Err(error) if error.is_conflict() => ours_after_all(bus, letter, act, kind).await,
+        Err(error) if error.is_conflict() => ours_after_all(bus, lane, letter, &record).await,
         Err(error) => Err(error.into_fault(&format!("the order for letter {id}"))),
     }
 }
 
-/// A first try whose acknowledgement was lost makes the second one a conflict with ourselves.
-async fn ours_after_all(bus: &Bus, letter: &Letter, act: &v1::LetterAct, kind: ActKind) -> Result<u64, Fault> {
-    let now = super::find(bus, &letter.letter.id).await?;
-    let is_ours = now.history.last().is_some_and(|last| {
-        last.kind == kind && last.at_ms == act.at_ms && last.by == act.by && last.generation == act.generation
-    });
-    if is_ours { Ok(now.last_sequence) } else { Err(changed("somebody else was first", &now)) }
-}
-
-/// The original's bytes and headers on the lane of the consumer that failed.
-async fn send_copy(bus: &Bus, lane: &Lane, letter: &Letter, replayed: &Replayed) -> Result<(), Fault> {
-    let headers = copy_headers(&letter.letter, replayed);
-    let sealed = bus.gate().seal_own(lane.due(&letter.letter.caller), headers, letter.letter.payload.clone());
-    let sent = bus.publish(&lane.stream(), sealed).await;
-    sent.map(drop).map_err(|error: PublishError| {
-        let again = "the letter says replaying; order the replay again, which sends the same copy";
-        error.into_fault(&format!("the copy of letter {}", letter.letter.id)).with_detail(again)
-    })
+/// A first try whose acknowledgement was lost makes the second one a conflict with ourselves: then the last record is the one
+/// that was to be written, to the moment and the name of who ordered it.
+async fn ours_after_all(bus: &Bus, lane: &Lane, letter: &Letter, record: &v1::LetterRecord) -> Result<u64, Fault> {
+    let subject = subject::dead_letter(&lane.region, &lane.service, &lane.consumer, &letter.letter.id);
+    let last = bus.last_on(DEAD_LETTER_STREAM, &subject).await?.map(|message| message.open().envelope);
+    let is_ours =
+        |envelope: &Envelope| v1::LetterRecord::decode(envelope.payload.clone()).is_ok_and(|it| it == *record);
+    let sequence = last.filter(is_ours).and_then(|envelope| envelope.delivery).map(|delivery| delivery.sequence);
+    sequence.ok_or_else(|| changed("somebody else was first", letter))
 }
 
 fn copy_headers(letter: &v1::DeadLetter, replayed: &Replayed) -> Vec<(Cow<'static, str>, String)> {
@@ -169,7 +223,7 @@ fn travels(name: &str) -> bool {
 
 pub(super) fn act(bus: &Bus, generation: u32, order: &Order) -> v1::LetterAct {
     let at_ms = bus.gate().clock().now_ms();
-    v1::LetterAct { generation, at_ms, by: order.by.clone(), why: order.why.clone(), job: String::new() }
+    v1::LetterAct { generation, at_ms, by: order.by.clone(), why: order.why.clone(), job: order.job.clone() }
 }
 
 pub(super) fn lane_of(letter: &Letter) -> Result<Lane, Fault> {
@@ -181,15 +235,6 @@ pub(super) fn lane_of(letter: &Letter) -> Result<Lane, Fault> {
     };
     let (service, consumer) = (name(&letter.letter.service)?, name(&letter.letter.consumer)?);
     Ok(Lane { region: name(&letter.region)?, service, consumer })
-}
-
-async fn check_consumer(bus: &Bus, lane: &Lane) -> Result<(), Fault> {
-    if bus.consumer_state(&lane.stream(), &lane.durable()).await?.is_some() {
-        return Ok(());
-    }
-    let message =
-        format!("the consumer {}/{} does not exist any more: nobody would get it", lane.service, lane.consumer);
-    Err(Fault::new(Code::NotFound, Effect::None, Reason::ConsumerMissing, message))
 }
 
 pub(super) fn ended(letter: &Letter) -> Fault {

@@ -4,6 +4,7 @@
 //! letter by letter, purely. What is known without the payload is asked first, so that an index can say most of it alone:
 //! [`Selector::by_facts`] answers [`Answer::Ask`] where only the whole letter says.
 
+use mesh_proto::v1;
 use serde::{Deserialize, Serialize};
 
 use super::condition::Condition;
@@ -110,6 +111,12 @@ impl Selection {
         *self == Selection::default()
     }
 
+    /// Whether an open letter is meant as it was captured. The condition is not asked.
+    #[must_use]
+    pub fn admits(&self, letter: &v1::DeadLetter) -> bool {
+        self.fits(&Facts::of_captured(letter, LetterState::Open)) && self.has_headers(letter)
+    }
+
     fn fits(&self, facts: &Facts<'_>) -> bool {
         let name = |wanted: &Option<Name>, is: &str| wanted.as_ref().is_none_or(|wanted| wanted.as_str() == is);
         let one_of = |wanted: &[String], is: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == is);
@@ -128,10 +135,10 @@ impl Selection {
             && self.until_ms.is_none_or(|until| facts.captured_at_ms < until)
     }
 
-    fn has_headers(&self, letter: &Letter) -> bool {
-        self.headers.iter().all(|(name, value)| {
-            letter.letter.headers.iter().any(|h| h.name.eq_ignore_ascii_case(name) && h.value == *value)
-        })
+    fn has_headers(&self, letter: &v1::DeadLetter) -> bool {
+        self.headers
+            .iter()
+            .all(|(name, value)| letter.headers.iter().any(|h| h.name.eq_ignore_ascii_case(name) && h.value == *value))
     }
 }
 
@@ -161,7 +168,7 @@ impl Selector {
     pub fn ask(&self, letter: &Letter) -> Answer {
         let facts = Facts::of(letter);
         match self.by_facts(&facts) {
-            Answer::Ask if !self.selection.has_headers(letter) => Answer::No,
+            Answer::Ask if !self.selection.has_headers(&letter.letter) => Answer::No,
             Answer::Ask => self.condition.as_ref().map_or(Answer::Yes, |c| c.holds(&facts, Some(&letter.letter))),
             answer => answer,
         }

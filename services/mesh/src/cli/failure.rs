@@ -168,7 +168,10 @@ fn page(reason: Reason) -> String {
 /// Wrong input, files and environment are the user's to mend; the rest failed.
 fn status(fault: &Fault) -> Status {
     let bad_input = (fault.reason().code() >= "MESH-0200" && fault.reason() != Reason::LocalFailed)
-        || matches!(fault.reason(), Reason::BusUnavailable | Reason::BrokerTooOld | Reason::LetterMissing);
+        || matches!(
+            fault.reason(),
+            Reason::BusUnavailable | Reason::BrokerTooOld | Reason::LetterMissing | Reason::JobMissing
+        );
     if bad_input { Status::BadInput } else { Status::Failed }
 }
 

@@ -33,6 +33,8 @@ pub(super) fn help(fault: &Fault) -> String {
         Reason::BrokerTooOld => "update nats-server to 2.14.3 or newer",
         Reason::LetterChanged => "look at the letter again and repeat the order only if it is still right",
         Reason::LetterMissing => "list them all: mesh dead-letter list --state all",
+        Reason::JobMissing => "list them all: mesh dead-letter jobs list",
+        Reason::JobChanged => "look at the job again and repeat the order only if it is still right",
         Reason::UnknownName => "contracts of your own: give their descriptor set with --descriptors FILE",
         Reason::InvalidJson => "mend the JSON at that place; nothing was sent",
         Reason::InvalidFile => "mend each line, then check again: mesh check FILE",

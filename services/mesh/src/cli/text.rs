@@ -22,6 +22,14 @@ impl When {
             When::Ago(ago) => now_ms.saturating_sub(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX)),
         }
     }
+
+    /// The same for what is yet to come: a time is counted from now on.
+    pub(super) fn ahead_ms(self, now_ms: i64) -> i64 {
+        match self {
+            When::At(unix_ms) => unix_ms,
+            When::Ago(ahead) => now_ms.saturating_add(i64::try_from(ahead.as_millis()).unwrap_or(i64::MAX)),
+        }
+    }
 }
 
 /// Reads `2026-01-02T03:04:05Z`, `2026-01-02` (midnight, UTC), or a time ago: `90s`, `2h`, `3d`.
@@ -99,6 +107,7 @@ mod tests {
         assert_eq!(at("2026-01-02T05:04:05.5+02:00"), Ok(1_767_323_045_500));
         assert_eq!(at("2026-01-02"), Ok(1_767_312_000_000));
         assert_eq!((at("2h"), at("3d")), (Ok(999_992_800_000), Ok(999_740_800_000)));
+        assert_eq!(when("30m").map(|when| when.ahead_ms(5)), Ok(1_800_005));
         assert!(at("yesterday").is_err() && at("2026-13-02").is_err() && at("").is_err());
     }
 

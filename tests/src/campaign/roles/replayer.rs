@@ -18,7 +18,7 @@ use crate::campaign::stage::OPERATOR;
 pub async fn run(place: &Place) -> anyhow::Result<()> {
     let mesh = place.connect(OPERATOR).await?;
     writeln!(std::io::stdout(), "ready")?;
-    let order = Order { by: "campaign".into(), why: "mended".into(), again: false };
+    let order = Order { by: "campaign".into(), why: "mended".into(), again: false, job: String::new() };
     let letters = list(mesh.bus(), &Selector::default()).await?.letters;
     let mut sent = 0;
     for letter in letters.iter().filter(|l| matches!(l.state, LetterState::Open | LetterState::Replaying)) {

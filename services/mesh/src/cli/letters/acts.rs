@@ -44,7 +44,7 @@ pub(super) async fn run(kind: ActKind, args: ActArgs, global: &GlobalArgs, outpu
         output.remark("nothing was done");
         return Ok(Status::Failed);
     }
-    let order = Order { by: place::person(), why: args.why, again: false };
+    let order = Order { by: place::person(), why: args.why, again: false, job: String::new() };
     let ends = all(chosen.letters, output, |letter| order_one(&bus, kind, letter, &order)).await;
     bus.close().await;
     tell(kind, &ends, output)

@@ -79,7 +79,7 @@ pub(super) async fn run(args: EditArgs, global: &GlobalArgs, output: &Output) ->
         output.remark("nothing was written");
         return Ok(Status::Failed);
     }
-    let order = Order { by: place::person(), why: args.why.clone(), again: false };
+    let order = Order { by: place::person(), why: args.why.clone(), again: false, job: String::new() };
     let documents: Vec<Value> = plans.iter().map(document).collect();
     let written = acts::all(plans, output, |plan| async {
         let done = letters::edit(&bus, &plan.letter, plan.payload, &order).await;

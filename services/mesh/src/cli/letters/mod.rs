@@ -2,6 +2,7 @@
 
 mod acts;
 mod ask;
+mod attach;
 mod diff;
 mod edit;
 mod editor;
@@ -9,8 +10,10 @@ mod export;
 mod group;
 mod import;
 mod indexed;
+mod jobs;
 mod list;
 mod replay;
+mod rollout;
 mod show;
 mod table;
 mod watch;
@@ -23,11 +26,10 @@ use mesh_core::{
     contract::Catalog,
     dead_letter::{ActKind, Facts, Letter},
     fault::Fault,
-    operate::letters::Selector,
 };
 
 use super::{GlobalArgs, Output, Status, text};
-use which::{Consumer, FilterArgs, Wanted};
+use which::FilterArgs;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LetterCommand {
@@ -59,10 +61,16 @@ pub(super) enum LetterCommand {
     #[command(after_help = "Example: mesh dead-letter release --all --why 'they called back' --yes")]
     Release(Box<acts::ActArgs>),
     /// Send letters again to the consumer that failed, and say what became of them
+    ///
+    /// A few are sent at once. With a rate, steps, a rule or an hour, and when there are more than 100, the keeper does it as
+    /// a job: it goes on when this terminal ends (Ctrl-C lets go of it), see mesh dead-letter jobs.
     #[command(
-        after_help = "Examples: mesh dead-letter replay 3f2a\n          mesh dead-letter replay --all --consumer payments/charge --yes"
+        after_help = "Examples: mesh dead-letter replay 3f2a\n          mesh dead-letter replay --all --consumer payments/charge --dry-run\n          mesh dead-letter replay --all --consumer payments/charge --rate 50/s --canary 1,5,20,100 --abort-if 'failed > 5%' --why 'mended' --yes"
     )]
-    Replay(ReplayArgs),
+    Replay(Box<ReplayArgs>),
+    /// Replays that the keeper does: look at them, pause, resume, cancel
+    #[command(subcommand, visible_alias = "job")]
+    Jobs(jobs::JobCommand),
     /// Give letters up: they are never sent again
     #[command(after_help = "Examples: mesh dead-letter discard 3f2a --why 'a test order'\n          \
                       mesh dead-letter discard --older-than 30d --reason 103 --why 'too late' --yes")]
@@ -113,9 +121,8 @@ pub(super) struct ReplayArgs {
     /// All that are open
     #[arg(long)]
     all: bool,
-    /// With --all: only of this consumer, NAME or SERVICE/NAME
-    #[arg(long, requires = "all", value_name = "CONSUMER")]
-    consumer: Option<Consumer>,
+    #[command(flatten)]
+    filters: which::FilterArgs,
     /// Don't ask
     #[arg(short, long)]
     yes: bool,
@@ -131,6 +138,8 @@ pub(super) struct ReplayArgs {
     /// Why, for its history
     #[arg(long, default_value = "")]
     why: String,
+    #[command(flatten)]
+    rollout: rollout::RolloutArgs,
 }
 
 pub(super) async fn run(command: LetterCommand, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
@@ -141,17 +150,13 @@ pub(super) async fn run(command: LetterCommand, global: &GlobalArgs, output: &Ou
         LetterCommand::Edit(args) => Box::pin(edit::run(*args, global, output)).await,
         LetterCommand::Hold(args) => Box::pin(acts::run(ActKind::Held, *args, global, output)).await,
         LetterCommand::Release(args) => Box::pin(acts::run(ActKind::Released, *args, global, output)).await,
-        LetterCommand::Replay(args) => replay::run(args, global, output).await,
+        LetterCommand::Replay(args) => Box::pin(replay::run(*args, global, output)).await,
+        LetterCommand::Jobs(command) => jobs::run(command, global, output).await,
         LetterCommand::Discard(args) => Box::pin(acts::run(ActKind::Discarded, *args, global, output)).await,
         LetterCommand::Watch(args) => watch::run(args, global, output).await,
         LetterCommand::Export(args) => export::run(args, global, output).await,
         LetterCommand::Import(args) => Box::pin(import::run(args, global, output)).await,
     }
-}
-
-/// The selector of the older filters: a consumer and a state.
-fn selector(consumer: Option<Consumer>, state: Wanted) -> anyhow::Result<Selector> {
-    Ok(which::of_consumer(consumer, state.states()).compile(&Catalog::new([])?)?)
 }
 
 /// What ended the newest attempt.

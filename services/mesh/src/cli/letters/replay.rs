@@ -7,21 +7,30 @@ use mesh_core::{
     bus::Bus,
     dead_letter::{Letter, LetterState},
     fault::Fault,
-    operate::letters::{self, Order, Replayed},
+    operate::letters::{self, Order, Replayed, Replays},
 };
 use serde_json::json;
 
 use super::{
     super::{Failure, failure, place, place::Place},
-    GlobalArgs, Output, ReplayArgs, Status, Wanted, consumer, fault, selector, short,
+    GlobalArgs, Output, ReplayArgs, Status, consumer, fault, rollout, short,
+    which::{Wanted, tell_unclear},
 };
 
 /// Replays that are ordered at once.
 const UNDER_WAY: usize = 16;
 
 pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
+    check(&args)?;
+    let by_ids = !args.ids.is_empty();
     let bus = Place::find(global)?.connect().await?;
-    let letters = chosen(&bus, &args).await?;
+    if args.rollout.is_wanted() {
+        return rollout::run(args, bus, (global, output)).await;
+    }
+    let letters = chosen(&bus, &args, global).await?;
+    if !by_ids && letters.len() > rollout::AT_ONCE {
+        return rollout::run(args, bus, (global, output)).await;
+    }
     if letters.is_empty() {
         output.remark("no open letters: nothing to replay");
         if output.is_json() {
@@ -29,11 +38,11 @@ pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) 
         }
         return Ok(Status::Ok);
     }
-    if args.all && !args.yes && !agreed(&letters)? {
+    if !by_ids && !args.yes && !agreed_to(&letters)? {
         output.remark("nothing was replayed");
         return Ok(Status::Failed);
     }
-    let order = Order { by: place::person(), why: args.why.clone(), again: args.again };
+    let order = Order { by: place::person(), why: args.why.clone(), again: args.again, job: String::new() };
     let (replayed, refused) = order_all(&bus, &letters, &order).await;
     let letters = match args.no_wait {
         true => Vec::new(),
@@ -51,10 +60,25 @@ pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) 
     Ok(status)
 }
 
+/// Ids, filters or --all: nothing said is not everything.
+fn check(args: &ReplayArgs) -> anyhow::Result<()> {
+    let by_filters = !args.filters.is_empty();
+    let (what, help) = match (args.ids.is_empty(), args.all, by_filters) {
+        (true, false, false) => ("which letters?", "give ids, filters such as --reason, or --all"),
+        (false, true, _) | (false, false, true) => {
+            ("ids and filters exclude each other", "give ids, or filters, or --all")
+        }
+        _ => return Ok(()),
+    };
+    Err(Failure::input(what, help).into())
+}
+
 /// The letters that are meant; an id that fits nothing ends it before anything is replayed.
-async fn chosen(bus: &Bus, args: &ReplayArgs) -> anyhow::Result<Vec<Letter>> {
-    if args.all {
-        return Ok(letters::list(bus, &selector(args.consumer.clone(), Wanted::Open)?).await?.letters);
+async fn chosen(bus: &Bus, args: &ReplayArgs, global: &GlobalArgs) -> anyhow::Result<Vec<Letter>> {
+    if args.ids.is_empty() {
+        let listing = letters::list(bus, &args.filters.selector(Wanted::Open, global)?).await?;
+        tell_unclear(&listing);
+        return Ok(listing.letters);
     }
     let mut chosen: Vec<Letter> = Vec::new();
     for id in &args.ids {
@@ -66,12 +90,15 @@ async fn chosen(bus: &Bus, args: &ReplayArgs) -> anyhow::Result<Vec<Letter>> {
     Ok(chosen)
 }
 
-/// Asks the person; without one, `--yes` is needed.
-fn agreed(letters: &[Letter]) -> anyhow::Result<bool> {
+fn agreed_to(letters: &[Letter]) -> anyhow::Result<bool> {
     let mut consumers: Vec<_> = letters.iter().map(consumer).collect();
     consumers.sort();
     consumers.dedup();
-    let question = format!("replay {} letters to {}?", letters.len(), consumers.join(", "));
+    agreed(&format!("replay {} letters to {}?", letters.len(), consumers.join(", ")))
+}
+
+/// Asks the person; without one, `--yes` is needed.
+pub(super) fn agreed(question: &str) -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::input(format!("{question} Nobody is there to ask"), "say --yes to replay them").into());
     }
@@ -83,7 +110,8 @@ fn agreed(letters: &[Letter]) -> anyhow::Result<bool> {
 }
 
 async fn order_all(bus: &Bus, letters: &[Letter], order: &Order) -> (Vec<Replayed>, Vec<Fault>) {
-    let orders = letters.iter().map(|letter| letters::replay(bus, letter, order));
+    let replays = Replays::new(bus, order.clone());
+    let orders = letters.iter().map(|letter| replays.replay(letter));
     let mut under_way = stream::iter(orders).buffered(UNDER_WAY);
     let (mut replayed, mut refused) = (Vec::new(), Vec::new());
     while let Some(result) = under_way.next().await {

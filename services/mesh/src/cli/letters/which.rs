@@ -156,15 +156,10 @@ impl FilterArgs {
         Ok(selector.map_err(|fault| Failure::new(fault, "docs/dead-letters.md has the names that --where may use"))?)
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether no filter is given.
+    pub(super) fn is_empty(&self) -> bool {
         self.selection(Wanted::All).is_everything() && self.state.is_none()
     }
-}
-
-/// The selection of the older filters: a consumer and states.
-pub(super) fn of_consumer(consumer: Option<Consumer>, states: Vec<LetterState>) -> Selection {
-    let (service, consumer) = consumer.map_or((None, None), |c| (c.service, Some(c.name)));
-    Selection { service, consumer, states, ..Selection::default() }
 }
 
 /// Letters that were chosen, and whether a filter chose them.

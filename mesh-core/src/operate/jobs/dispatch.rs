@@ -1,0 +1,163 @@
+//! One letter of a job: its order, then its copy; until both are certain, or it is certain that it is not to be sent.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+
+use super::{Selection, walk::Candidate};
+use crate::{
+    bus::Bus,
+    dead_letter::{ActKind, Letter, LetterState, Letters},
+    fault::{Fault, Reason},
+    operate::letters::{Replayed, Replays},
+    subject::DEAD_LETTER_STREAM,
+};
+
+/// What came of a candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Its order stands at this sequence, and its copy is on the lane.
+    Sent { ordered_at: u64 },
+    /// It was open when the job was asked for, and is not to be sent.
+    Skipped(Skip),
+    /// It is none of the job's.
+    NotMeant,
+}
+
+/// Why it is not to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Skip {
+    Held,
+    Discarded,
+    ReplayedByOthers,
+    WithoutConsumer,
+}
+
+/// What every letter of a job has in common.
+pub(super) struct Errand {
+    pub(super) bus: Bus,
+    pub(super) job: String,
+    pub(super) selection: Selection,
+    pub(super) cut_off: u64,
+    pub(super) replays: Replays,
+}
+
+/// What is to be done with a letter, as its whole history says.
+enum Todo {
+    Order(Box<Letter>),
+    /// It was ordered by this job, by this runner or another: the copy may be missing.
+    Copy(Box<Letter>, Replayed),
+    Nothing(Outcome),
+}
+
+impl Errand {
+    /// Sends a letter, or finds out why not. While the bus is away it tries again.
+    pub(super) async fn dispatch(&self, candidate: Candidate) -> Outcome {
+        let (subject, mut todo) = match candidate {
+            Candidate::Letter(letter) => (subject_of(&letter), Todo::Order(letter)),
+            Candidate::LookUp { subject, .. } => {
+                let todo = self.look_up(&subject).await;
+                (subject, todo)
+            }
+        };
+        let mut delays = delays();
+        loop {
+            let letter = match todo {
+                Todo::Nothing(outcome) => return outcome,
+                Todo::Copy(letter, replayed) => return self.copy(&letter, &replayed).await,
+                Todo::Order(letter) => letter,
+            };
+            match self.replays.order(&letter).await {
+                Ok(replayed) => return self.copy(&letter, &replayed).await,
+                Err(fault) if fault.reason() == Reason::ConsumerMissing => {
+                    return Outcome::Skipped(Skip::WithoutConsumer);
+                }
+                // Somebody was there meanwhile: its history says who.
+                Err(fault) if fault.reason() == Reason::LetterChanged => {}
+                // It may be written all the same: its history says so then.
+                Err(fault) => wait(&mut delays, &fault, "the order of a replay is not confirmed").await,
+            }
+            todo = self.look_up(&subject).await;
+        }
+    }
+
+    /// Sends the copy of a letter that this job ordered, once more.
+    pub(super) async fn send_again(&self, subject: &str) {
+        if let Todo::Copy(letter, replayed) = self.look_up(subject).await {
+            self.copy(&letter, &replayed).await;
+        }
+    }
+
+    async fn copy(&self, letter: &Letter, replayed: &Replayed) -> Outcome {
+        let mut delays = delays();
+        while let Err(fault) = self.replays.send(letter, replayed).await {
+            wait(&mut delays, &fault, "the copy of a replay is not confirmed").await;
+        }
+        Outcome::Sent { ordered_at: replayed.ordered_at }
+    }
+
+    async fn look_up(&self, subject: &str) -> Todo {
+        let mut delays = delays();
+        loop {
+            match read_letter(&self.bus, subject, self.cut_off).await {
+                Ok((then, now)) => return self.todo(then, now),
+                Err(fault) => wait(&mut delays, &fault, "a letter can't be read").await,
+            }
+        }
+    }
+
+    fn todo(&self, then: Option<Letter>, now: Option<Letter>) -> Todo {
+        let was_meant = |it: &Letter| it.state == LetterState::Open && self.selection.admits(&it.letter);
+        let (Some(then), Some(now)) = (then.filter(was_meant), now) else { return Todo::Nothing(Outcome::NotMeant) };
+        if let Some(ours) = now.history.iter().find(|act| act.kind == ActKind::Replayed && act.job == self.job) {
+            let is_under_way = now.state == LetterState::Replaying && now.history.last() == Some(ours);
+            let (generation, ordered_at) = (ours.generation, now.last_sequence);
+            let replayed = Replayed { letter_id: now.letter.id.clone(), generation, ordered_at };
+            // What has ended since is in the account already.
+            return if is_under_way { Todo::Copy(Box::new(now), replayed) } else { Todo::Nothing(Outcome::NotMeant) };
+        }
+        Todo::Nothing(Outcome::Skipped(match now.state {
+            // A new generation is a new capture: it came after the job was asked for.
+            LetterState::Open if now.letter.generation == then.letter.generation => return Todo::Order(Box::new(now)),
+            LetterState::Open | LetterState::Replaying | LetterState::Resolved => Skip::ReplayedByOthers,
+            LetterState::Held => Skip::Held,
+            LetterState::Discarded => Skip::Discarded,
+        }))
+    }
+}
+
+/// A letter as it stood at the cut-off, and as it stands now.
+pub(super) async fn read_letter(
+    bus: &Bus,
+    subject: &str,
+    cut_off: u64,
+) -> Result<(Option<Letter>, Option<Letter>), Fault> {
+    let (mut then, mut now) = (Letters::default(), Letters::default());
+    let mut from = 1;
+    while let Some(message) = bus.next_on(DEAD_LETTER_STREAM, subject, from).await? {
+        let envelope = message.open().envelope;
+        let sequence = envelope.delivery.as_ref().map_or(from, |delivery| delivery.sequence);
+        if sequence <= cut_off {
+            then.apply(&envelope);
+        }
+        now.apply(&envelope);
+        from = sequence + 1;
+    }
+    let only = |letters: Letters| letters.into_map().into_values().next();
+    Ok((only(then), only(now)))
+}
+
+fn subject_of(letter: &Letter) -> String {
+    let it = &letter.letter;
+    format!("{}.dead.{}.{}.{}.{}", crate::subject::WIRE, letter.region, it.service, it.consumer, it.id)
+}
+
+fn delays() -> impl Iterator<Item = Duration> + Send {
+    let delays = ExponentialBuilder::default().with_min_delay(Duration::from_millis(100));
+    delays.with_max_delay(Duration::from_secs(5)).with_jitter().without_max_times().build()
+}
+
+async fn wait(delays: &mut (impl Iterator<Item = Duration> + Send), fault: &Fault, what: &str) {
+    tracing::warn!(%fault, "{what}: it is tried again");
+    tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(5))).await;
+}

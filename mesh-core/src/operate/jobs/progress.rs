@@ -1,0 +1,209 @@
+//! What became of a job's letters, read from the letters' own histories: pure.
+//!
+//! An order of the job in a letter's history is a letter that was dispatched; the next record there says how it ended. Both
+//! are written by compare-and-set, each once. So the account is right whoever counts, and however often.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use mesh_proto::v1::{LetterRecord, letter_record::Record};
+
+use crate::policy::replay::Counts;
+
+/// A letter's id in 16 bytes: many are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Key(u128);
+
+impl Key {
+    /// `None`: it is no letter's id.
+    pub(super) fn of(id: &str) -> Option<Key> {
+        let is_id = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
+        if is_id { u128::from_str_radix(id, 16).ok().map(Key) } else { None }
+    }
+}
+
+/// The account of one job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Progress {
+    job: String,
+    /// Letters that it ordered, ever.
+    ours: HashSet<Key>,
+    /// Those that have not ended, with the generation that was ordered and the sequence of the order.
+    in_flight: HashMap<Key, (u32, u64)>,
+    resolved: u64,
+    failed: u64,
+    /// Orders whose copy is not known to be on the lane: by their sequence the subject of the letter.
+    uncopied: BTreeMap<u64, String>,
+    /// Copies that are on the lane while the order has not been read yet.
+    copied_ahead: HashSet<u64>,
+    /// The last sequence that was read.
+    read_to: u64,
+}
+
+impl Progress {
+    /// Of a job whose letters were captured at `cut_off` at the latest: all of its orders come after it.
+    pub(super) fn new(job: &str, cut_off: u64) -> Progress {
+        Progress {
+            job: job.to_owned(),
+            ours: HashSet::new(),
+            in_flight: HashMap::new(),
+            resolved: 0,
+            failed: 0,
+            uncopied: BTreeMap::new(),
+            copied_ahead: HashSet::new(),
+            read_to: cut_off,
+        }
+    }
+
+    /// Takes the next record of the dead-letter stream, from its place there: sequence and subject. One that was read before
+    /// changes nothing. Says whether it was an order of this job.
+    pub(super) fn apply(&mut self, letter: Key, place: (u64, &str), record: &LetterRecord) -> bool {
+        let (sequence, subject) = place;
+        if sequence <= self.read_to {
+            return false;
+        }
+        self.read_to = sequence;
+        match &record.record {
+            Some(Record::Replaying(act)) if act.job == self.job && self.ours.insert(letter) => {
+                self.in_flight.insert(letter, (act.generation, sequence));
+                if !self.copied_ahead.remove(&sequence) {
+                    self.uncopied.insert(sequence, subject.to_owned());
+                }
+                return true;
+            }
+            Some(Record::Resolved(act)) if self.end(letter, act.generation) => self.resolved += 1,
+            Some(Record::Captured(captured)) if self.end(letter, captured.generation) => self.failed += 1,
+            _ => {}
+        }
+        false
+    }
+
+    fn end(&mut self, letter: Key, generation: u32) -> bool {
+        let Some((_, ordered_at)) = self.in_flight.get(&letter).copied().filter(|it| it.0 == generation) else {
+            return false;
+        };
+        self.in_flight.remove(&letter);
+        // Whatever ended had its copy.
+        self.uncopied.remove(&ordered_at);
+        true
+    }
+
+    /// The copy of the letter that was ordered at `sequence` is on the lane.
+    pub(super) fn copied(&mut self, sequence: u64) {
+        if sequence > self.read_to {
+            self.copied_ahead.insert(sequence);
+        } else {
+            self.uncopied.remove(&sequence);
+        }
+    }
+
+    /// Orders after `sequence` whose copy is not known to be on the lane.
+    pub(super) fn uncopied_after(&self, sequence: u64) -> Vec<(u64, String)> {
+        self.uncopied.range(sequence.saturating_add(1)..).map(|(at, subject)| (*at, subject.clone())).collect()
+    }
+
+    /// What a checkpoint of an earlier runner says: those copies are on the lane.
+    pub(super) fn trust(&mut self, copied_through: u64) {
+        self.uncopied = self.uncopied.split_off(&copied_through.saturating_add(1));
+    }
+
+    /// Every order of this job up to here has its copy on the lane.
+    pub(super) fn copied_through(&self) -> u64 {
+        self.uncopied.keys().next().map_or(self.read_to, |first| first - 1)
+    }
+
+    /// Whether this job ordered the letter.
+    pub(super) fn is_ours(&self, letter: Key) -> bool {
+        self.ours.contains(&letter)
+    }
+
+    /// What became of them. What was not sent is not known here.
+    pub(super) fn counts(&self) -> Counts {
+        Counts { dispatched: self.ours.len() as u64, resolved: self.resolved, failed: self.failed, ..Counts::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_proto::v1::{DeadLetter, LetterAct};
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn record(record: Record) -> LetterRecord {
+        LetterRecord { record: Some(record) }
+    }
+
+    fn order(job: &str, generation: u32) -> LetterRecord {
+        record(Record::Replaying(LetterAct { generation, job: job.into(), ..Default::default() }))
+    }
+
+    fn resolved(generation: u32) -> LetterRecord {
+        record(Record::Resolved(LetterAct { generation, ..Default::default() }))
+    }
+
+    fn captured(generation: u32) -> LetterRecord {
+        record(Record::Captured(DeadLetter { generation, ..Default::default() }))
+    }
+
+    fn numbers(progress: &Progress) -> (u64, u64, u64) {
+        let counts = progress.counts();
+        (counts.dispatched, counts.resolved, counts.failed)
+    }
+
+    #[test]
+    fn only_ours_is_counted_and_each_end_once() {
+        let mut progress = Progress::new("j", 10);
+        assert!(!progress.apply(Key(1), (10, ""), &order("j", 1)), "before the cut-off");
+        assert!(progress.apply(Key(1), (11, ""), &order("j", 1)));
+        assert!(!progress.apply(Key(2), (12, ""), &order("other", 1)));
+        progress.apply(Key(2), (13, ""), &resolved(1));
+        progress.apply(Key(3), (14, ""), &captured(0));
+        assert_eq!(numbers(&progress), (1, 0, 0));
+        progress.apply(Key(1), (15, ""), &captured(1));
+        progress.apply(Key(1), (15, ""), &captured(1));
+        assert_eq!(numbers(&progress), (1, 0, 1));
+        // Somebody else replays what failed here: not ours any more.
+        progress.apply(Key(1), (16, ""), &order("", 2));
+        progress.apply(Key(1), (17, ""), &resolved(2));
+        assert_eq!((numbers(&progress), progress.counts().in_flight()), ((1, 0, 1), 0));
+    }
+
+    #[test]
+    fn copies_are_known_whichever_is_heard_first() {
+        let mut progress = Progress::new("j", 0);
+        progress.copied(2);
+        for at in 1..=3 {
+            progress.apply(Key(at.into()), (at, ""), &order("j", 1));
+        }
+        assert_eq!((progress.copied_through(), progress.uncopied_after(0).len()), (0, 2));
+        progress.copied(1);
+        assert_eq!(progress.copied_through(), 2);
+        progress.apply(Key(3), (4, ""), &resolved(1));
+        assert!(progress.uncopied_after(0).is_empty(), "what ended had its copy");
+        assert_eq!(progress.copied_through(), 4);
+    }
+
+    proptest! {
+        /// Read once or in two goes with a repetition between, from wherever: the same account.
+        #[test]
+        fn a_second_reading_is_the_same(acts in vec((0u128..4, 0u8..4, 1u32..3), 0..30), cut in 0usize..30) {
+            let records: Vec<_> = (1u64..).zip(acts).map(|(at, (letter, kind, generation))| {
+                let record = match kind {
+                    0 => order("j", generation),
+                    1 => order("k", generation),
+                    2 => resolved(generation),
+                    _ => captured(generation),
+                };
+                (Key(letter), at, record)
+            }).collect();
+            let mut once = Progress::new("j", 0);
+            records.iter().for_each(|(key, at, record)| { once.apply(*key, (*at, ""), record); });
+            let mut twice = Progress::new("j", 0);
+            let cut = cut.min(records.len());
+            let again = records[..cut].iter().chain(&records);
+            again.for_each(|(key, at, record)| { twice.apply(*key, (*at, ""), record); });
+            prop_assert_eq!(&once, &twice);
+            prop_assert_eq!(once.counts().in_flight(), once.in_flight.len() as u64);
+        }
+    }
+}

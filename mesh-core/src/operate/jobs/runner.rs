@@ -1,0 +1,488 @@
+//! One job, from when it is taken up until its last letter has ended.
+//!
+//! One loop that hears everything (its own log, the histories of its letters, the letters that are left, what is under way)
+//! and does what [`policy::replay::next`](crate::policy::replay::next) says. It may be dropped at any moment: all that it
+//! knows stands in the streams.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use mesh_proto::v1::{self, job_record::Record};
+use prost::Message as _;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Job,
+    dispatch::{Errand, Outcome, Skip},
+    fold::to_wire,
+    follow::{Heard, Reading, follow},
+    log::append,
+    progress::{Key, Progress},
+    walk::{Candidate, Found, candidate_now, walk},
+};
+use crate::{
+    bus::{Bus, PublishError},
+    envelope::Envelope,
+    operate::letters::{Order, Replays},
+    policy::replay::{Counts, Next, Pace, Plan, Skips, View, checkpoint_every_ms, next},
+    subject::{DEAD_LETTER_STREAM, Place},
+};
+
+/// Letters whose order or copy is under way at once, at most, and their bytes.
+const MAX_UNDER_WAY: usize = 2048;
+const MAX_BYTES: usize = 32 * 1024 * 1024;
+/// Copies that are sent once more at once: each takes a few questions to the broker.
+const MAX_REPAIRS: usize = 64;
+/// Records and letters that are read ahead.
+const HEARD_AHEAD: usize = 512;
+const FOUND_AHEAD: usize = 64;
+/// Letters that wait for their moment.
+const QUEUED: usize = 256;
+/// How often the time of day is looked at while a job waits for its hour: it may be set meanwhile.
+const LOOK_AT_CLOCK: Duration = Duration::from_millis(500);
+/// How long after a refused record the next one is tried.
+const WRITE_AGAIN: Duration = Duration::from_millis(250);
+
+/// What was under way and has ended.
+enum Ended {
+    Letter {
+        key: Key,
+        bytes: usize,
+        outcome: Outcome,
+    },
+    SentAgain {
+        ordered_at: u64,
+    },
+    /// A record that was to stand after the one at `after`.
+    Written {
+        after: u64,
+        result: Result<u64, PublishError>,
+    },
+}
+
+/// One job at work.
+pub(super) struct Runner {
+    errand: Arc<Errand>,
+    me: String,
+    job: watch::Receiver<Job>,
+    plan: Plan,
+    progress: Progress,
+    skipped: HashMap<Key, Skip>,
+    skips: Skips,
+    /// Letters that were begun and whose order has not been read back yet.
+    starting: HashSet<Key>,
+    /// Letters that are under way here, and their bytes.
+    letters: usize,
+    bytes: usize,
+    under_way: FuturesUnordered<BoxFuture<'static, Ended>>,
+    queue: VecDeque<Candidate>,
+    /// Orders whose copy may be missing, sequence and subject; and how many of them are looked at.
+    missing: VecDeque<(u64, String)>,
+    repairs: usize,
+    step: usize,
+    pace: Option<Pace>,
+    begun: Instant,
+    is_caught_up: bool,
+    is_walked: bool,
+    log: Log,
+}
+
+/// The writing of the job's own records: one at a time.
+struct Log {
+    /// The sequence of the last record that is known.
+    last: u64,
+    is_writing: bool,
+    /// Nothing is written until the log was read up to here.
+    read_first: u64,
+    not_before: Instant,
+    next_checkpoint: Instant,
+    /// What was last said.
+    said: (Counts, usize),
+    /// Why the job is to be given up, until that stands in the log.
+    abort: Option<String>,
+    is_finishing: bool,
+}
+
+impl Runner {
+    pub(super) fn new(bus: &Bus, me: &str, job: watch::Receiver<Job>) -> Runner {
+        let now = Instant::now();
+        let it = job.borrow().clone();
+        let order = Order { by: it.asked.by.clone(), why: it.asked.why.clone(), again: false, job: it.id.clone() };
+        let errand = Errand {
+            bus: bus.clone(),
+            job: it.id.clone(),
+            selection: it.selection(),
+            cut_off: it.replay.cut_off,
+            replays: Replays::new(bus, order),
+        };
+        let plan = it.plan();
+        let log = Log {
+            last: it.last_sequence,
+            is_writing: false,
+            read_first: 0,
+            not_before: now,
+            next_checkpoint: now,
+            said: (it.counts(), 0),
+            abort: None,
+            is_finishing: false,
+        };
+        Runner {
+            errand: Arc::new(errand),
+            me: me.to_owned(),
+            pace: plan.rate.map(|rate| Pace::new(rate, Duration::ZERO)),
+            plan,
+            progress: Progress::new(&it.id, it.replay.cut_off),
+            skipped: HashMap::new(),
+            skips: Skips::default(),
+            starting: HashSet::new(),
+            letters: 0,
+            bytes: 0,
+            under_way: FuturesUnordered::new(),
+            queue: VecDeque::new(),
+            missing: VecDeque::new(),
+            repairs: 0,
+            // A step that an earlier runner had begun was allowed: those before it held.
+            step: usize::try_from(it.checkpoint.step).unwrap_or(0).saturating_sub(1),
+            begun: now,
+            is_caught_up: false,
+            is_walked: false,
+            job,
+            log,
+        }
+    }
+
+    /// Runs the job until it has finished, or somebody else took it up.
+    pub(super) async fn run(mut self) {
+        if !self.take_up().await {
+            return;
+        }
+        let errand = Arc::clone(&self.errand);
+        let subjects = errand.selection.subjects(errand.bus.gate().identity().region());
+        let reading = Reading { stream: DEAD_LETTER_STREAM, subjects, from: errand.cut_off + 1 };
+        let (heard_into, mut heard) = mpsc::channel(HEARD_AHEAD);
+        let mut following = std::pin::pin!(follow(&errand.bus, reading, heard_into));
+        let (found_into, mut found) = mpsc::channel(FOUND_AHEAD);
+        let mut walking = std::pin::pin!(walk(&errand.bus, &errand.selection, found_into));
+        let mut records = Vec::new();
+        self.begun = Instant::now();
+        loop {
+            let wake = self.act();
+            if self.is_over() {
+                break;
+            }
+            let walks = self.is_caught_up && !self.is_walked && self.queue.len() < QUEUED && !self.is_stopped();
+            tokio::select! {
+                _ = heard.recv_many(&mut records, HEARD_AHEAD) => records.drain(..).for_each(|one| self.hear(one)),
+                Some(ended) = self.under_way.next(), if !self.under_way.is_empty() => self.end(ended),
+                Some(one) = found.recv(), if walks => self.find(one),
+                changed = self.job.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.log.last = self.log.last.max(self.job.borrow_and_update().last_sequence);
+                }
+                () = sleep_until(wake) => {}
+                () = &mut following => {}
+                () = &mut walking, if self.is_caught_up => {}
+            }
+        }
+    }
+
+    /// Waits for its hour and writes that it is taken up. `false`: there is nothing to do.
+    async fn take_up(&mut self) -> bool {
+        loop {
+            let job = self.job.borrow_and_update().clone();
+            self.log.last = job.last_sequence;
+            if job.is_finished() {
+                return false;
+            }
+            let now_ms = self.errand.bus.gate().clock().now_ms();
+            let waits = job.end.is_none() && job.started_ms == 0 && (job.is_paused || job.replay.at_ms > now_ms);
+            if !waits {
+                let act = v1::JobAct { at_ms: now_ms, by: self.me.clone(), why: String::new() };
+                match append(&self.errand.bus, &job.id, job.last_sequence, Record::Started(act)).await {
+                    Ok(sequence) => {
+                        self.log.last = sequence;
+                        return true;
+                    }
+                    Err(error) => tracing::debug!(%error, job = job.id, "the job is not taken up yet"),
+                }
+            }
+            let look_again = sleep_until(Instant::now() + LOOK_AT_CLOCK);
+            tokio::select! {
+                changed = self.job.changed() => if changed.is_err() { return false },
+                () = look_again => {}
+            }
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.log.abort.is_some() || self.job.borrow().end.is_some()
+    }
+
+    /// Whether it has finished, or is another runner's.
+    fn is_over(&self) -> bool {
+        let job = self.job.borrow();
+        let is_anothers = job.last_sequence >= self.log.last && !job.runner.is_empty() && job.runner != self.me;
+        job.is_finished() || is_anothers
+    }
+
+    /// Does what is to be done now. When to look again where nothing is heard.
+    fn act(&mut self) -> Instant {
+        let mut wake = Instant::now() + Duration::from_secs(60);
+        self.repair();
+        while self.is_caught_up {
+            match next(&self.plan, &self.view()) {
+                Next::Dispatch => match self.dispatch() {
+                    Dispatched::Yes => {}
+                    Dispatched::NotBefore(moment) => {
+                        wake = wake.min(moment);
+                        break;
+                    }
+                    Dispatched::NothingToSend => break,
+                },
+                Next::Advance => self.step += 1,
+                Next::Abort(why) => self.log.abort = Some(why),
+                Next::Finish => {
+                    self.log.is_finishing = self.letters == 0;
+                    break;
+                }
+                Next::Wait => break,
+            }
+        }
+        wake.min(self.write())
+    }
+
+    fn view(&self) -> View {
+        View {
+            counts: self.counts(),
+            starting: self.starting.len() as u64,
+            step: self.step,
+            is_paused: self.job.borrow().is_paused,
+            is_stopped: self.is_stopped(),
+            is_walked: self.is_walked && self.queue.is_empty(),
+        }
+    }
+
+    fn counts(&self) -> Counts {
+        Counts { skipped: self.skips, ..self.progress.counts() }
+    }
+
+    /// Counts a letter as skipped for another reason than before, or no more.
+    fn skip(&mut self, key: Key, skip: Option<Skip>) {
+        let before = match skip {
+            Some(skip) => self.skipped.insert(key, skip),
+            None => self.skipped.remove(&key),
+        };
+        before.into_iter().for_each(|skip| *count_of(&mut self.skips, skip) -= 1);
+        skip.into_iter().for_each(|skip| *count_of(&mut self.skips, skip) += 1);
+    }
+
+    fn dispatch(&mut self) -> Dispatched {
+        // A walk that began again comes across letters twice; another runner may have been faster.
+        while self.queue.front().is_some_and(|next| next.key().is_none_or(|key| self.is_begun(key))) {
+            self.queue.pop_front();
+        }
+        if self.queue.is_empty() || self.letters >= MAX_UNDER_WAY || self.bytes >= MAX_BYTES {
+            return Dispatched::NothingToSend;
+        }
+        if let Some(pace) = &mut self.pace
+            && let Err(moment) = pace.take(self.begun.elapsed())
+        {
+            return Dispatched::NotBefore(self.begun + moment);
+        }
+        let Some((candidate, key)) = self.queue.pop_front().and_then(|it| it.key().map(|key| (it, key))) else {
+            return Dispatched::NothingToSend;
+        };
+        let (errand, bytes) = (Arc::clone(&self.errand), candidate.size());
+        self.starting.insert(key);
+        self.letters += 1;
+        self.bytes += bytes;
+        self.under_way.push(Box::pin(async move {
+            let outcome = errand.dispatch(candidate).await;
+            Ended::Letter { key, bytes, outcome }
+        }));
+        Dispatched::Yes
+    }
+
+    fn is_begun(&self, key: Key) -> bool {
+        self.progress.is_ours(key) || self.starting.contains(&key)
+    }
+
+    fn end(&mut self, ended: Ended) {
+        match ended {
+            Ended::Letter { key, bytes, outcome } => {
+                self.letters -= 1;
+                self.bytes -= bytes;
+                match outcome {
+                    // Until its order is read back it counts as starting.
+                    Outcome::Sent { ordered_at } => {
+                        self.progress.copied(ordered_at);
+                        if self.progress.is_ours(key) {
+                            self.starting.remove(&key);
+                        }
+                    }
+                    Outcome::Skipped(skip) => {
+                        self.starting.remove(&key);
+                        self.skip(key, Some(skip));
+                    }
+                    Outcome::NotMeant => {
+                        self.starting.remove(&key);
+                    }
+                }
+            }
+            Ended::SentAgain { ordered_at } => {
+                self.repairs -= 1;
+                self.progress.copied(ordered_at);
+            }
+            Ended::Written { after, result } => self.written(after, result),
+        }
+    }
+
+    fn find(&mut self, found: Found) {
+        match found {
+            Found::End => self.is_walked = true,
+            Found::Newest(envelope) => {
+                let Some(candidate) = candidate_now(&envelope, self.errand.cut_off) else { return };
+                let Some(key) = candidate.key() else { return };
+                let is_meant = match &candidate {
+                    Candidate::Letter(letter) => self.errand.selection.admits(&letter.letter),
+                    Candidate::LookUp { .. } => true,
+                };
+                if is_meant && !self.is_begun(key) {
+                    self.queue.push_back(candidate);
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Record(envelope) => self.hear_record(&envelope),
+            Heard::CaughtUp => {
+                self.is_caught_up = true;
+                let copied_through = self.job.borrow().checkpoint.copied_through;
+                self.progress.trust(copied_through);
+                self.missing.extend(self.progress.uncopied_after(copied_through));
+            }
+        }
+    }
+
+    fn hear_record(&mut self, envelope: &Envelope) {
+        let Some(delivery) = &envelope.delivery else { return };
+        let Some(Place::DeadLetter { letter, .. }) = Place::parse(&envelope.subject) else { return };
+        let (Some(key), Ok(record)) = (Key::of(letter), v1::LetterRecord::decode(envelope.payload.clone())) else {
+            return;
+        };
+        let is_order = self.progress.apply(key, (delivery.sequence, &envelope.subject), &record);
+        if is_order {
+            self.skip(key, None);
+            let is_here = self.starting.remove(&key);
+            if !is_here && self.is_caught_up {
+                // Of a runner that is gone, or about to: its copy may be missing.
+                self.missing.push_back((delivery.sequence, envelope.subject.clone()));
+            }
+        }
+    }
+
+    /// Sends copies that may be missing once more.
+    fn repair(&mut self) {
+        while self.repairs < MAX_REPAIRS
+            && let Some((ordered_at, subject)) = self.missing.pop_front()
+        {
+            let errand = Arc::clone(&self.errand);
+            self.repairs += 1;
+            self.under_way.push(Box::pin(async move {
+                errand.send_again(&subject).await;
+                Ended::SentAgain { ordered_at }
+            }));
+        }
+    }
+
+    /// Writes what the log lacks, one record at a time. When to look again.
+    fn write(&mut self) -> Instant {
+        let now = Instant::now();
+        let far = now + Duration::from_secs(60);
+        if self.log.is_writing || self.job.borrow().last_sequence < self.log.read_first {
+            return far;
+        }
+        if now < self.log.not_before {
+            return self.log.not_before;
+        }
+        let record = match self.record(now) {
+            Ok(record) => record,
+            Err(moment) => return moment.unwrap_or(far),
+        };
+        let (errand, after) = (Arc::clone(&self.errand), self.log.last);
+        self.log.is_writing = true;
+        self.under_way.push(Box::pin(async move {
+            let result = append(&errand.bus, &errand.job, after, record).await;
+            Ended::Written { after, result }
+        }));
+        far
+    }
+
+    /// The record that is to be written now; else when there will be one.
+    fn record(&mut self, now: Instant) -> Result<Record, Option<Instant>> {
+        let at_ms = self.errand.bus.gate().clock().now_ms();
+        if let Some(why) = self.log.abort.clone().filter(|_| self.job.borrow().end.is_none()) {
+            return Ok(Record::Aborted(v1::JobAct { at_ms, by: self.me.clone(), why }));
+        }
+        let counts = self.counts();
+        let wire = Some(to_wire(&counts));
+        if self.log.is_finishing {
+            return Ok(Record::Finished(v1::JobFinished { at_ms, counts: wire }));
+        }
+        if !self.is_caught_up || self.log.said == (counts, self.step) {
+            return Err(None);
+        }
+        if now < self.log.next_checkpoint {
+            return Err(Some(self.log.next_checkpoint));
+        }
+        let run_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.log.next_checkpoint = now + Duration::from_millis(checkpoint_every_ms(run_ms));
+        self.log.said = (counts, self.step);
+        let step = if self.plan.canary.steps().is_empty() { 0 } else { self.step + 1 };
+        let step = u32::try_from(step).unwrap_or(u32::MAX);
+        let copied_through = self.progress.copied_through();
+        Ok(Record::Checkpoint(v1::JobCheckpoint { at_ms, counts: wire, copied_through, step }))
+    }
+
+    fn written(&mut self, after: u64, result: Result<u64, PublishError>) {
+        self.log.is_writing = false;
+        match result {
+            Ok(sequence) => {
+                self.log.last = self.log.last.max(sequence);
+                self.log.read_first = sequence;
+            }
+            // Somebody ordered something, or an acknowledgement of ours was lost: the log says so in a moment.
+            Err(error) if error.is_conflict() => self.log.read_first = after + 1,
+            Err(error) => {
+                tracing::warn!(%error, job = self.errand.job, "the job's log does not take a record: it is tried again");
+                self.log.not_before = Instant::now() + WRITE_AGAIN;
+            }
+        }
+    }
+}
+
+fn count_of(skips: &mut Skips, skip: Skip) -> &mut u64 {
+    match skip {
+        Skip::Held => &mut skips.held,
+        Skip::Discarded => &mut skips.discarded,
+        Skip::ReplayedByOthers => &mut skips.replayed_by_others,
+        Skip::WithoutConsumer => &mut skips.without_consumer,
+    }
+}
+
+enum Dispatched {
+    Yes,
+    NotBefore(Instant),
+    NothingToSend,
+}

@@ -1,0 +1,182 @@
+//! Looking on while the keeper does a job: a bar on a terminal, a line now and then elsewhere. Ctrl-C lets go of it.
+
+use std::{
+    io::IsTerminal as _,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use mesh_core::{
+    bus::{Bus, Stop as Enough},
+    operate::jobs::{self, End, Job, JobState},
+    policy::replay::Counts,
+};
+use serde_json::{Value, json};
+
+use super::{super::text, Output, Status};
+use crate::{ledger::grouped, stop::Stop};
+
+/// How often a line is written where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// Shows how far a job is until it has ended.
+pub(super) async fn run(bus: &Bus, id: &str, output: &Output) -> anyhow::Result<Status> {
+    let stop = Stop::listen()?;
+    let mut display = Display::new(output);
+    let mut last: Option<Job> = None;
+    let watching = jobs::watch(bus, id, |job| {
+        display.show(job);
+        let is_finished = job.is_finished();
+        last = Some(job.clone());
+        if is_finished { Enough::Yes } else { Enough::No }
+    });
+    tokio::select! {
+        () = watching => {}
+        () = stop.told() => {}
+    }
+    display.end();
+    bus.close().await;
+    let Some(job) = last else {
+        output.remark(&format!("job {id} goes on; look again: mesh dead-letter jobs watch {id}"));
+        return Ok(Status::Ok);
+    };
+    tell(&job, output)?;
+    if !job.is_finished() {
+        output.remark(&format!("the job goes on; look again: mesh dead-letter jobs watch {id}"));
+        return Ok(Status::Ok);
+    }
+    let counts = job.counts();
+    let is_good = job.state() == JobState::Done && counts.failed == 0 && counts.skipped.without_consumer == 0;
+    Ok(if is_good { Status::Ok } else { Status::Failed })
+}
+
+/// Says where a job stands.
+pub(super) fn tell(job: &Job, output: &Output) -> anyhow::Result<()> {
+    if output.is_json() {
+        return Ok(output.json(&document(job))?);
+    }
+    output.line(&format!("job {}  {}", job.id, line(job)))?;
+    if let Some(End::Aborted(why)) = &job.end {
+        output.line(&format!("aborted: {why}"))?;
+    }
+    Ok(())
+}
+
+/// A job in one line: its state and its counts.
+pub(super) fn line(job: &Job) -> String {
+    let Counts { dispatched, resolved, failed, skipped } = job.counts();
+    let mut line = format!(
+        "{}: {} of {} sent, {} resolved, {} failed again",
+        job.state().word(),
+        grouped(dispatched),
+        grouped(job.replay.selected),
+        grouped(resolved),
+        grouped(failed),
+    );
+    let in_flight = job.counts().in_flight();
+    let others = [
+        (in_flight, "not ended yet"),
+        (skipped.replayed_by_others, "replayed by others"),
+        (skipped.held, "held"),
+        (skipped.discarded, "discarded"),
+        (skipped.without_consumer, "without a consumer"),
+    ];
+    for (count, what) in others.into_iter().filter(|(count, _)| *count > 0) {
+        line.push_str(&format!(", {} {what}", grouped(count)));
+    }
+    line
+}
+
+/// A job in one JSON object.
+pub(super) fn document(job: &Job) -> Value {
+    let (counts, replay) = (job.counts(), &job.replay);
+    let selection = replay.selection.clone().unwrap_or_default();
+    let filter: Value = serde_json::from_str(&selection.filter).unwrap_or_default();
+    let history = job.history.iter().map(|moment| {
+        let act = &moment.act;
+        json!({ "what": moment.what, "atMs": act.at_ms, "by": act.by, "why": act.why })
+    });
+    json!({
+        "id": job.id,
+        "state": job.state().word(),
+        "finished": job.is_finished(),
+        "selection": { "ids": selection.ids, "filter": filter },
+        "cutOff": replay.cut_off,
+        "selected": replay.selected,
+        "ratePerSecond": replay.rate_per_second,
+        "canary": replay.canary,
+        "step": job.checkpoint.step,
+        "abortIf": replay.abort_if,
+        "atMs": replay.at_ms,
+        "maxInFlight": replay.max_in_flight,
+        "dispatched": counts.dispatched,
+        "resolved": counts.resolved,
+        "failed": counts.failed,
+        "inFlight": counts.in_flight(),
+        "skipped": {
+            "held": counts.skipped.held,
+            "discarded": counts.skipped.discarded,
+            "replayedByOthers": counts.skipped.replayed_by_others,
+            "withoutConsumer": counts.skipped.without_consumer,
+        },
+        "history": history.collect::<Vec<_>>(),
+    })
+}
+
+enum Display {
+    Silent,
+    Lines { last: Option<Instant> },
+    Bar(ProgressBar),
+}
+
+impl Display {
+    fn new(output: &Output) -> Display {
+        match (std::io::stderr().is_terminal(), output.is_json()) {
+            (true, _) => {
+                let style = "{wide_bar} {human_pos:>7} of {human_len}  {eta} left  {msg}";
+                let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+                Display::Bar(ProgressBar::new(0).with_style(style))
+            }
+            (false, true) => Display::Silent,
+            (false, false) => Display::Lines { last: None },
+        }
+    }
+
+    /// How far it is: what has ended or will not be sent.
+    fn show(&mut self, job: &Job) {
+        match self {
+            Display::Silent => {}
+            Display::Lines { last } => {
+                if last.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
+                    *last = Some(Instant::now());
+                    eprintln!("{}", line(job));
+                }
+            }
+            Display::Bar(bar) => {
+                let counts = job.counts();
+                bar.set_length(job.replay.selected);
+                bar.set_position(counts.ended() + counts.skipped.total());
+                bar.set_message(message(job));
+            }
+        }
+    }
+
+    fn end(self) {
+        if let Display::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn message(job: &Job) -> String {
+    let mut message = format!("{}, {} failed again", job.state().word(), grouped(job.counts().failed));
+    let steps = &job.replay.canary;
+    let step = usize::try_from(job.checkpoint.step).unwrap_or(0);
+    if let Some(percent) = step.checked_sub(1).and_then(|index| steps.get(index)) {
+        message.push_str(&format!(", step {percent}%"));
+    }
+    if job.state() == JobState::Waiting && job.replay.at_ms > 0 {
+        message.push_str(&format!(" until {} UTC", text::moment(job.replay.at_ms)));
+    }
+    message
+}

@@ -1,0 +1,101 @@
+//! `mesh dead-letter jobs`: replays that the keeper does.
+
+use clap::{Args, Subcommand};
+use mesh_core::operate::jobs::{self, Job};
+
+use super::{
+    super::{place, place::Place, text},
+    GlobalArgs, Output, Status, attach,
+};
+
+#[derive(Debug, Subcommand)]
+pub(in super::super) enum JobCommand {
+    /// List them: the newest first
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show all that is known about one
+    #[command(visible_alias = "status", after_help = "Example: mesh dead-letter jobs show 4de4")]
+    Show(JobArgs),
+    /// Look on until it has ended; Ctrl-C lets go of it
+    Watch(JobArgs),
+    /// Stop it for now: what was sent ends, nothing more is sent
+    #[command(after_help = "Example: mesh dead-letter jobs pause 4de4 --why 'the vendor is slow'")]
+    Pause(OrderArgs),
+    /// Let a paused one go on
+    Resume(OrderArgs),
+    /// Stop it for good
+    Cancel(OrderArgs),
+}
+
+#[derive(Debug, Args)]
+pub(in super::super) struct JobArgs {
+    /// Its id, or a beginning that no other has
+    id: String,
+}
+
+#[derive(Debug, Args)]
+pub(in super::super) struct OrderArgs {
+    /// Its id, or a beginning that no other has
+    id: String,
+    /// Why, for its history
+    #[arg(long, default_value = "")]
+    why: String,
+}
+
+pub(super) async fn run(command: JobCommand, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
+    let bus = Place::find(global)?.connect().await?;
+    let by = place::person();
+    let id = match command {
+        JobCommand::List => {
+            list(&jobs::list(&bus).await?, output)?;
+            bus.close().await;
+            return Ok(Status::Ok);
+        }
+        JobCommand::Watch(args) => {
+            let job = jobs::find(&bus, &args.id).await?;
+            return attach::run(&bus, &job.id, output).await;
+        }
+        JobCommand::Show(args) => args.id,
+        JobCommand::Pause(args) => {
+            jobs::pause(&bus, &jobs::find(&bus, &args.id).await?, &by, &args.why).await?;
+            args.id
+        }
+        JobCommand::Resume(args) => {
+            jobs::resume(&bus, &jobs::find(&bus, &args.id).await?, &by, &args.why).await?;
+            args.id
+        }
+        JobCommand::Cancel(args) => {
+            jobs::cancel(&bus, &jobs::find(&bus, &args.id).await?, &by, &args.why).await?;
+            args.id
+        }
+    };
+    let job = jobs::find(&bus, &id).await?;
+    bus.close().await;
+    attach::tell(&job, output)?;
+    if !output.is_json() {
+        for moment in &job.history {
+            let act = &moment.act;
+            let why = if act.why.is_empty() { String::new() } else { format!(": {}", act.why) };
+            output.line(&format!("  {}  {} by {}{why}", text::moment(act.at_ms), moment.what, act.by))?;
+        }
+    }
+    Ok(Status::Ok)
+}
+
+fn list(jobs: &[Job], output: &Output) -> anyhow::Result<()> {
+    if output.is_json() {
+        return Ok(output.json(&jobs.iter().map(attach::document).collect::<Vec<_>>())?);
+    }
+    if jobs.is_empty() {
+        output.remark("no jobs");
+        return Ok(());
+    }
+    let mut table = output.table(&["ID", "ASKED (UTC)", "BY", "WHY", "JOB"]);
+    table.add_rows(jobs.iter().map(|job| {
+        let asked = &job.asked;
+        let (at, why) = (text::moment(asked.at_ms), text::cut(&asked.why, 30));
+        [job.id.clone(), at, asked.by.clone(), why, attach::line(job)]
+    }));
+    output.line(&table.trim_fmt())?;
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! A replay that the keeper does: as a job, at a rate, in steps, with a rule that stops it.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+use mesh_core::{
+    bus::Bus,
+    operate::{
+        jobs::{self, Ask, Preview, Selection},
+        letters,
+    },
+    policy::replay::{AbortRule, Canary, Rate},
+    store::{Lease, LeaseSettings, Store},
+    subject::KEEPER,
+};
+use serde_json::json;
+
+use super::{
+    super::{Failure, place, text},
+    GlobalArgs, Output, ReplayArgs, Status, attach, consumer, replay, short,
+    which::{Wanted, tell_unclear},
+};
+
+/// Open letters that are sent at once where nothing else is said; more become a job.
+pub(super) const AT_ONCE: usize = 100;
+/// What stops a canary for which nothing is said.
+const CANARY_RULE: &str = "failed > 5%";
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "As a job of the keeper")]
+pub(super) struct RolloutArgs {
+    /// Only say what would go
+    #[arg(long)]
+    dry_run: bool,
+    /// So many letters in a second, minute or hour: 50/s, 100/m
+    #[arg(long, value_name = "RATE")]
+    rate: Option<Rate>,
+    /// In steps, each a percentage of all: after each, wait until its letters have ended
+    #[arg(long, value_name = "PERCENT,…", value_delimiter = ',')]
+    canary: Vec<f64>,
+    /// Give up when so many, or such a share of those that ended, failed again: 'failed > 5% or failed > 100'. With --canary,
+    /// 'failed > 5%' where nothing is said
+    #[arg(long, value_name = "RULE")]
+    abort_if: Option<String>,
+    /// Not before: 2026-11-27T02:30:00Z, or a time from now, 30m
+    #[arg(long, value_name = "TIME", value_parser = text::when)]
+    at: Option<text::When>,
+    /// Letters that were sent and have not ended, at most [default: 10000]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    max_in_flight: Option<u32>,
+}
+
+impl RolloutArgs {
+    pub(super) fn is_wanted(&self) -> bool {
+        self.dry_run
+            || self.rate.is_some()
+            || !self.canary.is_empty()
+            || self.abort_if.is_some()
+            || self.at.is_some()
+            || self.max_in_flight.is_some()
+    }
+}
+
+pub(super) async fn run(
+    args: ReplayArgs,
+    bus: Bus,
+    (global, output): (&GlobalArgs, &Output),
+) -> anyhow::Result<Status> {
+    let now_ms = bus.gate().clock().now_ms();
+    // What is wrong with the words is said before anything is read.
+    let (canary, abort_if) = (canary(&args.rollout)?, abort_if(&args.rollout)?);
+    let at_ms = args.rollout.at.map(|at| at.ahead_ms(now_ms));
+    let selection = selection(&bus, &args, global).await?;
+    let preview = jobs::preview(&bus, &selection).await?;
+    if args.rollout.dry_run {
+        show(&preview, output)?;
+        return Ok(Status::Ok);
+    }
+    if preview.letters == 0 {
+        output.remark("no open letters: nothing to replay");
+        if output.is_json() {
+            output.json(&json!(null))?;
+        }
+        return Ok(Status::Ok);
+    }
+    let consumers: Vec<_> = preview.consumers.keys().map(String::as_str).collect();
+    let question = format!("replay {} letters to {}?", preview.letters, consumers.join(", "));
+    if !args.yes && !replay::agreed(&question)? {
+        output.remark("nothing was replayed");
+        return Ok(Status::Failed);
+    }
+    let ask = Ask {
+        selection,
+        cut_off: preview.cut_off,
+        selected: preview.letters,
+        rate: args.rollout.rate,
+        canary,
+        abort_if,
+        at_ms,
+        max_in_flight: args.rollout.max_in_flight.unwrap_or(0),
+        by: place::person(),
+        why: args.why,
+    };
+    let job = jobs::create(&bus, ask).await?;
+    if keeper(&bus).await.is_none() {
+        output.remark(&format!("no keeper is active: job {} waits for one", job.id));
+    }
+    if args.no_wait {
+        attach::tell(&job, output)?;
+        bus.close().await;
+        return Ok(Status::Ok);
+    }
+    attach::run(&bus, &job.id, output).await
+}
+
+/// Who is the active keeper. `None`: nobody, or that is not known.
+async fn keeper(bus: &Bus) -> Option<String> {
+    let store = Store::new(bus, bus.gate().identity().region().clone(), KEEPER.parse().ok()?);
+    let lease = Lease::new(store, KEEPER, String::new(), LeaseSettings::default());
+    let (holder, _) = lease.holder().await.ok()??;
+    (!holder.is_empty()).then_some(holder)
+}
+
+/// What the keeper is asked for. A CEL condition is asked here, where the contracts are known: the job names the letters.
+async fn selection(bus: &Bus, args: &ReplayArgs, global: &GlobalArgs) -> anyhow::Result<Selection> {
+    let mut ids = BTreeSet::new();
+    for id in &args.ids {
+        ids.insert(letters::find(bus, id).await?.letter.id);
+    }
+    let selector = args.filters.selector(Wanted::Open, global)?;
+    if selector.selection().condition.is_some() {
+        let listing = letters::list(bus, &selector).await?;
+        tell_unclear(&listing);
+        ids.extend(listing.letters.into_iter().map(|letter| letter.letter.id));
+        // None is not all.
+        ids.insert(String::new());
+    }
+    Ok(Selection::new(ids, selector.selection()))
+}
+
+fn canary(args: &RolloutArgs) -> anyhow::Result<Canary> {
+    Canary::new(args.canary.clone()).map_err(|error| Failure::input(format!("--canary: {error}"), "").into())
+}
+
+fn abort_if(args: &RolloutArgs) -> anyhow::Result<Option<AbortRule>> {
+    let default = (!args.canary.is_empty()).then_some(CANARY_RULE);
+    let Some(text) = args.abort_if.as_deref().or(default) else { return Ok(None) };
+    let rule = text.parse::<AbortRule>().map_err(|error| {
+        let caret = format!("{}^", " ".repeat(error.column - 1));
+        Failure::input(
+            format!("--abort-if: {error}\n{text}\n{caret}"),
+            "conditions are `failed > 10` and `failed > 5%`, joined by `or`",
+        )
+    })?;
+    Ok(Some(rule))
+}
+
+/// What would go.
+fn show(preview: &Preview, output: &Output) -> anyhow::Result<()> {
+    if output.is_json() {
+        let first: Vec<_> = preview.first.iter().map(|letter| letter.letter.id.as_str()).collect();
+        let document = json!({
+            "letters": preview.letters,
+            "cutOff": preview.cut_off,
+            "consumers": preview.consumers,
+            "first": first,
+        });
+        return Ok(output.json(&document)?);
+    }
+    for (consumer, count) in &preview.consumers {
+        output.line(&format!("{count:>9}  {consumer}"))?;
+    }
+    output.line(&format!("{:>9}  letters would go", preview.letters))?;
+    for letter in &preview.first {
+        let line = format!("{}  {}  {}", short(&letter.letter.id), consumer(letter), letter.letter.message_type);
+        output.line(&line)?;
+    }
+    let named = preview.first.len() as u64;
+    if named < preview.letters {
+        output.remark(&format!("… and {} more", preview.letters - named));
+    }
+    output.remark("nothing was replayed");
+    Ok(())
+}

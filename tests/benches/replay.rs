@@ -1,0 +1,182 @@
+//! Many letters, replayed by a job: how fast, and that each is sent once, whatever dies meanwhile.
+//!
+//! `cargo bench -p mesh-tests --bench replay -- --letters 100000 --deaths 4`. Prints one line.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a measurement that fails says where, and prints what it found"
+)]
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use clap::Parser as _;
+use futures_util::{StreamExt as _, stream};
+use mesh_core::{
+    Context, Fault,
+    bus::{Bus, Stop, StreamLimits},
+    dead_letter,
+    delayed::Lane,
+    envelope::{Delivery, Envelope, Note},
+    operate::jobs::{self, Ask, Job, Selection},
+    policy::compile::{Consumes, Declaration},
+    proto::v1,
+};
+use mesh_tests::TestBroker;
+use prost::Message as _;
+use shop_proto::shop::orders::v1::OrderPlaced;
+
+const EVENT: &str = "shop.orders.v1.OrderPlaced";
+
+#[derive(clap::Parser)]
+struct Args {
+    /// Letters.
+    #[arg(long, default_value_t = 100_000)]
+    letters: usize,
+    /// How often the keeper dies while it sends.
+    #[arg(long, default_value_t = 0)]
+    deaths: u32,
+    /// A broker that does not sync always.
+    #[arg(long)]
+    default_sync: bool,
+    /// Given by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[tokio::main]
+async fn main() {
+    let args = Args::parse();
+    let name = |text: &str| text.parse().unwrap();
+    let consumes = Consumes { consumer: name("work"), producer: "orders".into(), event: EVENT.into() };
+    let mut orders = Declaration::new(name("orders"));
+    orders.publishes.insert(EVENT.into());
+    let mut a = Declaration::new(name("a"));
+    a.consumes.insert(consumes);
+    let broker = TestBroker::with(&[orders, a], !args.default_sync, &StreamLimits::default()).await.unwrap();
+    let (operator, keeper) = (broker.connect("operator").await.unwrap(), broker.connect("keeper").await.unwrap());
+
+    let started = Instant::now();
+    capture(operator.bus(), args.letters).await;
+    let captured = rate(args.letters, started.elapsed());
+
+    // Nobody handles them yet: this is the keeper's own pace.
+    let job = ask(operator.bus(), args.letters).await;
+    let started = Instant::now();
+    let mut deaths = 0;
+    let sent = loop {
+        let life =
+            if deaths < args.deaths { Duration::from_millis(700 + 150 * u64::from(deaths)) } else { Duration::MAX };
+        let me = format!("keeper-{deaths}");
+        tokio::select! {
+            () = jobs::run(keeper.bus(), &me) => unreachable!("it runs until it is dropped"),
+            sent = all_sent(operator.bus(), &job, args.letters) => break sent,
+            () = tokio::time::sleep(life) => deaths += 1,
+        }
+    };
+    let dispatched = rate(sent, started.elapsed());
+    let on_lane = operator.bus().stream_state("mesh1-lane-a").await.unwrap().unwrap().messages;
+
+    let seen: Arc<Mutex<HashMap<String, u32>>> = Arc::default();
+    let into = Arc::clone(&seen);
+    let worker = broker.connect("a").await.unwrap();
+    let handler = move |cx: Context, _: OrderPlaced| {
+        *into.lock().unwrap().entry(cx.message_id().to_owned()).or_default() += 1;
+        async { Ok::<(), Fault>(()) }
+    };
+    worker.consumer::<OrderPlaced>("work").start(handler).await.unwrap();
+    let started = Instant::now();
+    let job = tokio::select! {
+        () = jobs::run(keeper.bus(), "the last") => unreachable!("it runs until it is dropped"),
+        job = finished(operator.bus(), &job) => job,
+    };
+    let resolved = rate(args.letters, started.elapsed());
+    let seen = seen.lock().unwrap();
+    let (doubled, lost) = (seen.values().filter(|count| **count > 1).count(), args.letters - seen.len());
+    let counts = job.counts();
+    let total = args.letters as u64;
+    let is_right = doubled == 0 && lost == 0 && (counts.dispatched, counts.resolved) == (total, total);
+    println!(
+        "replay letters={} deaths={deaths} captured={captured}/s dispatched={dispatched}/s on_lane={on_lane} handled={resolved}/s \
+         doubled={doubled} lost={lost} {}",
+        args.letters,
+        if is_right { "PASS" } else { "FAIL" }
+    );
+    assert!(is_right);
+}
+
+fn rate(count: usize, took: Duration) -> u128 {
+    count as u128 * 1000 / took.as_millis().max(1)
+}
+
+async fn capture(bus: &Bus, letters: usize) {
+    let name = |text: &str| text.parse().unwrap();
+    let lane = Lane { region: name("local"), service: name("a"), consumer: name("work") };
+    let captures = (0..letters).map(|number| {
+        let order =
+            OrderPlaced { order_id: number.to_string(), customer_id: "x".repeat(200), ..OrderPlaced::default() };
+        let envelope = Envelope {
+            subject: format!("mesh1.event.local.orders.{EVENT}.3"),
+            message_id: format!("orders/{EVENT}/{number}"),
+            caller: "orders".into(),
+            trace: None,
+            note: Note::default(),
+            headers: Vec::new(),
+            payload: order.encode_to_vec().into(),
+            delivery: Some(Delivery {
+                stream: "mesh1-event-orders".into(),
+                sequence: number as u64 + 1,
+                deliveries: 1,
+                stored_at_ms: 1,
+            }),
+        };
+        let lane = &lane;
+        async move {
+            let fault = Fault::invalid("not today");
+            dead_letter::capture(bus, lane, &envelope, &fault, v1::Attempts::default()).await.unwrap();
+        }
+    });
+    stream::iter(captures).buffer_unordered(2048).collect::<Vec<()>>().await;
+}
+
+async fn ask(bus: &Bus, letters: usize) -> Job {
+    let preview = jobs::preview(bus, &Selection::default()).await.unwrap();
+    let ask = Ask {
+        selection: Selection::default(),
+        cut_off: preview.cut_off,
+        selected: preview.letters,
+        rate: None,
+        canary: Default::default(),
+        abort_if: None,
+        at_ms: None,
+        max_in_flight: u32::try_from(letters).unwrap(),
+        by: "bench".into(),
+        why: String::new(),
+    };
+    jobs::create(bus, ask).await.unwrap()
+}
+
+/// Ends when the job says that all are sent.
+async fn all_sent(bus: &Bus, job: &Job, letters: usize) -> usize {
+    let mut sent = 0;
+    jobs::watch(bus, &job.id, |job| {
+        sent = usize::try_from(job.counts().dispatched).unwrap();
+        if sent >= letters { Stop::Yes } else { Stop::No }
+    })
+    .await;
+    sent
+}
+
+async fn finished(bus: &Bus, job: &Job) -> Job {
+    let mut ended = job.clone();
+    jobs::watch(bus, &job.id, |job| {
+        ended = job.clone();
+        if job.is_finished() { Stop::Yes } else { Stop::No }
+    })
+    .await;
+    ended
+}
