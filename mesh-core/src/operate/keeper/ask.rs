@@ -79,7 +79,7 @@ async fn ask<Q: prost::Message, R: prost::Message + Default + Name>(
 }
 
 /// The letter of an entry: texts and payload stand in the stream.
-async fn read(bus: &Bus, entry: v1::LetterEntry) -> Result<Letter, Fault> {
+async fn read(bus: &Bus, entry: v1::IndexedLetter) -> Result<Letter, Fault> {
     let found = bus.message_at(DEAD_LETTER_STREAM, entry.captured_sequence).await?;
     let record = found.and_then(|message| v1::LetterRecord::decode(message.open().envelope.payload).ok());
     let Some(Record::Captured(letter)) = record.and_then(|record| record.record) else {
