@@ -12,6 +12,7 @@
 
 use std::{
     borrow::Cow,
+    path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -57,7 +58,8 @@ async fn main() {
     );
 
     let started = Instant::now();
-    let keeper = keeper(&broker);
+    let keys = tempfile::tempdir().unwrap();
+    let keeper = keeper(&broker, keys.path());
     while ask::count(operator.bus(), all()).await.map_or(0, |count| count.total) < options.letters {
         assert!(started.elapsed() < Duration::from_secs(600), "it never has them all");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -183,8 +185,7 @@ fn letter(number: u64) -> v1::DeadLetter {
     }
 }
 
-fn keeper(broker: &TestBroker) -> Child {
-    let folder = tempfile::tempdir().unwrap().keep();
+fn keeper(broker: &TestBroker, folder: &Path) -> Child {
     let seed = folder.join("keeper.seed");
     std::fs::write(&seed, broker.seed(KEEPER).unwrap()).unwrap();
     let mut command = Command::new(mesh_binary());

@@ -85,7 +85,7 @@ fn names_and_json() -> Vec<Case> {
             "a name like no other",
             &["enqueue", "zzz"],
             UnknownName,
-            &["known operations: shop.catalogue.v1.Catalogue/GetPrice"],
+            &["known operations: mesh.v1.Keeper/CountLetters"],
         ),
         case(
             "a tap on nothing",

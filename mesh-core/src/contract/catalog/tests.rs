@@ -75,11 +75,13 @@ fn events_and_operations_are_read_with_their_options() {
     let repeats: Vec<_> = catalog.operations().map(|entry| (entry.info.full_name(), entry.info.repeat)).collect();
     let expected = [("Burn", Repeat::Once), ("Count", Repeat::NoSideEffects), ("Pack", Repeat::LookUp)]
         .map(|(method, repeat)| (format!("depot.v1.Depot/{method}"), repeat));
-    assert_eq!(repeats, expected);
+    let own = ["CountLetters", "GroupLetters", "ListLetters"];
+    let own = own.map(|method| (format!("mesh.v1.Keeper/{method}"), Repeat::NoSideEffects));
+    assert_eq!(repeats, [expected, own].concat());
 
     let pack = catalog.operation("depot.v1.Depot.Pack").unwrap();
     assert_eq!((pack.request.full_name(), pack.reply.full_name()), ("depot.v1.Line", "depot.v1.Packed"));
-    assert_eq!(catalog.services(), ["depot.v1.Depot"]);
+    assert_eq!(catalog.services(), ["depot.v1.Depot", "mesh.v1.Keeper"]);
 }
 
 #[test]

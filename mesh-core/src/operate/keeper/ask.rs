@@ -95,7 +95,7 @@ pub async fn page(bus: &Bus, query: v1::LetterQuery, size: u32, token: &str) -> 
 ///
 /// # Errors
 /// The bus can't be reached, or a letter is not where its entry says.
-pub async fn letters(bus: &Bus, entries: Vec<v1::LetterEntry>) -> Result<Vec<Letter>, Fault> {
+pub async fn letters(bus: &Bus, entries: Vec<v1::IndexedLetter>) -> Result<Vec<Letter>, Fault> {
     try_join_all(entries.into_iter().map(|entry| read(bus, entry))).await
 }
 
@@ -133,7 +133,7 @@ async fn ask<Q: prost::Message, R: prost::Message + Default + Name>(
 }
 
 /// The letter of an entry: texts and payload stand in the stream.
-async fn read(bus: &Bus, entry: v1::LetterEntry) -> Result<Letter, Fault> {
+async fn read(bus: &Bus, entry: v1::IndexedLetter) -> Result<Letter, Fault> {
     let found = bus.message_at(DEAD_LETTER_STREAM, entry.captured_sequence).await?;
     let record = found.and_then(|message| v1::LetterRecord::decode(message.open().envelope.payload).ok());
     let Some(Record::Captured(letter)) = record.and_then(|record| record.record) else {

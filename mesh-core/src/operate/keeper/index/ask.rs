@@ -182,11 +182,11 @@ impl Index {
         self.names.text(place).split_once('/').map(|(_region, consumer)| consumer.to_owned())
     }
 
-    fn shown(&self, entry: &Entry) -> v1::LetterEntry {
+    fn shown(&self, entry: &Entry) -> v1::IndexedLetter {
         let text = |number: u32| self.names.text(number).to_owned();
         let mut place = self.names.text(entry.place).split('/').map(str::to_owned);
         let mut part = || place.next().unwrap_or_default();
-        v1::LetterEntry {
+        v1::IndexedLetter {
             id: id_text(&entry.id),
             region: part(),
             service: part(),
