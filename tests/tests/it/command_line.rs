@@ -19,14 +19,14 @@ use tempfile::TempDir;
 use crate::shop::{Bank, Seen, bank, consumer, declaration, order, orders, till};
 
 /// A person at a terminal, connected to a broker.
-struct Operator {
+pub(crate) struct Operator {
     home: TempDir,
     url: String,
     seed: String,
 }
 
 impl Operator {
-    fn at(broker: &TestBroker, user: &str) -> Operator {
+    pub(crate) fn at(broker: &TestBroker, user: &str) -> Operator {
         let home = TempDir::new().unwrap();
         let seed = home.path().join("seed");
         std::fs::write(&seed, broker.seed(user).unwrap()).unwrap();
@@ -40,13 +40,13 @@ impl Operator {
         command
     }
 
-    async fn run(&self, words: &[&str]) -> Output {
+    pub(crate) async fn run(&self, words: &[&str]) -> Output {
         let mut command = self.command(words);
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
 
     /// The document that a command prints; it must end with `status`.
-    async fn json(&self, status: i32, words: &[&str]) -> Value {
+    pub(crate) async fn json(&self, status: i32, words: &[&str]) -> Value {
         let ended = self.run(&[words, &["-o", "json"]].concat()).await;
         let said = String::from_utf8_lossy(&ended.stderr);
         assert_eq!(ended.status.code(), Some(status), "{words:?}: {said}");

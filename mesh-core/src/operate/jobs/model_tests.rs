@@ -47,6 +47,8 @@ struct Runner {
     log_read: usize,
     is_caught_up: bool,
     under_way: Vec<(u64, Step)>,
+    /// Letters that were begun: they count as starting until the order is read back.
+    begun: Vec<u64>,
     copied: Vec<u64>,
     skipped: Vec<u64>,
 }
@@ -82,7 +84,10 @@ enum Act {
     Repair(usize, u64),
     Checkpoint(usize),
     Finish(usize),
-    Handle { at: u64, fails: bool },
+    Handle {
+        at: u64,
+        fails: bool,
+    },
     /// The dedupe window is over.
     Forget,
 }
@@ -137,12 +142,9 @@ impl World {
 
     fn view(&self, runner: &Runner) -> View {
         let progress = self.progress(runner);
-        let starting = runner.under_way.iter().filter(|(letter, _)| !progress.is_ours(key(*letter))).count() as u64;
-        let begun = |letter: u64| {
-            progress.is_ours(key(letter))
-                || runner.skipped.contains(&letter)
-                || runner.under_way.iter().any(|(other, _)| *other == letter)
-        };
+        let is_starting = |letter: &&u64| !progress.is_ours(key(**letter)) && !runner.skipped.contains(letter);
+        let starting = runner.begun.iter().filter(is_starting).count() as u64;
+        let begun = |letter: u64| progress.is_ours(key(letter)) || runner.begun.contains(&letter);
         View {
             counts: progress.counts(),
             starting,
@@ -171,7 +173,9 @@ impl World {
 
     fn runner_acts(&self, me: usize, acts: &mut Vec<Act>) {
         let Some(runner) = &self.runners[me] else {
-            if !self.job(self.log.len()).is_finished() && self.log.iter().filter(|l| matches!(l, Logged::Started(_))).count() < 3 {
+            if !self.job(self.log.len()).is_finished()
+                && self.log.iter().filter(|l| matches!(l, Logged::Started(_))).count() < 3
+            {
                 acts.push(Act::TakeUp(me));
             }
             return;
@@ -199,11 +203,7 @@ impl World {
         }
         match self.next(runner) {
             Next::Dispatch => {
-                let is_begun = |letter: &u64| {
-                    progress.is_ours(key(*letter))
-                        || runner.skipped.contains(letter)
-                        || runner.under_way.iter().any(|(other, _)| other == letter)
-                };
+                let is_begun = |letter: &u64| progress.is_ours(key(*letter)) || runner.begun.contains(letter);
                 acts.extend((1..=LETTERS).filter(|letter| !is_begun(letter)).map(|letter| Act::Begin(me, letter)));
             }
             Next::Finish if runner.under_way.is_empty() => acts.push(Act::Finish(me)),
@@ -323,7 +323,10 @@ impl Model for Replay {
             Act::Begin(me, letter) => {
                 let is_stopped = world.runners[me].as_ref().is_some_and(|it| world.job(it.log_read).end.is_some());
                 world.sent_after_stop |= is_stopped;
-                world.runners[me].iter_mut().for_each(|runner| runner.under_way.push((letter, Step::Order)));
+                world.runners[me].iter_mut().for_each(|runner| {
+                    runner.under_way.push((letter, Step::Order));
+                    runner.begun.push(letter);
+                });
             }
             Act::Go(me, letter) => world.go(me, letter),
             Act::Repair(me, letter) => {
@@ -389,8 +392,7 @@ impl Model for Replay {
             Property::always("without a stop, a finished job leaves no letter behind", |_, world: &World| {
                 let is_finished = world.log.iter().any(|logged| matches!(logged, Logged::Finished { .. }));
                 let is_stopped = world.log.contains(&Logged::Cancelled);
-                let is_ended =
-                    |letter| !matches!(world.stand(letter).1, None | Some(Event::Ordered { by_job: true }));
+                let is_ended = |letter| !matches!(world.stand(letter).1, None | Some(Event::Ordered { by_job: true }));
                 !is_finished || is_stopped || (1..=LETTERS).all(is_ended)
             }),
             Property::sometimes("a job ends after two deaths and with a failure", |_, world: &World| {
