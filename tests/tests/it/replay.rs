@@ -13,6 +13,7 @@ use futures_util::{StreamExt as _, stream};
 use mesh_core::{
     Context, Fault, Mesh,
     bus::{Bus, Stop, StreamLimits},
+    clock::TaskScope,
     dead_letter::{self, ActKind, Letter, LetterState},
     delayed::Lane,
     envelope::{Delivery, Envelope, Note},
@@ -28,9 +29,12 @@ use mesh_core::{
 use mesh_tests::{TestBroker, eventually};
 use prost::Message as _;
 use shop_proto::shop::orders::v1::OrderPlaced;
-use tokio::task::JoinHandle;
+use tokio::task::AbortHandle;
 
-use crate::shop::{EVENT, Seen, consumer, order, orders};
+use crate::{
+    command_line::Operator,
+    shop::{EVENT, Seen, consumer, order, orders},
+};
 
 /// Letters as a consumer leaves them, without one: `count` of `service/work`.
 pub(crate) async fn capture(bus: &Bus, service: &str, numbers: std::ops::Range<usize>) {
@@ -141,9 +145,9 @@ impl Office {
     }
 
     /// Keeps, until the task is aborted.
-    fn keep(&self, me: &str) -> JoinHandle<()> {
+    fn keep(&self, me: &str) -> AbortHandle {
         let (bus, me) = (self.keeper.bus().clone(), me.to_owned());
-        tokio::spawn(async move { jobs::run(&bus, &me).await })
+        TaskScope::new().spawn(async move { jobs::run(&bus, &me).await })
     }
 
     async fn job(&self, job: &Job) -> Job {
@@ -473,5 +477,47 @@ async fn what_is_captured_after_asking_is_not_touched_and_nothing_is_sent_before
     assert_eq!(each_once(&shelf.seen.lock().await), 20);
     let open = office.letters().await.iter().filter(|letter| letter.state == LetterState::Open).count();
     assert_eq!(open, 10);
+    keeping.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_asked_for_watched_and_looked_at_from_the_command_line() {
+    let office = Office::open(&["a"]).await;
+    let shelf = Shelf::default();
+    let _at_work = work(&office.broker, "a", &shelf).await;
+    capture(office.bus(), "a", 0..30).await;
+    let person = Operator::at(&office.broker, "operator");
+    let replay = |more: &[&'static str]| [&["dead-letter", "replay", "--all"], more].concat();
+
+    let dry = person.json(0, &replay(&["--dry-run"])).await;
+    assert_eq!((&dry["letters"], &dry["consumers"]["a/work"]), (&30.into(), &30.into()));
+    assert_eq!(dry["first"].as_array().unwrap().len(), 10);
+    let wrong = person.run(&replay(&["--abort-if", "failed < 5", "--yes"])).await;
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("column 8"), "{wrong:?}");
+    let wrong = person.run(&replay(&["--canary", "5,1", "--yes"])).await;
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(person.json(0, &["dead-letter", "jobs", "list"]).await.as_array().unwrap().is_empty());
+
+    // Nobody keeps: it waits, and says so.
+    let words = replay(&["--rate", "200/s", "--canary", "10,100", "--why", "mended", "--yes", "--no-wait"]);
+    let asked = person.run(&words).await;
+    assert_eq!(asked.status.code(), Some(0), "{asked:?}");
+    assert!(String::from_utf8_lossy(&asked.stderr).contains("no keeper is active"), "{asked:?}");
+    let listed = person.json(0, &["dead-letter", "jobs", "list"]).await;
+    let id = listed[0]["id"].as_str().unwrap();
+    assert_eq!((&listed[0]["state"], &listed[0]["abortIf"]), (&"waiting".into(), &"failed > 5%".into()));
+    let paused = person.json(0, &["dead-letter", "jobs", "pause", &id[..4], "--why", "wait"]).await;
+    assert_eq!(paused["state"], "paused");
+    person.json(0, &["dead-letter", "jobs", "resume", id]).await;
+    let keeping = office.keep("one");
+    let ended = person.json(0, &["dead-letter", "jobs", "watch", id]).await;
+    assert_eq!((&ended["state"], &ended["resolved"], &ended["finished"]), (&"done".into(), &30.into(), &true.into()));
+    assert_eq!(each_once(&shelf.seen.lock().await), 30);
+    let late = person.run(&["dead-letter", "jobs", "cancel", id]).await;
+    assert_eq!(late.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&late.stderr).contains("error[MESH-0032]"), "{late:?}");
+    let none = person.run(&["dead-letter", "jobs", "show", "zz"]).await;
+    assert_eq!(none.status.code(), Some(2));
     keeping.abort();
 }

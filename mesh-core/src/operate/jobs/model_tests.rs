@@ -47,6 +47,8 @@ struct Runner {
     log_read: usize,
     is_caught_up: bool,
     under_way: Vec<(u64, Step)>,
+    /// Letters that were begun: they count as starting until the order is read back.
+    begun: Vec<u64>,
     copied: Vec<u64>,
     skipped: Vec<u64>,
 }
@@ -140,12 +142,9 @@ impl World {
 
     fn view(&self, runner: &Runner) -> View {
         let progress = self.progress(runner);
-        let starting = runner.under_way.iter().filter(|(letter, _)| !progress.is_ours(key(*letter))).count() as u64;
-        let begun = |letter: u64| {
-            progress.is_ours(key(letter))
-                || runner.skipped.contains(&letter)
-                || runner.under_way.iter().any(|(other, _)| *other == letter)
-        };
+        let is_starting = |letter: &&u64| !progress.is_ours(key(**letter)) && !runner.skipped.contains(letter);
+        let starting = runner.begun.iter().filter(is_starting).count() as u64;
+        let begun = |letter: u64| progress.is_ours(key(letter)) || runner.begun.contains(&letter);
         View {
             counts: progress.counts(),
             starting,
@@ -204,11 +203,7 @@ impl World {
         }
         match self.next(runner) {
             Next::Dispatch => {
-                let is_begun = |letter: &u64| {
-                    progress.is_ours(key(*letter))
-                        || runner.skipped.contains(letter)
-                        || runner.under_way.iter().any(|(other, _)| other == letter)
-                };
+                let is_begun = |letter: &u64| progress.is_ours(key(*letter)) || runner.begun.contains(letter);
                 acts.extend((1..=LETTERS).filter(|letter| !is_begun(letter)).map(|letter| Act::Begin(me, letter)));
             }
             Next::Finish if runner.under_way.is_empty() => acts.push(Act::Finish(me)),
@@ -328,7 +323,10 @@ impl Model for Replay {
             Act::Begin(me, letter) => {
                 let is_stopped = world.runners[me].as_ref().is_some_and(|it| world.job(it.log_read).end.is_some());
                 world.sent_after_stop |= is_stopped;
-                world.runners[me].iter_mut().for_each(|runner| runner.under_way.push((letter, Step::Order)));
+                world.runners[me].iter_mut().for_each(|runner| {
+                    runner.under_way.push((letter, Step::Order));
+                    runner.begun.push(letter);
+                });
             }
             Act::Go(me, letter) => world.go(me, letter),
             Act::Repair(me, letter) => {
