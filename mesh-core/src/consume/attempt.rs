@@ -52,16 +52,27 @@ impl Worker {
         trace::adopt(&span, trace);
         let started = Instant::now();
         async {
-            let mut attempts = attempts_of(&envelope);
-            let ended = match refusal {
-                Some(refusal) => Ended::DeadLetter(refusal),
-                None => self.try_once(&envelope, &mut attempts, trace).await,
-            };
-            self.settle(&envelope, &reply, (ended, attempts), started).await;
+            let ended = self.end_of(&envelope, refusal, trace).await;
+            self.settle(&envelope, &reply, ended, started).await;
         }
         .instrument(span)
         .await;
         drop((lease, in_flight));
+    }
+
+    /// How one attempt ends, and every attempt so far: nothing is settled yet.
+    pub(super) async fn end_of(
+        &self,
+        envelope: &Envelope,
+        refusal: Option<Fault>,
+        trace: TraceContext,
+    ) -> (Ended, v1::Attempts) {
+        let mut attempts = attempts_of(envelope);
+        let ended = match refusal {
+            Some(refusal) => Ended::DeadLetter(refusal),
+            None => self.try_once(envelope, &mut attempts, trace).await,
+        };
+        (ended, attempts)
     }
 
     /// A permit, once the admission is open. `None`: the service drains.
@@ -127,6 +138,7 @@ impl Worker {
             attempt: envelope.attempt(),
             deadline: envelope.note.deadline,
             trace: trace::outgoing(Some(trace)),
+            fence: envelope.order.as_ref().map(|order| order.fence),
         });
         let limit = self.settings.handler_limit;
         let handling = AssertUnwindSafe(self.work.handle(cx, envelope)).catch_unwind();

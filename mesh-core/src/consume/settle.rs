@@ -21,16 +21,17 @@ use crate::{
 };
 
 /// The delivery was given up by a drain: it is not settled.
-struct GivenUp;
+pub(super) struct GivenUp;
 
 impl Worker {
+    /// Hands over and acknowledges; `false`: the time to drain is over, it was handed back.
     pub(super) async fn settle(
         &self,
         envelope: &Envelope,
         reply: &str,
         ended: (Ended, v1::Attempts),
         started: Instant,
-    ) {
+    ) -> bool {
         let (ended, attempts) = ended;
         // What is rare stands on the heap: an attempt's future stays small.
         let (how, handed_over) = match ended {
@@ -45,6 +46,7 @@ impl Worker {
             }
             Ended::DeadLetter(fault) => (How::DeadLetter, Box::pin(self.dead_letter(envelope, &fault, attempts)).await),
         };
+        let is_settled = handed_over.is_ok();
         let settled = match handed_over {
             Ok(()) => self.bus.ack(reply, Ack::Accept).await,
             Err(GivenUp) => {
@@ -57,6 +59,7 @@ impl Worker {
             tracing::warn!(%error, message_id = envelope.message_id, "the ack was not sent");
         }
         self.metrics.settled(how, started.elapsed());
+        is_settled
     }
 
     /// Hands a delivery back: it is delivered again at once, to whoever asks, with the same attempt.
@@ -125,7 +128,7 @@ impl Worker {
     }
 
     /// Tries until the broker confirms it, or until the time to drain is over.
-    async fn until_confirmed<T, F, Fut>(&self, what: &str, publish: F) -> Result<T, GivenUp>
+    pub(super) async fn until_confirmed<T, F, Fut>(&self, what: &str, publish: F) -> Result<T, GivenUp>
     where
         F: Fn() -> Fut,
         Fut: Future<Output = Result<T, PublishError>>,

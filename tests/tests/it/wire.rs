@@ -134,6 +134,7 @@ fn the_allow_list_is_the_compiled_one() {
         consumer: name("reader"),
         producer: "other".into(),
         event: "a.v1.Made".into(),
+        ordered: false,
     };
     let declared = BTreeMap::from([
         ("anything", empty()),

@@ -123,7 +123,8 @@ async fn ours_after_all(bus: &Bus, letter: &Letter, act: &v1::LetterAct, kind: A
 /// The original's bytes and headers on the lane of the consumer that failed.
 async fn send_copy(bus: &Bus, lane: &Lane, letter: &Letter, replayed: &Replayed) -> Result<(), Fault> {
     let headers = copy_headers(&letter.letter, replayed);
-    let sealed = bus.gate().seal_own(lane.due(&letter.letter.caller), headers, letter.letter.payload.clone());
+    let original = letter.letter.source.as_ref().map(|source| source.subject.clone()).unwrap_or_default();
+    let sealed = bus.gate().seal_own(lane.due_for(&original), headers, letter.letter.payload.clone());
     let sent = bus.publish(&lane.stream(), sealed).await;
     sent.map(drop).map_err(|error: PublishError| {
         let again = "the letter says replaying; order the replay again, which sends the same copy";
@@ -150,6 +151,7 @@ fn copy_headers(letter: &v1::DeadLetter, replayed: &Replayed) -> Vec<(Cow<'stati
                 generation: replayed.generation,
                 ordered_at: replayed.ordered_at,
             }),
+            block: None,
         }),
     };
     let kept = letter.headers.iter().filter(|h| travels(&h.name));
