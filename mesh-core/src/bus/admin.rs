@@ -68,6 +68,8 @@ pub struct ConsumerState {
     pub in_flight: u64,
     /// How long a delivery's lease lasts without a sign of life.
     pub ack_wait: Duration,
+    /// The number of its last delivery, to whomever.
+    pub deliveries: u64,
 }
 
 /// The broker's far backstop: attempts are counted by the mesh.
@@ -148,6 +150,7 @@ impl Bus {
                     pending: info.num_pending,
                     in_flight: u64::try_from(info.num_ack_pending).unwrap_or(0),
                     ack_wait: info.config.ack_wait,
+                    deliveries: info.delivered.consumer_sequence,
                 }))
             }
             Err(error) if error.to_string().contains("not found") => Ok(None),
@@ -178,7 +181,8 @@ fn stream_config(spec: &StreamSpec, limits: &StreamLimits) -> stream::Config {
         allow_message_schedules: scheduled,
         deny_delete: spec.kind == Kind::Letters,
         // A service may ask for the last record of a letter of its own by the letter's subject, and for nothing else.
-        allow_direct: spec.kind == Kind::Letters,
+        // The same for a copy that waits on its lane.
+        allow_direct: matches!(spec.kind, Kind::Letters | Kind::Lane),
         // The newest record of each place. Leases and inboxes forget by themselves.
         max_messages_per_subject: if spec.kind == Kind::Store { 1 } else { -1 },
         allow_message_ttl: spec.kind == Kind::Store,

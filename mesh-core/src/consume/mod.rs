@@ -7,6 +7,7 @@
 mod attempt;
 mod feed;
 mod lease;
+mod ordered;
 mod settle;
 mod work;
 mod worker;
@@ -18,6 +19,7 @@ use crate::{
     policy::retry::RetryRule,
 };
 
+pub use ordered::OrderSettings;
 pub use work::{EventWork, ServiceWork, Work};
 pub(crate) use worker::DRAIN_GRACE;
 pub use worker::Worker;
@@ -37,6 +39,8 @@ pub struct ConsumerSettings {
     pub retry: RetryRule,
     /// Asked before anything is fetched or begun.
     pub admission: Arc<dyn Admission>,
+    /// Whether messages of one key are handled one after the other, as the consumer was made, and how.
+    pub order: Option<OrderSettings>,
 }
 
 impl Default for ConsumerSettings {
@@ -48,6 +52,7 @@ impl Default for ConsumerSettings {
             ack_wait: Duration::from_secs(30),
             retry: RetryRule::default(),
             admission: Arc::new(Open),
+            order: None,
         }
     }
 }

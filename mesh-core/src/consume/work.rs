@@ -19,6 +19,11 @@ pub trait Work: Send + Sync + 'static {
     /// The operation, where its outcome is announced: rpc service and method.
     fn operation<'a>(&self, envelope: &'a Envelope) -> Option<(&'a str, &'a str)>;
 
+    /// The ordering key, where there is one that can be read.
+    fn key(&self, _envelope: &Envelope) -> Option<String> {
+        None
+    }
+
     /// Handles one delivery; for an operation, the bytes of its reply.
     fn handle<'a>(&'a self, cx: Context, envelope: &'a Envelope) -> BoxFuture<'a, Result<Bytes, Fault>>;
 }
@@ -45,6 +50,11 @@ impl<E: Event, H: Handler<E>> Work for EventWork<E, H> {
 
     fn operation<'a>(&self, _envelope: &'a Envelope) -> Option<(&'a str, &'a str)> {
         None
+    }
+
+    fn key(&self, envelope: &Envelope) -> Option<String> {
+        let event = E::decode(envelope.payload.clone()).ok()?;
+        Some(event.key().into_owned()).filter(|key| !key.is_empty())
     }
 
     fn handle<'a>(&'a self, cx: Context, envelope: &'a Envelope) -> BoxFuture<'a, Result<Bytes, Fault>> {

@@ -63,8 +63,9 @@ pub async fn follow(bus: &Bus, lane: &Lane, envelope: &Envelope) -> Result<Store
     bus.publish(&lane.stream(), sealed).await
 }
 
-/// What tells the copies of one delivery from those of all others.
-fn unique(envelope: &Envelope) -> String {
+/// What tells the copies of one delivery from those of all others: the last token of the subject where it waits.
+#[must_use]
+pub fn unique(envelope: &Envelope) -> String {
     match &envelope.delivery {
         Some(delivery) => format!("{}-{}", delivery.stream, delivery.sequence),
         None => nuid::next().to_string(),

@@ -4,7 +4,7 @@ use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use super::Mesh;
 use crate::{
-    consume::{ConsumerSettings, EventWork, Worker},
+    consume::{ConsumerSettings, EventWork, OrderSettings, Worker},
     contract::{Event, Handler},
     delayed::Lane,
     fault::Fault,
@@ -46,6 +46,13 @@ impl<E: Event> ConsumerBuilder<E> {
     /// How long one attempt may take. Default: five minutes.
     pub fn handler_limit(mut self, limit: Duration) -> ConsumerBuilder<E> {
         self.settings.handler_limit = limit;
+        self
+    }
+
+    /// Handles messages of one key one after the other, in order, while keys run beside each other; the mesh file must say
+    /// `ordered: true` for this consumer. A message that fails holds back its own key and no other.
+    pub fn ordered(mut self) -> ConsumerBuilder<E> {
+        self.settings.order.get_or_insert_with(OrderSettings::default);
         self
     }
 

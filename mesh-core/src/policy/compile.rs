@@ -252,6 +252,9 @@ pub fn compile(declaration: &Declaration, region: &Name) -> Permissions {
         let letters = format!("{WIRE}.dead.{region}.{service}.{}.*", consumes.consumer);
         publish.push(format!("$JS.API.DIRECT.GET.{}.{letters}", subject::DEAD_LETTER_STREAM));
         subscribe.push(letters);
+        let lane = subject::lane_stream(service.as_str());
+        let held = format!("{WIRE}.lane.{region}.{service}.{}.hold.*", consumes.consumer);
+        publish.push(format!("$JS.API.DIRECT.GET.{lane}.{held}"));
     }
     Permissions { publish, subscribe, may_answer: !declaration.serves.is_empty() }
 }

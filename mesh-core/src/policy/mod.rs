@@ -3,5 +3,6 @@
 //! So every decision is a table test, and a tool that explains a decision calls the very function that enforces it.
 
 pub mod compile;
+pub mod order;
 pub mod quota;
 pub mod retry;

@@ -154,6 +154,12 @@ impl Store {
         }
     }
 
+    /// The time of day, for what is written.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        self.bus.gate().clock().now_ms()
+    }
+
     fn subject(&self, key: &str) -> String {
         subject::store(&self.region, &self.service, key)
     }

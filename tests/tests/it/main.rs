@@ -9,6 +9,7 @@ mod compose;
 mod demo;
 mod interop;
 mod letters;
+mod ordered;
 mod own_contracts;
 mod shop;
 mod store;

@@ -185,8 +185,11 @@ fn lane_of(letter: &Letter) -> Result<Lane, Fault> {
 }
 
 async fn check_consumer(bus: &Bus, lane: &Lane) -> Result<(), Fault> {
-    if bus.consumer_state(&lane.stream(), &lane.durable()).await?.is_some() {
-        return Ok(());
+    // One that keeps the order of keys has a consumer for each partition.
+    for durable in [lane.durable(), lane.partition_durable(0)] {
+        if bus.consumer_state(&lane.stream(), &durable).await?.is_some() {
+            return Ok(());
+        }
     }
     let message =
         format!("the consumer {}/{} does not exist any more: nobody would get it", lane.service, lane.consumer);
