@@ -401,6 +401,10 @@ impl Book {
             follow(lane, plan);
         } else if plan.is_some() || matches!(&lane.block, Block::Waiting { head, .. } if *head == at) {
             let letter = if let Ending::Letter(letter) = ending { Some(letter) } else { None };
+            if !out && !lane.done.covers(at.before()) {
+                // All ahead of it is done, whoever did it.
+                lane.done = at.before();
+            }
             lane.block = Block::Waiting { head: at, letter };
         }
         let is_blocked = lane.block != Block::Open;
@@ -472,10 +476,13 @@ impl Book {
         {
             return;
         }
-        if !lane.done.covers(head) {
-            lane.done = head;
+        // Whoever says that it ended knows. A head that is nowhere may still come: a broker that was killed forgets what it
+        // delivered, and sends it again as if it were new.
+        let done = if by.is_some() { head } else { head.before() };
+        if !lane.done.covers(done) {
+            lane.done = done;
         }
-        let plan = if lane.others_on_lane(head) { Plan::Drain(head) } else { Plan::Free };
+        let plan = if lane.others_on_lane(head) { Plan::Drain(done) } else { Plan::Free };
         lane.writing = Some(plan);
         self.writes.push((Arc::clone(key), plan));
     }
