@@ -24,6 +24,8 @@ use crate::{
 const BATCH: usize = 64;
 /// How often the broker is asked how many are under way.
 const ASK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
+/// Messages that are kept in hand behind keys that are blocked for a moment, before they are put aside.
+const PATIENCE: usize = 256;
 /// How long to wait before asking a broker again that was away.
 const AWAY: Duration = Duration::from_millis(250);
 
@@ -86,7 +88,7 @@ impl Term {
     }
 
     fn open_book(&self, keys: Vec<LoadedKey>, comes: (Vec<Come>, Vec<Come>), last_number: u64) -> Gathered {
-        let mut book = Book::new(self.ordered.settings.most_held);
+        let mut book = Book::new(self.ordered.settings.most_held, PATIENCE);
         let (mut hands, mut settled) = (Hands::default(), Vec::new());
         for loaded in &keys {
             book.load(&loaded.key, loaded.head, loaded.state.clone());

@@ -30,6 +30,8 @@ const TARGET: usize = 128;
 const TICK: Duration = Duration::from_millis(100);
 /// How often letters that block keys are looked at without news.
 const LOOK_AT_LETTERS: Duration = Duration::from_secs(20);
+/// What waits behind a key that is blocked for about twice as long is put aside.
+const HURRY: Duration = Duration::from_secs(1);
 /// How long to wait before asking a broker again that was away, and one that has no such consumer (any more).
 const AWAY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
@@ -52,6 +54,7 @@ struct Owner {
     busy: usize,
     looking: bool,
     look_next: Instant,
+    hurry_next: Instant,
     away: HashMap<Came, Instant>,
     counted: (i64, i64),
     was_full: bool,
@@ -111,6 +114,7 @@ async fn run(
         busy: 0,
         looking: false,
         look_next: Instant::now() + LOOK_AT_LETTERS,
+        hurry_next: Instant::now() + HURRY,
         away: HashMap::new(),
         counted: (0, 0),
         was_full: false,
@@ -247,7 +251,7 @@ impl Owner {
         let window = usize::try_from(WINDOW).unwrap_or(TARGET);
         // While something is under way elsewhere, what was delivered there has to come here: there is room for it.
         let target = if self.book.is_open() { TARGET } else { window };
-        let here = self.hands.from_stream() + main.asked();
+        let here = self.hands.from_stream().saturating_sub(self.book.behind()) + main.asked();
         let wanted =
             if here <= target / 2 && !(self.book.is_full() && self.book.is_open()) { target - here } else { 0 };
         self.ask_for(main, wanted, Came::Stream).await;
@@ -407,6 +411,10 @@ impl Owner {
     }
 
     async fn look_around(&mut self) {
+        if Instant::now() >= self.hurry_next {
+            self.hurry_next = Instant::now() + HURRY;
+            self.book.hurry();
+        }
         if !self.looking && Instant::now() >= self.look_next {
             self.look_next = Instant::now() + LOOK_AT_LETTERS;
             let letters: Vec<_> = self.book.letters().map(|(l, k)| (Arc::clone(l), Arc::clone(k))).collect();

@@ -168,6 +168,10 @@ struct Lane {
     done: At,
     /// Whether it stands in the line of those that may have something to begin.
     in_line: bool,
+    /// How many could be put aside and are not.
+    behind: usize,
+    /// How often [`Book::hurry`] found it blocked.
+    seen_blocked: u8,
 }
 
 impl Lane {
@@ -180,6 +184,8 @@ impl Lane {
             block: Block::Open,
             done,
             in_line: false,
+            behind: 0,
+            seen_blocked: 0,
         }
     }
 
@@ -249,15 +255,17 @@ pub struct Book {
     past: Past,
     held: usize,
     most_held: usize,
+    behind: usize,
+    patience: usize,
     blocked: usize,
     is_open: bool,
 }
 
 impl Book {
     /// An empty book that begins nothing until it is [opened](Book::open). `most_held`: so many messages are put aside on
-    /// the lane at most.
+    /// the lane at most. `patience`: so many are kept here behind keys that are blocked for a moment only.
     #[must_use]
-    pub fn new(most_held: usize) -> Book {
+    pub fn new(most_held: usize, patience: usize) -> Book {
         Book {
             keys: HashMap::new(),
             slots: HashMap::new(),
@@ -268,6 +276,8 @@ impl Book {
             past: Past::default(),
             held: 0,
             most_held,
+            behind: 0,
+            patience,
             blocked: 0,
             is_open: false,
         }
@@ -308,6 +318,24 @@ impl Book {
     #[must_use]
     pub fn held(&self) -> usize {
         self.held
+    }
+
+    /// Messages of the stream that are in hand behind blocked keys, and not put aside.
+    #[must_use]
+    pub fn behind(&self) -> usize {
+        self.behind
+    }
+
+    /// To be called now and then: what waits behind keys that stay blocked is put aside, for it may wait for days.
+    pub fn hurry(&mut self) {
+        let blocked: Vec<Id> =
+            self.keys.iter().filter(|(_, lane)| lane.block != Block::Open).map(|(id, _)| id.clone()).collect();
+        for id in blocked {
+            if let Some(lane) = self.keys.get_mut(&id) {
+                lane.seen_blocked = lane.seen_blocked.saturating_add(1);
+            }
+            self.look_at(id);
+        }
     }
 
     /// Whether as many messages are put aside as may be.
@@ -522,6 +550,10 @@ impl Book {
     /// After anything changed at a key: does it have something to begin, to put aside or to write?
     fn look_at(&mut self, id: Id) {
         let Some(lane) = self.keys.get_mut(&id) else { return };
+        self.behind -= std::mem::take(&mut lane.behind);
+        if lane.block == Block::Open {
+            lane.seen_blocked = 0;
+        }
         if lane.is_idle() {
             let done = lane.done;
             self.keys.remove(&id);
@@ -548,19 +580,25 @@ impl Book {
             return;
         }
         let (running, next) = (lane.running, lane.next());
-        for (at, entry) in &mut lane.queue {
-            let Some(slot) = entry.slot.filter(|_| !entry.is_on_lane() && !entry.stays) else { continue };
-            if *at == head || Some(slot) == running || Some(slot) == next {
-                continue;
+        let may_move = |at: &At, entry: &Entry| {
+            let is_apart = entry.is_on_lane() || entry.stays || *at == head;
+            entry.slot.filter(|slot| !is_apart && Some(*slot) != running && Some(*slot) != next)
+        };
+        lane.behind = lane.queue.iter().filter(|(at, entry)| may_move(at, entry).is_some()).count();
+        if lane.seen_blocked > 1 || self.behind + lane.behind > self.patience {
+            for (at, entry) in &mut lane.queue {
+                let Some(slot) = may_move(at, entry) else { continue };
+                if self.held >= self.most_held {
+                    self.short.push_back(id.clone());
+                    break;
+                }
+                entry.moving = true;
+                lane.behind -= 1;
+                self.held += 1;
+                self.moves.push(slot);
             }
-            if self.held >= self.most_held {
-                self.short.push_back(id);
-                return;
-            }
-            entry.moving = true;
-            self.held += 1;
-            self.moves.push(slot);
         }
+        self.behind += lane.behind;
     }
 }
 

@@ -12,6 +12,7 @@ use super::{Arrival, Arrived, At, Begin, Book, Came, Ending, Loaded, Plan, Slot}
 
 const KEYS: u64 = 3;
 const MOST_HELD: usize = 4;
+const PATIENCE: usize = 1;
 
 fn key_of(sequence: u64) -> Arc<str> {
     format!("k{}", sequence % KEYS).into()
@@ -107,7 +108,7 @@ struct Process {
 
 impl Process {
     fn take_over(world: &World) -> Process {
-        let mut book = Book::new(MOST_HELD);
+        let mut book = Book::new(MOST_HELD, PATIENCE);
         for (key, record) in &world.records {
             let (head, state) = match *record {
                 Record::Delayed(head) => (head, Loaded::Waiting),
@@ -351,6 +352,7 @@ enum Act {
     Publish,
     Deliver,
     Lane,
+    Hurry,
     Begin(u8),
     Step(usize),
     Due(usize),
@@ -366,6 +368,7 @@ fn act() -> impl Strategy<Value = Act> {
         4 => Just(Act::Publish),
         6 => Just(Act::Deliver),
         4 => Just(Act::Lane),
+        1 => Just(Act::Hurry),
         8 => any::<u8>().prop_map(Act::Begin),
         16 => any::<usize>().prop_map(Act::Step),
         3 => any::<usize>().prop_map(Act::Due),
@@ -401,6 +404,7 @@ fn play(world: &mut World, process: Process, acts: Vec<Act>) -> (Process, Option
             }
             Act::Deliver => {}
             Act::Lane => process.lane(world),
+            Act::Hurry => process.book.hurry(),
             Act::Begin(roll) => process.begin(world, roll),
             Act::Step(choice) => process.step(world, choice),
             Act::Due(choice) => {
