@@ -8,6 +8,8 @@ use async_nats::jetstream::{
     stream::{self, DiscardPolicy, RetentionPolicy, StorageType},
 };
 
+use futures_util::TryStreamExt as _;
+
 use super::Bus;
 use crate::{
     fault::{Code, Effect, Fault, Reason},
@@ -111,6 +113,15 @@ impl Bus {
         };
         let applied = self.jetstream().create_consumer_on_stream(config, spec.stream.as_str()).await;
         applied.map(drop).map_err(|error| refused("consumer", &spec.durable, &error))
+    }
+
+    /// The names of all streams.
+    ///
+    /// # Errors
+    /// The broker can't be reached, or this identity may not ask.
+    pub async fn stream_names(&self) -> Result<Vec<String>, Fault> {
+        let names = self.jetstream().stream_names().try_collect().await;
+        names.map_err(|error| refused("stream", "*", &error))
     }
 
     /// What a stream holds. `None`: there is no such stream.

@@ -12,7 +12,10 @@ use mesh_core::{
     bus::StreamLimits,
     consume::{ConsumerSettings, OrderSettings},
     dead_letter::{Letter, LetterState},
-    operate::letters::{self, Filter, Order},
+    operate::{
+        keys,
+        letters::{self, Filter, Order},
+    },
     policy::{
         compile::{Consumes, Declaration},
         retry::RetryRule,
@@ -198,6 +201,10 @@ async fn a_failed_head_holds_back_its_own_key_and_no_other_until_its_letter_is_r
     })
     .await;
     assert_eq!(log.lock().unwrap().done.get("c1"), None, "nothing of the key went past it");
+    let blocked = keys::blocked(operator.bus(), None, None).await.unwrap();
+    assert_eq!(blocked.len(), 1);
+    assert_eq!((blocked[0].key.as_str(), blocked[0].followers), ("c1", 9));
+    assert_eq!(blocked[0].by, keys::Head::Letter(letter.letter.id.clone()));
     broken.store(false, std::sync::atomic::Ordering::SeqCst);
     letters::replay(operator.bus(), &letter, &by_ada()).await.unwrap();
     eventually("all", || async { (done(&log) == 30).then_some(()) }).await;

@@ -74,7 +74,7 @@ impl Ordered {
 
 impl Hands {
     /// How many messages of the stream are here.
-    pub(super) fn from_stream(&self) -> usize {
+    pub(super) fn of_stream(&self) -> usize {
         self.from_stream
     }
 

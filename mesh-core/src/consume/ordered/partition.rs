@@ -251,7 +251,7 @@ impl Owner {
         let window = usize::try_from(WINDOW).unwrap_or(TARGET);
         // While something is under way elsewhere, what was delivered there has to come here: there is room for it.
         let target = if self.book.is_open() { TARGET } else { window };
-        let here = self.hands.from_stream().saturating_sub(self.book.behind()) + main.asked();
+        let here = self.hands.of_stream().saturating_sub(self.book.behind()) + main.asked();
         let wanted =
             if here <= target / 2 && !(self.book.is_full() && self.book.is_open()) { target - here } else { 0 };
         self.ask_for(main, wanted, Came::Stream).await;
@@ -429,7 +429,7 @@ impl Owner {
         let durable = self.term.ordered.worker.lane.partition_durable(self.partition);
         let under_way = self.term.under_way((&self.term.ordered.stream, &durable)).await;
         if under_way.is_ok_and(|(in_flight, _, number)| {
-            in_flight == self.hands.from_stream() as u64 && number == self.last_number
+            in_flight == self.hands.of_stream() as u64 && number == self.last_number
         }) {
             self.book.open();
         }

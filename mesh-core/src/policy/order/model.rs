@@ -124,7 +124,7 @@ impl Process {
         Process { book, hands: HashMap::new(), slots: 0, fence: world.fence, under_way: Vec::new() }
     }
 
-    fn from_stream(&mut self, world: &mut World, sequence: u64) {
+    fn receive(&mut self, world: &mut World, sequence: u64) {
         self.arrive(world, sequence, None);
     }
 
@@ -327,7 +327,7 @@ fn takeover(world: &mut World, mut before: Option<Process>, late: &[u8]) -> (Pro
     meanwhile(world);
     let mut process = Process::take_over(world);
     for sequence in outstanding {
-        process.from_stream(world, sequence);
+        process.receive(world, sequence);
     }
     meanwhile(world);
     // Neither in hand nor scheduled nor a letter: a process that was stopped settled it.
@@ -400,7 +400,7 @@ fn play(world: &mut World, process: Process, acts: Vec<Act>) -> (Process, Option
             }
             Act::Deliver if world.delivered < world.published => {
                 world.delivered += 1;
-                process.from_stream(world, world.delivered);
+                process.receive(world, world.delivered);
             }
             Act::Deliver => {}
             Act::Lane => process.lane(world),
@@ -453,7 +453,7 @@ fn to_the_end(world: &mut World, process: &mut Process, late: &mut Option<Proces
         }
         if world.delivered < world.published {
             world.delivered += 1;
-            process.from_stream(world, world.delivered);
+            process.receive(world, world.delivered);
         }
         process.lane(world);
         process.begin(world, 7);

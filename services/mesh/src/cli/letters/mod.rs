@@ -1,5 +1,6 @@
 //! `mesh dead-letter`: what failed, why, and again.
 
+mod blocked;
 mod list;
 mod replay;
 mod show;
@@ -34,6 +35,9 @@ pub(super) enum LetterCommand {
     /// Give one up: it is never sent again
     #[command(after_help = "Example: mesh dead-letter discard 3f2a --why 'a test order'")]
     Discard(DiscardArgs),
+    /// Which keys of ordered consumers are blocked, by what, and how much waits behind them
+    #[command(after_help = "Example: mesh dead-letter blocked --consumer payments/charge")]
+    Blocked(BlockedArgs),
 }
 
 #[derive(Debug, Args)]
@@ -47,6 +51,16 @@ pub(super) struct ListArgs {
     /// At most so many; 0 for all
     #[arg(long, default_value_t = 100)]
     limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BlockedArgs {
+    /// Only of this consumer: NAME, or SERVICE/NAME
+    #[arg(long, value_name = "CONSUMER")]
+    consumer: Option<Consumer>,
+    /// Show the keys, which may be personal
+    #[arg(long)]
+    reveal: bool,
 }
 
 #[derive(Debug, Args)]
@@ -158,6 +172,7 @@ pub(super) async fn run(command: LetterCommand, global: &GlobalArgs, output: &Ou
         LetterCommand::Show(args) => show::run(args, global, output).await,
         LetterCommand::Replay(args) => replay::run(args, global, output).await,
         LetterCommand::Discard(args) => discard(args, global, output).await,
+        LetterCommand::Blocked(args) => blocked::run(args, global, output).await,
     }
 }
 
