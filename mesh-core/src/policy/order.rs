@@ -4,9 +4,12 @@
 //! aside and what to write down before a message is settled. [`share`] spreads the partitions over the processes.
 
 mod book;
+mod lane;
 #[cfg(test)]
 mod model;
 mod share;
+mod words;
 
-pub use book::{Arrival, Arrived, At, Begin, Book, Came, Ending, Loaded, Plan, Slot};
+pub use book::Book;
 pub use share::{Share, share};
+pub use words::{Arrival, Arrived, At, Begin, Came, Ending, Loaded, Plan, Slot};

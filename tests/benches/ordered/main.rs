@@ -228,7 +228,9 @@ async fn scaled(args: &Args) -> anyhow::Result<(usize, usize)> {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    let started = Instant::now();
     let (violations, letters) = Box::pin(scaled(&args)).await?;
+    let took = started.elapsed().as_secs_f32();
     let mut pairs = Vec::new();
     for _ in 0..3 {
         let (unordered, ordered) = (Box::pin(rate(&args, false)).await?, Box::pin(rate(&args, true)).await?);
@@ -241,7 +243,7 @@ async fn main() -> anyhow::Result<()> {
     let pass = violations == 0 && ratio >= 0.8;
     writeln!(
         std::io::stdout(),
-        "ordered keys={} published={} letters={letters} workers=2-8-3 violations={violations} ordered={ordered:.0}/s unordered={unordered:.0}/s ratio={ratio:.2} {}",
+        "ordered keys={} published={} letters={letters} workers=2-8-3 took={took:.0}s violations={violations} ordered={ordered:.0}/s unordered={unordered:.0}/s ratio={ratio:.2} {}",
         args.keys,
         args.keys * args.each,
         if pass { "PASS" } else { "FAIL" }

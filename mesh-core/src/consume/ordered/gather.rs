@@ -159,6 +159,17 @@ impl Term {
         }
     }
 
+    /// What still comes of what was asked for.
+    pub(super) async fn run_dry(&self, pull: &mut Pull, came: Came) -> Vec<Come> {
+        let mut comes = Vec::new();
+        while pull.asked() > 0 && self.is_live() {
+            if let Pulled::Delivery(delivery) = pull.next().await {
+                comes.extend(self.ordered.open(delivery, came, self.blocks.fence));
+            }
+        }
+        comes
+    }
+
     /// Deliveries under way, messages that wait, and the number of the last delivery.
     pub(super) async fn under_way(&self, of: (&str, &str)) -> Result<(u64, u64, u64), Fault> {
         let state = self.ordered.worker.bus.consumer_state(of.0, of.1).await?;

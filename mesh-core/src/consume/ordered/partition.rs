@@ -22,8 +22,9 @@ use crate::{
     },
 };
 
-/// So long the broker may send to a process that does not read any more.
-const EXPIRES: Duration = Duration::from_secs(5);
+/// So long the broker may send to a process that does not read any more; and a partition that is given up waits for the end
+/// of what it asked for, since a client that unsubscribes may drop what is on its way.
+const EXPIRES: Duration = Duration::from_secs(1);
 /// Messages of the stream that are here or asked for, at least aimed at.
 const TARGET: usize = 128;
 /// How often what is not told is looked at.
@@ -92,6 +93,9 @@ async fn run(
         Ok(gathered) => gathered,
         Err(NotGathered::Lost) => return Ok(()),
         Err(NotGathered::Stopped(comes)) => {
+            let mut comes = comes;
+            comes.extend(term.run_dry(&mut main, Came::Stream).await);
+            comes.extend(term.run_dry(&mut lane, Came::Lane).await);
             let mut replies: Vec<_> = comes.into_iter().map(|come| (come.sequence, come.into_reply())).collect();
             replies.sort_by_key(|(sequence, _)| *sequence);
             let replies = replies.into_iter().map(|(_, reply)| reply).collect();
@@ -164,7 +168,7 @@ impl Owner {
         let mut stopping = false;
         loop {
             self.follow_the_book();
-            if stopping && self.busy == 0 {
+            if stopping && self.busy == 0 && main.asked() + lane.asked() == 0 {
                 return false;
             }
             if !stopping {
@@ -188,8 +192,8 @@ impl Owner {
                     permit = self.permit();
                     if let Ok(granted) = granted { self.begin(granted) }
                 }
-                pulled = main.next(), if !stopping => self.pulled(pulled, Came::Stream).await,
-                pulled = lane.next(), if !stopping => self.pulled(pulled, Came::Lane).await,
+                pulled = main.next() => self.pulled(pulled, Came::Stream).await,
+                pulled = lane.next() => self.pulled(pulled, Came::Lane).await,
                 Some(letter) = news.recv(), if !stopping => self.heard_of(&letter),
                 _ = tick.tick(), if !stopping => self.look_around().await,
             }
