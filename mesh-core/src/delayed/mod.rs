@@ -63,6 +63,15 @@ pub async fn follow(bus: &Bus, lane: &Lane, envelope: &Envelope) -> Result<Store
     bus.publish(&lane.stream(), sealed).await
 }
 
+/// The delivery as its delayed copy would come, for a wait so short that it is spent in hand.
+#[must_use]
+pub fn next_attempt(envelope: &Envelope, attempt: u32, attempts: &v1::Attempts) -> Envelope {
+    let mut next = Envelope { note: note(envelope, attempt), ..envelope.clone() };
+    next.headers.retain(|(name, _)| !name.eq_ignore_ascii_case(header::ATTEMPTS));
+    next.headers.push((header::ATTEMPTS.to_owned(), encode_attempts(attempts)));
+    next
+}
+
 /// What tells the copies of one delivery from those of all others: the last token of the subject where it waits.
 #[must_use]
 pub fn unique(envelope: &Envelope) -> String {

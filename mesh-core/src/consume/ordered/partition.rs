@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio::{
     sync::{AcquireError, OwnedSemaphorePermit, mpsc},
     time::{Instant, MissedTickBehavior},
@@ -27,6 +28,8 @@ use crate::{
 const EXPIRES: Duration = Duration::from_secs(1);
 /// Messages of the stream that are here or asked for, at least aimed at.
 const TARGET: usize = 128;
+/// How much is taken in at once.
+const AT_ONCE: usize = 64;
 /// How often what is not told is looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// How often letters that block keys are looked at without news.
@@ -185,15 +188,15 @@ impl Owner {
                     }
                     return true;
                 }
-                Some(report) = reports.recv() => if self.hear(report).await { term.lost.stop() },
+                Some(report) = reports.recv() => if self.hear_all(report, &mut reports).await { term.lost.stop() },
                 () = give.stopped(), if !stopping => stopping = true,
                 () = scope.stopped(), if !stopping => stopping = true,
                 granted = &mut permit, if self.book.has_ready() && !stopping => {
                     permit = self.permit();
                     if let Ok(granted) = granted { self.begin(granted) }
                 }
-                pulled = main.next() => self.pulled(pulled, Came::Stream).await,
-                pulled = lane.next() => self.pulled(pulled, Came::Lane).await,
+                pulled = main.next() => self.pulled_all(pulled, main, Came::Stream).await,
+                pulled = lane.next() => self.pulled_all(pulled, lane, Came::Lane).await,
                 Some(letter) = news.recv(), if !stopping => self.heard_of(&letter),
                 _ = tick.tick(), if !stopping => self.look_around().await,
             }
@@ -210,7 +213,7 @@ impl Owner {
         while let Some(granted) = permit.take() {
             let Some(Begin { slot, is_blocked }) = self.book.begin() else { return };
             let Some((envelope, refusal, reply)) = self.hands.begin(slot) else { continue };
-            let turn = Turn { slot, envelope, refusal, reply, is_blocked, permit: granted };
+            let turn = Turn { slot, envelope, refusal, reply, is_blocked, permit: Some(granted) };
             self.spawn(Arc::clone(&self.term).attempt(turn));
             permit = Arc::clone(&self.term.ordered.worker.permits).try_acquire_owned().ok();
         }
@@ -247,6 +250,9 @@ impl Owner {
     }
 
     fn count(&mut self, blocked: i64, held: i64) {
+        if self.counted == (blocked, held) {
+            return;
+        }
         let (was_blocked, was_held) = std::mem::replace(&mut self.counted, (blocked, held));
         self.term.ordered.worker.metrics.order(0, blocked - was_blocked, held - was_held);
     }
@@ -272,6 +278,25 @@ impl Owner {
         if let Err(error) = pull.ask(count).await {
             tracing::warn!(%error, consumer = self.term.ordered.consumer(), "the pull was not sent");
         }
+    }
+
+    /// Takes what has come, many at once.
+    async fn pulled_all(&mut self, first: Pulled, pull: &mut Pull, came: Came) {
+        self.pulled(first, came).await;
+        for _ in 1..AT_ONCE {
+            let Some(pulled) = pull.next().now_or_never() else { return };
+            self.pulled(pulled, came).await;
+        }
+    }
+
+    /// Hears what is told, many at once; `true`: the partition is lost.
+    async fn hear_all(&mut self, first: Report, reports: &mut mpsc::UnboundedReceiver<Report>) -> bool {
+        let mut is_lost = self.hear(first).await;
+        for _ in 1..AT_ONCE {
+            let Ok(report) = reports.try_recv() else { break };
+            is_lost |= self.hear(report).await;
+        }
+        is_lost
     }
 
     async fn pulled(&mut self, pulled: Pulled, came: Came) {

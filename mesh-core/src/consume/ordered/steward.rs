@@ -1,7 +1,11 @@
 //! Which partitions this process owns: it takes those that nobody has, up to its share, and gives up one at a time what is
 //! more than that.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use mesh_proto::v1::{self, letter_record::Record};
 use prost::Message as _;
@@ -179,6 +183,7 @@ impl Ordered {
             lost: own_lost.clone(),
             give: give.clone(),
             reports,
+            waiting: AtomicUsize::new(0),
         };
         let (ended, all_lost, giving) = (ended.clone(), lost.clone(), give.clone());
         self.worker.scope.spawn(async move {

@@ -4,7 +4,13 @@
 //! A process that was stopped and wakes up too late does nothing more than what it was just about to do: before each step it
 //! looks whether it is still the owner.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use mesh_proto::v1::{self, blocked_key::State};
 use tokio::{
@@ -30,6 +36,11 @@ use crate::{
 /// How often, and how long, the news that a letter has ended is looked into: it may come before the record is stored.
 const LOOKS: (usize, Duration) = (25, Duration::from_millis(200));
 
+/// A wait up to so long is spent in hand, as the broker's lease allows it: nothing has to be written for it.
+const SHORT: Duration = Duration::from_secs(2);
+/// Messages of one partition that may wait so at once: more of them wait on the lane, where they take no room.
+const WAITING: usize = 32;
+
 /// What the tasks of one partition share.
 pub(super) struct Term {
     pub(super) ordered: Arc<Ordered>,
@@ -40,6 +51,8 @@ pub(super) struct Term {
     /// Stops when the process is to give the partition up.
     pub(super) give: TaskScope,
     pub(super) reports: mpsc::UnboundedSender<Report>,
+    /// How many messages wait in hand for their next attempt.
+    pub(super) waiting: AtomicUsize,
 }
 
 /// What a task tells the loop.
@@ -71,7 +84,7 @@ pub(super) struct Turn {
     pub(super) refusal: Option<Fault>,
     pub(super) reply: Arc<str>,
     pub(super) is_blocked: bool,
-    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
 /// The process is no longer the owner.
@@ -82,6 +95,22 @@ enum Replay {
     Due,
     Ended,
     LetterAgain,
+}
+
+/// One of those that wait in hand, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    fn enter(count: &AtomicUsize) -> Option<Waiting<'_>> {
+        let one = Waiting(count);
+        (count.fetch_add(1, Ordering::AcqRel) < WAITING).then_some(one)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Term {
@@ -95,7 +124,7 @@ impl Term {
     }
 
     /// One attempt.
-    pub(super) async fn attempt(self: Arc<Self>, turn: Turn) {
+    pub(super) async fn attempt(self: Arc<Self>, mut turn: Turn) {
         let in_flight = self.ordered.worker.metrics.begin();
         let span = tracing::debug_span!(
             "mesh.consume",
@@ -108,7 +137,7 @@ impl Term {
         let ended = async {
             tokio::select! {
                 biased;
-                ended = self.try_turn(&turn, trace) => ended,
+                ended = self.try_turn(&mut turn, trace) => ended,
                 () = self.lost.stopped() => Err(Lost),
             }
         };
@@ -117,29 +146,32 @@ impl Term {
         self.tell(report);
     }
 
-    async fn try_turn(&self, turn: &Turn, trace: TraceContext) -> Result<Report, Lost> {
-        let Turn { slot, envelope, reply, .. } = turn;
+    async fn try_turn(&self, turn: &mut Turn, trace: TraceContext) -> Result<Report, Lost> {
         let worker = &self.ordered.worker;
         let started = Instant::now();
         if !self.is_live() {
             return Err(Lost);
         }
-        let letter = envelope.note.lane.as_ref().and_then(|lane| lane.letter.as_ref());
-        let (ended, attempts) = match self.replay(letter).await {
-            Replay::Due => worker.end_of(envelope, turn.refusal.clone(), trace).await,
+        let letter = turn.envelope.note.lane.as_ref().and_then(|lane| lane.letter.clone());
+        let (ended, attempts) = match self.replay(letter.as_ref()).await {
+            Replay::Due => match self.end_of(turn, trace).await {
+                Some(ended) => ended,
+                None => return Ok(Report::HandedBack),
+            },
             Replay::Ended => (Ended::Done(bytes::Bytes::new()), v1::Attempts::default()),
             Replay::LetterAgain => {
-                self.ack(reply).await;
-                return Ok(Report::Stale(*slot));
+                self.ack(&turn.reply).await;
+                return Ok(Report::Stale(turn.slot));
             }
         };
+        let (Turn { slot, envelope, reply, is_blocked, .. }, letter) = (&*turn, letter.as_ref());
         let ending = match &ended {
             Ended::Done(_) | Ended::Refused(_) => Ending::Done,
             Ended::Again { .. } => Ending::Again,
             Ended::DeadLetter(_) => Ending::Letter(self.letter_id(envelope, letter)),
             Ended::HandedBack => return Ok(Report::HandedBack),
         };
-        if turn.is_blocked || ending != Ending::Done {
+        if *is_blocked || ending != Ending::Done {
             if let (Ending::Done, Some(letter)) = (&ending, letter) {
                 // First the letter: a crash after this finds it ended, and what follows is made up for.
                 let resolve = || dead_letter::resolve(&worker.bus, &worker.lane, letter);
@@ -154,6 +186,38 @@ impl Term {
         }
         let is_settled = worker.settle(envelope, reply, (ended, attempts), started).await;
         Ok(if is_settled { Report::Settled(*slot, ending) } else { Report::HandedBack })
+    }
+
+    /// Attempts, with the short waits between them. `None`: the partition is given up during a wait.
+    async fn end_of(&self, turn: &mut Turn, trace: TraceContext) -> Option<(Ended, v1::Attempts)> {
+        let worker = &self.ordered.worker;
+        loop {
+            let (ended, attempts) = worker.end_of(&turn.envelope, turn.refusal.clone(), trace).await;
+            let (delay, attempt) = match &ended {
+                Ended::Again { delay, attempt } if *delay <= SHORT && turn.envelope.order.is_some() => {
+                    (*delay, *attempt)
+                }
+                _ => return Some((ended, attempts)),
+            };
+            let _one = match Waiting::enter(&self.waiting) {
+                Some(one) => one,
+                None => return Some((ended, attempts)),
+            };
+            turn.permit = None;
+            turn.envelope = Arc::new(delayed::next_attempt(&turn.envelope, attempt, &attempts));
+            let again = async {
+                tokio::time::sleep(delay).await;
+                Arc::clone(&worker.permits).acquire_owned().await.ok()
+            };
+            turn.permit = tokio::select! {
+                permit = again => permit,
+                () = self.give.stopped() => None,
+                () = worker.scope.stopped() => None,
+            };
+            if turn.permit.is_none() || !self.is_live() {
+                return None;
+            }
+        }
     }
 
     fn letter_id(&self, envelope: &Envelope, letter: Option<&LetterNote>) -> Arc<str> {
