@@ -38,10 +38,16 @@ async fn broker() -> TestBroker {
     TestBroker::with(&[orders(), ordered("mail")], true, &limits).await.unwrap()
 }
 
+/// Every wait is spent on the lane.
 fn settings() -> ConsumerSettings {
+    settings_with(Duration::ZERO)
+}
+
+fn settings_with(short_wait: Duration) -> ConsumerSettings {
     let order = OrderSettings {
         lease: Duration::from_secs(2),
         look_every: Duration::from_millis(100),
+        short_wait,
         ..OrderSettings::default()
     };
     let retry = RetryRule { base: Duration::from_millis(100), ..RetryRule::default() };
@@ -237,8 +243,17 @@ async fn discarding_the_letter_releases_the_key() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn order_is_kept_while_processes_come_and_go_and_messages_fail() {
+    come_and_go(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn order_is_kept_where_short_waits_are_spent_in_hand() {
+    come_and_go(Duration::from_millis(150)).await;
+}
+
+async fn come_and_go(short_wait: Duration) {
     const KEYS: usize = 200;
-    const COUNT: usize = 4000;
+    const COUNT: usize = 1200;
     let broker = broker().await;
     let log = Log::of(KEYS);
     // 4 % fail once, 1 % for good until they are replayed.
@@ -252,13 +267,13 @@ async fn order_is_kept_while_processes_come_and_go_and_messages_fail() {
             _ => Ok(()),
         }
     });
-    let mut meshes = vec![process(&broker, &log, &verdict, settings()).await];
-    meshes.push(process(&broker, &log, &verdict, settings()).await);
+    let mut meshes = vec![process(&broker, &log, &verdict, settings_with(short_wait)).await];
+    meshes.push(process(&broker, &log, &verdict, settings_with(short_wait)).await);
     let publishing = publish(&broker, KEYS, 1..=COUNT);
     let scaling = async {
         eventually("some", || async { (done(&log) > COUNT / 10).then_some(()) }).await;
         for _ in 0..4 {
-            meshes.push(process(&broker, &log, &verdict, settings()).await);
+            meshes.push(process(&broker, &log, &verdict, settings_with(short_wait)).await);
         }
         eventually("more", || async { (done(&log) > COUNT / 3).then_some(()) }).await;
         for mesh in meshes.drain(..3) {
@@ -317,7 +332,7 @@ impl Drop for Killable {
 #[tokio::test(flavor = "multi_thread")]
 async fn owners_that_are_killed_lose_nothing_and_nothing_overtakes() {
     const KEYS: usize = 100;
-    const COUNT: usize = 2000;
+    const COUNT: usize = 1200;
     let broker = Arc::new(broker().await);
     let log = Log::of(KEYS);
     let verdict: Verdict = Arc::new(|event, attempt| {

@@ -27,11 +27,18 @@ pub struct OrderSettings {
     /// Messages that are put aside behind blocked keys, for each partition. Beyond it nothing new is fetched there: the
     /// partition waits until a letter is replayed or discarded.
     pub most_held: usize,
+    /// A wait before the next attempt up to so long is spent in hand, without a word to the broker; a longer one on the lane.
+    pub short_wait: Duration,
 }
 
 impl Default for OrderSettings {
     fn default() -> OrderSettings {
-        OrderSettings { lease: Duration::from_secs(6), look_every: Duration::from_millis(500), most_held: 1000 }
+        OrderSettings {
+            lease: Duration::from_secs(6),
+            look_every: Duration::from_millis(500),
+            most_held: 1000,
+            short_wait: Duration::from_secs(2),
+        }
     }
 }
 

@@ -36,9 +36,7 @@ use crate::{
 /// How often, and how long, the news that a letter has ended is looked into: it may come before the record is stored.
 const LOOKS: (usize, Duration) = (25, Duration::from_millis(200));
 
-/// A wait up to so long is spent in hand, as the broker's lease allows it: nothing has to be written for it.
-const SHORT: Duration = Duration::from_secs(2);
-/// Messages of one partition that may wait so at once: more of them wait on the lane, where they take no room.
+/// Messages of one partition that may wait in hand at once: more of them wait on the lane, where they take no room.
 const WAITING: usize = 32;
 
 /// What the tasks of one partition share.
@@ -193,8 +191,9 @@ impl Term {
         let worker = &self.ordered.worker;
         loop {
             let (ended, attempts) = worker.end_of(&turn.envelope, turn.refusal.clone(), trace).await;
+            let short = self.ordered.settings.short_wait;
             let (delay, attempt) = match &ended {
-                Ended::Again { delay, attempt } if *delay <= SHORT && turn.envelope.order.is_some() => {
+                Ended::Again { delay, attempt } if *delay <= short && turn.envelope.order.is_some() => {
                     (*delay, *attempt)
                 }
                 _ => return Some((ended, attempts)),
