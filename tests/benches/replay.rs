@@ -52,7 +52,7 @@ struct Args {
 async fn main() {
     let args = Args::parse();
     let name = |text: &str| text.parse().unwrap();
-    let consumes = Consumes { consumer: name("work"), producer: "orders".into(), event: EVENT.into() };
+    let consumes = Consumes { consumer: name("work"), producer: "orders".into(), event: EVENT.into(), ordered: false };
     let mut orders = Declaration::new(name("orders"));
     orders.publishes.insert(EVENT.into());
     let mut a = Declaration::new(name("a"));

@@ -160,7 +160,7 @@ class Partner:
         headers = original.headers | {
             "Nats-Msg-Id": f"delay/{DURABLE}/{unique}",
             "Nats-Schedule": f"@at {wire.moment(due_ms)}",
-            "Nats-Schedule-Target": f"{lane}.due.{original.caller}",
+            "Nats-Schedule-Target": f"{lane}.due.{original.partition}.{original.caller}",
             "mesh": wire.note(**note),
             "mesh-attempts": wire.encode_attempts(attempts),
         }

@@ -86,3 +86,4 @@ class Original:
             self.stored_at_ms = int(tokens[5]) // 1_000_000
         # An event's producer has its place from the front.
         self.caller = self.subject.split(".")[3]
+        self.partition = self.subject.split(".")[-1]

@@ -11,7 +11,7 @@ use async_nats::jetstream::{
 use super::Bus;
 use crate::{
     fault::{Code, Effect, Fault, Reason},
-    policy::compile::{ConsumerSpec, Kind, StreamSpec},
+    policy::compile::{ConsumerSpec, Kind, ORDERED_ACK_WAIT, StreamSpec},
 };
 
 /// How much a stream may hold.
@@ -70,6 +70,10 @@ pub struct ConsumerState {
     pub pending: u64,
     /// Delivered and not settled.
     pub in_flight: u64,
+    /// How long a delivery's lease lasts without a sign of life.
+    pub ack_wait: Duration,
+    /// The number of its last delivery, to whomever.
+    pub deliveries: u64,
 }
 
 /// How long the broker's word on deliveries that it gave up is kept: the keeper reads it within seconds.
@@ -102,8 +106,8 @@ impl Bus {
             filter_subjects: spec.filters.clone(),
             ack_policy: AckPolicy::Explicit,
             deliver_policy: DeliverPolicy::All,
-            ack_wait: limits.ack_wait,
-            max_ack_pending: limits.max_ack_pending,
+            ack_wait: spec.window.map_or(limits.ack_wait, |_| limits.ack_wait.min(ORDERED_ACK_WAIT)),
+            max_ack_pending: spec.window.unwrap_or(limits.max_ack_pending),
             max_deliver: limits.max_deliver,
             ..Default::default()
         };
@@ -147,6 +151,8 @@ impl Bus {
                     durable: durable.to_owned(),
                     pending: info.num_pending,
                     in_flight: u64::try_from(info.num_ack_pending).unwrap_or(0),
+                    ack_wait: info.config.ack_wait,
+                    deliveries: info.delivered.consumer_sequence,
                 }))
             }
             Err(error) if error.to_string().contains("not found") => Ok(None),
@@ -176,6 +182,9 @@ fn stream_config(spec: &StreamSpec, limits: &StreamLimits) -> stream::Config {
         allow_atomic_publish: true,
         allow_message_schedules: scheduled,
         deny_delete: spec.kind == Kind::Letters,
+        // A service may ask for the last record of a letter of its own by the letter's subject, and for nothing else.
+        // The same for a copy that waits on its lane.
+        allow_direct: matches!(spec.kind, Kind::Letters | Kind::Lane),
         // The newest record of each place. Leases and inboxes forget by themselves.
         max_messages_per_subject: if spec.kind == Kind::Store { 1 } else { -1 },
         allow_message_ttl: spec.kind == Kind::Store,

@@ -93,6 +93,7 @@ fn parse_ack_subject(reply: &str) -> Option<Delivery> {
         stream: tokens.get(at)?.to_string(),
         deliveries: tokens.get(at + 2)?.parse().ok()?,
         sequence: tokens.get(at + 3)?.parse().ok()?,
+        consumer_sequence: tokens.get(at + 4)?.parse().ok()?,
         stored_at_ms: tokens.get(at + 5)?.parse::<i64>().ok()? / 1_000_000,
     })
 }
@@ -103,7 +104,13 @@ mod tests {
 
     #[test]
     fn both_forms_of_the_ack_subject_are_read() {
-        let expected = Delivery { stream: "s".into(), sequence: 42, deliveries: 3, stored_at_ms: 1_700_000_000_123 };
+        let expected = Delivery {
+            stream: "s".into(),
+            sequence: 42,
+            consumer_sequence: 7,
+            deliveries: 3,
+            stored_at_ms: 1_700_000_000_123,
+        };
         for reply in [
             "$JS.ACK.s.c.3.42.7.1700000000123456789.0",
             "$JS.ACK._.hash.s.c.3.42.7.1700000000123456789.0",

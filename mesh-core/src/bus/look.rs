@@ -7,11 +7,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 
 use super::{Bus, error::PublishError};
-use crate::{
-    fault::Fault,
-    gate::{Gate, Unopened},
-    policy::reconcile::ConsumerView,
-};
+use crate::{fault::Fault, gate::Gate, policy::reconcile::ConsumerView};
 
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -39,16 +35,6 @@ impl Bus {
         let found: Result<Vec<consumer::Info>, _> = handle.consumers().try_collect().await;
         let found = found.map_err(|error| unreadable(&error))?;
         Ok(found.into_iter().filter(|info| info.config.durable_name.is_some()).map(view).collect())
-    }
-
-    /// The first message on a subject (wildcards as the broker's) of a stream at or behind a sequence. `None`: there is none.
-    ///
-    /// # Errors
-    /// The broker can't be reached, or this identity may not read the stream.
-    pub async fn first_on(&self, stream: &str, subject: &str, from: u64) -> Result<Option<Unopened>, Fault> {
-        let handle = self.stream_handle(stream).await?;
-        let read = tokio::time::timeout(ANSWER, handle.get_first_raw_message_by_subject(subject, from.max(1))).await;
-        super::message::found(stream, read)
     }
 
     /// Has the broker look at what a consumer has to deliver again, so that it says which deliveries it gave up: without a

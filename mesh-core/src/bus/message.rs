@@ -53,6 +53,22 @@ impl Bus {
         found(stream, read)
     }
 
+    /// The last message on one subject, of any of the stream's servers: for an identity that may ask for that subject alone.
+    /// It may be stale. `None`: there is none.
+    ///
+    /// # Errors
+    /// The broker can't be reached, or this identity may not ask for it.
+    pub async fn direct_last(&self, stream: &str, subject: &str) -> Result<Option<Unopened>, Fault> {
+        use jetstream::stream::DirectGetErrorKind as Kind;
+        let handle = self.stream_handle(stream).await?;
+        match tokio::time::timeout(ANSWER, handle.direct_get_last_for_subject(subject)).await {
+            Ok(Ok(message)) => Ok(Some(opened(stream, message))),
+            Ok(Err(error)) if error.kind() == Kind::NotFound => Ok(None),
+            Ok(Err(error)) => Err(unreadable(stream, &error.to_string())),
+            Err(_) => Err(unreadable(stream, "no answer came in time")),
+        }
+    }
+
     pub(super) async fn stream_handle(&self, stream: &str) -> Result<jetstream::stream::Stream<()>, Fault> {
         let context = jetstream::new(self.0.client.clone());
         context.get_stream_no_info(stream).await.map_err(|error| unreadable(stream, &error.to_string()))
@@ -76,7 +92,13 @@ pub(super) fn found(stream: &str, read: Read) -> Result<Option<Unopened>, Fault>
 
 fn opened(stream: &str, message: StreamMessage) -> Unopened {
     let stored_at_ms = i64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-    let delivery = Delivery { stream: stream.to_owned(), sequence: message.sequence, deliveries: 0, stored_at_ms };
+    let delivery = Delivery {
+        stream: stream.to_owned(),
+        sequence: message.sequence,
+        consumer_sequence: 0,
+        deliveries: 0,
+        stored_at_ms,
+    };
     Unopened::new(Raw {
         subject: message.subject.into_string(),
         reply: None,

@@ -64,6 +64,7 @@ pub struct Pull {
     /// Asked for and not yet come.
     asked: usize,
     heard: Instant,
+    expires: Duration,
 }
 
 impl Bus {
@@ -87,6 +88,7 @@ impl Bus {
             link: self.0.link.watch(),
             asked: 0,
             heard: Instant::now(),
+            expires: EXPIRES,
         })
     }
 
@@ -121,6 +123,13 @@ impl Bus {
 }
 
 impl Pull {
+    /// Asks for a shorter time each: so long the broker may send to a process that does not read any more.
+    #[must_use]
+    pub fn expiring(mut self, after: Duration) -> Pull {
+        self.expires = after;
+        self
+    }
+
     /// How many deliveries are asked for and have not come.
     #[must_use]
     pub fn asked(&self) -> usize {
@@ -134,8 +143,8 @@ impl Pull {
     pub async fn ask(&mut self, count: usize) -> Result<(), PublishError> {
         let request = format!(
             r#"{{"batch":{count},"expires":{},"idle_heartbeat":{}}}"#,
-            EXPIRES.as_nanos(),
-            HEARTBEAT.as_nanos()
+            self.expires.as_nanos(),
+            HEARTBEAT.min(self.expires / 2).as_nanos()
         );
         let (inbox, next) = (self.inbox.clone(), self.next.clone());
         self.bus.send(next, Some(inbox), Vec::new(), request.into()).await?;

@@ -18,6 +18,8 @@ use crate::{
 /// The keys at the top of the file.
 const KEYS: &[&str] = &["region", "services"];
 /// The keys of a service.
+/// The keys of a consumer that says more than its event.
+const CONSUMER_KEYS: &[&str] = &["event", "ordered"];
 const SERVICE_KEYS: &[&str] = &["publishes", "consumes", "calls", "enqueues", "serves"];
 /// The region where the file names none.
 const REGION: &str = "local";
@@ -125,13 +127,29 @@ impl Reader<'_> {
         let entries = node.entries("a consumer's name and the event", &mut self.report).unwrap_or_default();
         for (key, node) in entries {
             let consumer = self.name(&key.name, key.place);
-            let Some(event) = node.text("the full name of an event", &mut self.report) else { continue };
+            let Some((event, ordered)) = self.consumed(node) else { continue };
             let (Some(consumer), Some(producer)) = (consumer, self.producer(event, node.place)) else { continue };
             if declaration.consumes.iter().any(|other| other.consumer == consumer) {
                 self.report.add(key.place, format!("the consumer {:?} stands here twice", key.name));
             }
-            declaration.consumes.insert(Consumes { consumer, producer, event: event.to_owned() });
+            if ordered && self.catalog.event(event).is_some_and(|entry| entry.key.is_none()) {
+                let what = format!("{event} names no key in its contract, so there is no order to keep");
+                self.report.add(node.place, what);
+            }
+            declaration.consumes.insert(Consumes { consumer, producer, event: event.to_owned(), ordered });
         }
+    }
+
+    /// `<event>`, or `{event: <event>, ordered: <whether the order of keys is kept>}`.
+    fn consumed<'n>(&mut self, node: &'n Node) -> Option<(&'n str, bool)> {
+        let what = "the full name of an event";
+        if !matches!(node.value, Value::Map(_)) {
+            return Some((node.text(what, &mut self.report)?, false));
+        }
+        let fields = node.fields(CONSUMER_KEYS, &mut self.report)?;
+        let event = fields.need("event", &mut self.report)?.text(what, &mut self.report)?;
+        let ordered = fields.get("ordered").map_or(Some(false), |node| node.boolean(&mut self.report))?;
+        Some((event, ordered))
     }
 
     fn serves(&mut self, fields: Fields<'_>, declaration: &mut Declaration) {
@@ -202,6 +220,7 @@ mod tests {
         package demo.v1;
         import "mesh/v1/options.proto";
         message Placed { option (mesh.v1.event) = { producer: "orders" }; string id = 1; }
+        message Moved { option (mesh.v1.event) = { producer: "orders", key: "id" }; string id = 1; }
         service Payments {
           rpc Charge(Placed) returns (Placed);
           rpc Refund(Placed) returns (Placed);
@@ -243,6 +262,27 @@ mod tests {
         assert_eq!(payments.enqueues.len(), 1);
         assert_eq!(payments.serves.len(), 2);
         assert!(file.declaration("idle").unwrap().publishes.is_empty());
+    }
+
+    #[test]
+    fn a_consumer_may_ask_for_the_order_of_keys() {
+        let ordered = |of: &str| {
+            let text = format!("services: {{a: {{consumes: {{x: {of}}}}}}}");
+            load("mesh.yaml", &text, &catalog()).map(|file| file.declarations[0].consumes.first().unwrap().ordered)
+        };
+        assert!(ordered("{event: demo.v1.Moved, ordered: true}").unwrap());
+        assert!(!ordered("{event: demo.v1.Moved}").unwrap());
+        assert!(!ordered("demo.v1.Moved").unwrap());
+        for (of, part) in [
+            ("{event: demo.v1.Placed, ordered: true}", "names no key"),
+            ("{event: demo.v1.Moved, ordered: yes please}", "expected true or false"),
+            ("{ordered: true}", "\"event\" is missing"),
+            ("{event: demo.v1.Moved, orderd: true}", "did you mean \"ordered\""),
+            ("[demo.v1.Moved]", "a list, expected"),
+        ] {
+            let problems = ordered(of).unwrap_err().to_string();
+            assert!(problems.contains(part), "{of}\n{problems}");
+        }
     }
 
     #[test]

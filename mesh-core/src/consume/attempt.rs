@@ -52,7 +52,10 @@ impl Worker {
         };
         let granted = match granted {
             Ok(granted) => granted,
-            Err(ended) => return self.settle(&envelope, &reply, (ended, attempts), Instant::now()).await,
+            Err(ended) => {
+                self.settle(&envelope, &reply, (ended, attempts), Instant::now()).await;
+                return;
+            }
         };
         let Some(_permit) = self.place().await else {
             Box::pin(self.hand_over_back(&envelope, &reply)).await;
@@ -77,6 +80,23 @@ impl Worker {
         .instrument(span)
         .await;
         drop((lease, in_flight));
+    }
+
+    /// How one attempt of an ordered consumer ends, and every attempt so far: nothing is settled yet. Its partition's owner
+    /// knows what was done before, so nothing is remembered here.
+    pub(super) async fn end_of(
+        &self,
+        envelope: &Envelope,
+        refusal: Option<Fault>,
+        (trace, lease): (TraceContext, &Lease),
+    ) -> (Ended, v1::Attempts) {
+        let mut attempts = attempts_of(envelope);
+        if let Some(refusal) = refusal.or_else(|| self.over_its_limits(envelope)) {
+            return (Ended::DeadLetter(refusal), attempts);
+        }
+        let _beside = self.quarantine.beside().await;
+        let ended = self.try_once(Trial { envelope, attempts: &mut attempts, trace, lease }).await;
+        (ended, attempts)
     }
 
     /// A permit, once the admission is open. `None`: the service drains.
@@ -155,6 +175,7 @@ impl Worker {
             attempt: envelope.attempt(),
             deadline: envelope.note.deadline,
             trace: trace::outgoing(Some(trace)),
+            fence: envelope.order.as_ref().map(|order| order.fence),
         });
         let limit = self.settings.handler_limit;
         let handling = AssertUnwindSafe(self.work.handle(cx, envelope)).catch_unwind();

@@ -9,6 +9,7 @@ mod attempt;
 mod feed;
 mod inbox;
 mod lease;
+mod ordered;
 mod quarantine;
 mod settle;
 mod work;
@@ -21,6 +22,7 @@ use crate::{
     policy::{budget::BudgetRule, inbox::InboxRule, isolation::IsolationRule, retry::RetryRule},
 };
 
+pub use ordered::OrderSettings;
 pub use quarantine::Quarantine;
 pub use work::{EventWork, ServiceWork, TargetOf, Work};
 pub(crate) use worker::DRAIN_GRACE;
@@ -53,6 +55,8 @@ pub struct ConsumerSettings {
     pub isolation: Option<IsolationRule>,
     /// Asked before anything is fetched or begun.
     pub admission: Arc<dyn Admission>,
+    /// Whether messages of one key are handled one after the other, as the consumer was made, and how.
+    pub order: Option<OrderSettings>,
 }
 
 impl Default for ConsumerSettings {
@@ -69,6 +73,7 @@ impl Default for ConsumerSettings {
             retry_budget: BudgetRule::default(),
             isolation: None,
             admission: Arc::new(Open),
+            order: None,
         }
     }
 }

@@ -24,20 +24,21 @@ use crate::{
 pub(super) struct GivenUp;
 
 impl Worker {
+    /// Hands over and acknowledges; `false`: the time to drain is over, it was handed back.
     pub(super) async fn settle(
         &self,
         envelope: &Envelope,
         reply: &str,
         ended: (Ended, v1::Attempts),
         started: Instant,
-    ) {
+    ) -> bool {
         let (ended, attempts) = ended;
         // What is rare stands on the heap: an attempt's future stays small.
         let (how, handed_over) = match ended {
             Ended::HandedBack => (How::Release, Err(GivenUp)),
             Ended::Overtaken => (How::Accept, Ok(())),
             // Whoever has it now settles it.
-            Ended::TakenOver => return,
+            Ended::TakenOver => return false,
             Ended::Done(_) if !self.has_successor(envelope) => (How::Accept, Ok(())),
             Ended::Done(bytes) => (How::Accept, Box::pin(self.done(envelope, v1::outcome::End::Reply(bytes))).await),
             Ended::Refused(fault) => {
@@ -48,6 +49,7 @@ impl Worker {
             }
             Ended::DeadLetter(fault) => (How::DeadLetter, Box::pin(self.dead_letter(envelope, &fault, attempts)).await),
         };
+        let is_settled = handed_over.is_ok();
         let settled = match handed_over {
             Ok(()) => self.bus.ack(reply, Ack::Accept).await,
             Err(GivenUp) => {
@@ -61,6 +63,7 @@ impl Worker {
         }
         crash_point("settle.acked");
         self.metrics.settled(how, started.elapsed());
+        is_settled
     }
 
     /// Hands a delivery back and remembers that, so that nobody suspects it of having ended this process.
@@ -70,7 +73,7 @@ impl Worker {
     }
 
     /// Hands a delivery back: it is delivered again at once, to whoever asks, with the same attempt.
-    async fn release(&self, reply: &str) {
+    pub(super) async fn release(&self, reply: &str) {
         if let Err(error) = self.bus.ack(reply, Ack::Release).await {
             tracing::debug!(%error, "a delivery was not handed back; its lease will run out");
         }

@@ -24,6 +24,11 @@ pub trait Work: Send + Sync + 'static {
         None
     }
 
+    /// The ordering key, where there is one that can be read.
+    fn key(&self, _envelope: &Envelope) -> Option<String> {
+        None
+    }
+
     /// Handles one delivery; for an operation, the bytes of its reply.
     fn handle<'a>(&'a self, cx: Context, envelope: &'a Envelope) -> BoxFuture<'a, Result<Bytes, Fault>>;
 }
@@ -60,6 +65,11 @@ impl<E: Event, H: Handler<E>> Work for EventWork<E, H> {
         let target = self.target.as_ref()?;
         // What can't be decoded has no target: its handler will say so.
         E::decode(envelope.payload.clone()).ok().map(|event| target(&event))
+    }
+
+    fn key(&self, envelope: &Envelope) -> Option<String> {
+        let event = E::decode(envelope.payload.clone()).ok()?;
+        Some(event.key().into_owned()).filter(|key| !key.is_empty())
     }
 
     fn handle<'a>(&'a self, cx: Context, envelope: &'a Envelope) -> BoxFuture<'a, Result<Bytes, Fault>> {

@@ -82,6 +82,9 @@ impl Worker {
     /// # Errors
     /// A consumer is not there, or the bus can't be reached.
     pub async fn start(self: Arc<Self>, stream: &str) -> Result<(), Fault> {
+        if let Some(order) = self.settings.order.clone() {
+            return super::ordered::start(self, stream, order).await;
+        }
         let durable = self.lane.durable();
         let main = self.bus.pull(stream, &durable).await?;
         let lane = self.bus.pull(&self.lane.stream(), &durable).await?;

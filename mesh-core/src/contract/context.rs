@@ -23,6 +23,8 @@ pub struct Facts {
     pub deadline: Option<Deadline>,
     /// The trace that this attempt belongs to.
     pub trace: TraceContext,
+    /// Where the order of keys is kept: grows with each owner of the key.
+    pub fence: Option<u64>,
 }
 
 impl Context {
@@ -66,6 +68,13 @@ impl Context {
     #[must_use]
     pub fn deadline(&self) -> Option<Deadline> {
         self.0.deadline
+    }
+
+    /// Where the consumer keeps the order of keys: a number that grows each time another process takes the key over. A
+    /// database that refuses a lower one than it has seen keeps a process out that was stopped and woke up too late.
+    #[must_use]
+    pub fn fence(&self) -> Option<u64> {
+        self.0.fence
     }
 
     /// The trace that this attempt belongs to.

@@ -143,7 +143,7 @@ fn letter(
         captured_at_ms: bus.gate().clock().now_ms(),
         traceparent: envelope.trace.map(|trace| trace.to_string()).unwrap_or_default(),
         caller: envelope.caller.clone(),
-        key: String::new(),
+        key: envelope.order.as_ref().map(|order| order.key.clone()).unwrap_or_default(),
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 
+use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use mesh_proto::v1;
 use prost::Message as _;
 
 use crate::{
     envelope::{Envelope, header},
-    subject::{self, Name},
+    subject::{self, Name, Place},
 };
 
 /// Attempts that travel with a delayed copy, at most: the first and the newest ones stay.
@@ -38,11 +39,32 @@ impl Lane {
         subject::durable(&self.service, &self.consumer)
     }
 
-    /// Where a delivery of `caller` becomes due.
+    /// The broker's name of one partition of it, where it keeps the order of keys.
     #[must_use]
-    pub fn due(&self, caller: &str) -> String {
-        subject::lane_due(&self.region, &self.service, &self.consumer, caller)
+    pub fn partition_durable(&self, partition: u32) -> String {
+        subject::partition_durable(&self.service, &self.consumer, partition)
     }
+
+    /// Where a delivery becomes due whose original came on the subject `original`.
+    #[must_use]
+    pub fn due_for(&self, original: &str) -> String {
+        // The gate lets no other subject in; should one come, its copy is refused by the gate and becomes a letter.
+        let unknown = Place::Event { region: "", producer: "unknown", message: "", partition: "0" };
+        let place = Place::parse(original).unwrap_or(unknown);
+        subject::lane_due(&self.region, &self.service, &self.consumer, &place)
+    }
+}
+
+/// The name of a blocked key in subjects and headers, where keys themselves may not stand: 32 hexadecimal digits.
+#[must_use]
+pub fn block_of(key: &str) -> String {
+    use std::fmt::Write as _;
+    let hash = digest::digest(&digest::SHA256, key.as_bytes());
+    hash.as_ref().iter().take(16).fold(String::with_capacity(32), |mut hex, byte| {
+        // Writing to a String can't fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 /// The attempts that a delivery carries along.

@@ -8,13 +8,13 @@ mod lane;
 use std::borrow::Cow;
 
 use crate::{
-    bus::{Bus, PublishError},
+    bus::{Bus, PublishError, Stored},
     clock::rfc3339,
     envelope::{Envelope, LaneNote, Note, header},
     subject,
 };
 
-pub use lane::{Lane, attempts_of, encode_attempts};
+pub use lane::{Lane, attempts_of, block_of, encode_attempts};
 use mesh_proto::v1;
 
 const SCHEDULE: &str = "Nats-Schedule";
@@ -35,12 +35,56 @@ pub async fn delay(
     attempts: &v1::Attempts,
 ) -> Result<(), PublishError> {
     let (attempt, due_ms) = next;
-    let unique = match &envelope.delivery {
+    let unique = unique(envelope);
+    let mut headers = lane::own_headers(envelope);
+    headers.extend([
+        (Cow::Borrowed(header::MESSAGE_ID), format!("delay/{}/{unique}", lane.durable())),
+        (Cow::Borrowed(SCHEDULE), format!("@at {}", rfc3339(due_ms))),
+        (Cow::Borrowed(SCHEDULE_TARGET), lane.due_for(&envelope.subject)),
+        (Cow::Borrowed(header::ATTEMPTS), encode_attempts(attempts)),
+    ]);
+    headers.extend(note(envelope, attempt).encode().map(|note| (Cow::Borrowed(header::MESH), note)));
+    let hold = subject::lane_hold(&lane.region, &lane.service, &lane.consumer, &unique);
+    let sealed = bus.gate().seal_own(hold, headers, envelope.payload.clone());
+    bus.publish(&lane.stream(), sealed).await.map(drop)
+}
+
+/// Puts a delivery behind the failed one of its key, on the lane, where it waits until that one is done. A copy that was
+/// put there before is a duplicate: it may be there or be handled already.
+///
+/// # Errors
+/// The broker has not confirmed it: the original must not be settled.
+pub async fn follow(bus: &Bus, lane: &Lane, envelope: &Envelope) -> Result<Stored, PublishError> {
+    let mut headers = lane::own_headers(envelope);
+    let id = format!("follow/{}/{}", lane.durable(), unique(envelope));
+    headers.push((Cow::Borrowed(header::MESSAGE_ID), id));
+    headers.extend(note(envelope, envelope.attempt()).encode().map(|note| (Cow::Borrowed(header::MESH), note)));
+    let sealed = bus.gate().seal_own(lane.due_for(&envelope.subject), headers, envelope.payload.clone());
+    bus.publish(&lane.stream(), sealed).await
+}
+
+/// The delivery as its delayed copy would come, for a wait so short that it is spent in hand.
+#[must_use]
+pub fn next_attempt(envelope: &Envelope, attempt: u32, attempts: &v1::Attempts) -> Envelope {
+    let mut next = Envelope { note: note(envelope, attempt), ..envelope.clone() };
+    next.headers.retain(|(name, _)| !name.eq_ignore_ascii_case(header::ATTEMPTS));
+    next.headers.push((header::ATTEMPTS.to_owned(), encode_attempts(attempts)));
+    next
+}
+
+/// What tells the copies of one delivery from those of all others: the last token of the subject where it waits.
+#[must_use]
+pub fn unique(envelope: &Envelope) -> String {
+    match &envelope.delivery {
         Some(delivery) => format!("{}-{}", delivery.stream, delivery.sequence),
         None => nuid::next().to_string(),
-    };
+    }
+}
+
+/// What a copy says about its original.
+fn note(envelope: &Envelope, attempt: u32) -> Note {
     let (stream, sequence) = envelope.source().unwrap_or(("", 0));
-    let note = Note {
+    Note {
         deadline: envelope.note.deadline,
         idempotency_key: envelope.note.idempotency_key.clone(),
         lane: Some(LaneNote {
@@ -50,19 +94,9 @@ pub async fn delay(
             source: (stream.to_owned(), sequence),
             stored_at_ms: stored_at(envelope),
             letter: envelope.note.lane.as_ref().and_then(|lane| lane.letter.clone()),
+            block: envelope.order.as_ref().map(|order| block_of(&order.key)),
         }),
-    };
-    let mut headers = lane::own_headers(envelope);
-    headers.extend([
-        (Cow::Borrowed(header::MESSAGE_ID), format!("delay/{}/{unique}", lane.durable())),
-        (Cow::Borrowed(SCHEDULE), format!("@at {}", rfc3339(due_ms))),
-        (Cow::Borrowed(SCHEDULE_TARGET), lane.due(&envelope.caller)),
-        (Cow::Borrowed(header::ATTEMPTS), encode_attempts(attempts)),
-    ]);
-    headers.extend(note.encode().map(|note| (Cow::Borrowed(header::MESH), note)));
-    let hold = subject::lane_hold(&lane.region, &lane.service, &lane.consumer, &unique);
-    let sealed = bus.gate().seal_own(hold, headers, envelope.payload.clone());
-    bus.publish(&lane.stream(), sealed).await.map(drop)
+    }
 }
 
 /// When the original was stored, Unix milliseconds; 0 where nobody knows.

@@ -34,10 +34,21 @@ pub struct Delivery {
     pub stream: String,
     /// Its sequence there.
     pub sequence: u64,
+    /// The number of this delivery among those of its consumer: a gap says that another process got what lies between.
+    pub consumer_sequence: u64,
     /// How often the broker says that it delivered it.
     pub deliveries: u64,
     /// When it was stored, Unix milliseconds.
     pub stored_at_ms: i64,
+}
+
+/// What a consumer that keeps the order of keys knows of a message beside the message itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// The ordering key: never empty.
+    pub key: String,
+    /// Grows with each owner of the key's partition: a store that knows a higher one can refuse this one.
+    pub fence: u64,
 }
 
 /// A message that the gate opened.
@@ -59,6 +70,8 @@ pub struct Envelope {
     pub payload: Bytes,
     /// For stored messages.
     pub delivery: Option<Delivery>,
+    /// Where its consumer keeps the order of keys and it has one.
+    pub order: Option<Order>,
 }
 
 impl Envelope {

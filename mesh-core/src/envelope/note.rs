@@ -35,6 +35,8 @@ pub struct LaneNote {
     pub stored_at_ms: i64,
     /// `l`, `g`, `q`: for a replay, the letter.
     pub letter: Option<LetterNote>,
+    /// `b`: where the order of keys is kept, the hash of the key that is blocked meanwhile.
+    pub block: Option<String>,
 }
 
 /// Which letter a replayed copy belongs to.
@@ -77,6 +79,9 @@ impl Note {
             put("i", &lane.message_id);
             put("o", &format_args!("{}:{}", lane.source.0, lane.source.1));
             put("t", &lane.stored_at_ms);
+            if let Some(block) = &lane.block {
+                put("b", block);
+            }
             if let Some(letter) = &lane.letter {
                 put("l", &letter.id);
                 put("g", &letter.generation);
@@ -128,6 +133,7 @@ fn lane(pairs: &mut Pairs<'_>) -> Result<Option<LaneNote>, InvalidNote> {
         source: (stream, sequence),
         stored_at_ms: pairs.number("t")?.unwrap_or(0),
         letter,
+        block: pairs.take("b"),
     }))
 }
 
@@ -164,14 +170,17 @@ mod tests {
     }
 
     fn lane_note() -> impl Strategy<Value = LaneNote> {
-        (1u32.., "\\PC{1,30}", "\\PC{1,30}", ("\\PC{1,10}", any::<u64>()), any::<i64>(), option::of(letter())).prop_map(
-            |(attempt, subject, message_id, source, stored_at_ms, letter)| LaneNote {
+        let block = option::of("[0-9a-f]{32}");
+        let source = ("\\PC{1,10}", any::<u64>());
+        (1u32.., "\\PC{1,30}", "\\PC{1,30}", source, any::<i64>(), option::of(letter()), block).prop_map(
+            |(attempt, subject, message_id, source, stored_at_ms, letter, block)| LaneNote {
                 attempt,
                 subject,
                 message_id,
                 source,
                 stored_at_ms,
                 letter,
+                block,
             },
         )
     }

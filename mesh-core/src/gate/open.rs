@@ -92,6 +92,7 @@ impl Unopened {
                 headers: raw.headers,
                 payload: raw.payload,
                 delivery: raw.delivery,
+                order: None,
             },
         }
     }
@@ -108,10 +109,8 @@ fn check(raw: &Raw, place: Option<&Place<'_>>, note: &Note, on_lane: bool) -> Op
     match (on_lane, &note.lane) {
         (true, None) => Some(refused("a delivery on a lane does not say what its original is".into())),
         (true, Some(lane)) => match Place::parse(&lane.subject) {
-            Some(original) if original.caller() == place.caller() => None,
-            _ => {
-                Some(refused(format!("the lane of {:?} does not fit the original {:?}", place.caller(), lane.subject)))
-            }
+            Some(original) if (original.caller(), original.partition()) == (place.caller(), place.partition()) => None,
+            _ => Some(refused(format!("the lane {:?} does not fit the original {:?}", raw.subject, lane.subject))),
         },
         (false, _) => None,
     }
@@ -139,7 +138,8 @@ mod tests {
 
     fn open(subject: &str, headers: &[(&str, &str)]) -> Opened {
         let headers = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-        let delivery = Delivery { stream: "s".into(), sequence: 9, deliveries: 1, stored_at_ms: 0 };
+        let delivery =
+            Delivery { stream: "s".into(), sequence: 9, consumer_sequence: 1, deliveries: 1, stored_at_ms: 0 };
         Unopened::new(Raw {
             subject: subject.into(),
             reply: None,
@@ -171,12 +171,14 @@ mod tests {
     #[test]
     fn a_lane_speaks_for_its_original_and_for_no_other_caller() {
         let note = "a=3;s=mesh1.work.local.shop.P.Charge.normal.1.cart;i=cart/x/1;o=w:5";
-        let opened = open("mesh1.lane.local.pay.charge.due.cart", &[("mesh", note)]);
+        let opened = open("mesh1.lane.local.pay.charge.due.1.cart", &[("mesh", note)]);
         assert!(opened.refusal.is_none());
         assert_eq!((opened.envelope.attempt(), opened.envelope.caller.as_str()), (3, "cart"));
         assert_eq!(opened.envelope.source(), Some(("w", 5)));
-        assert!(open("mesh1.lane.local.pay.charge.due.admin", &[("mesh", note)]).refusal.is_some());
-        assert!(open("mesh1.lane.local.pay.charge.due.cart", &[]).refusal.is_some());
+        for elsewhere in ["mesh1.lane.local.pay.charge.due.1.admin", "mesh1.lane.local.pay.charge.due.2.cart"] {
+            assert!(open(elsewhere, &[("mesh", note)]).refusal.is_some(), "{elsewhere}");
+        }
+        assert!(open("mesh1.lane.local.pay.charge.due.1.cart", &[]).refusal.is_some());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use super::Mesh;
 use crate::{
-    consume::{ConsumerSettings, EventWork, TargetOf, Worker},
+    consume::{ConsumerSettings, EventWork, OrderSettings, TargetOf, Worker},
     contract::{Event, Handler},
     delayed::Lane,
     fault::Fault,
@@ -64,6 +64,13 @@ impl<E: Event> ConsumerBuilder<E> {
     pub fn isolate_by(mut self, target: impl Fn(&E) -> String + Send + Sync + 'static) -> ConsumerBuilder<E> {
         self.settings.isolation.get_or_insert_default();
         self.target = Some(Arc::new(target));
+        self
+    }
+
+    /// Handles messages of one key one after the other, in order, while keys run beside each other; the mesh file must say
+    /// `ordered: true` for this consumer. A message that fails holds back its own key and no other.
+    pub fn ordered(mut self) -> ConsumerBuilder<E> {
+        self.settings.order.get_or_insert_with(OrderSettings::default);
         self
     }
 

@@ -3,6 +3,7 @@
 
 pub mod jobs;
 pub mod keeper;
+pub mod keys;
 pub mod ledger;
 pub mod letters;
 pub mod topology;

@@ -76,6 +76,7 @@ mod tests {
             consumer: "charge".parse().unwrap(),
             producer: "orders".into(),
             event: "shop.orders.v1.OrderPlaced".into(),
+            ordered: false,
         });
         payments.enqueues.insert(("shop.payments.v1.Payments".into(), "Charge".into()));
         let mut adapter = Declaration::new("adapter".parse().unwrap());

@@ -3,12 +3,14 @@
 //! An empty list would mean *everything* to the broker, so every list holds at least the service's own inbox.
 
 mod keeper;
+mod ordered;
 
 use std::collections::BTreeSet;
 
 use crate::subject::{self, Name, WIRE};
 
 pub use keeper::{keeper, streams as own_streams};
+pub use ordered::{ACK_WAIT as ORDERED_ACK_WAIT, LANE_WINDOW, WINDOW};
 
 /// What a service declares that it does. Everything else is refused by the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +38,9 @@ pub struct Consumes {
     pub producer: String,
     /// The event's full name.
     pub event: String,
+    /// Whether messages of one key are handled one after the other. Chosen when the consumer is made: its places at the
+    /// broker are others.
+    pub ordered: bool,
 }
 
 impl Declaration {
@@ -72,7 +77,11 @@ impl Declaration {
         for consumes in &self.consumes {
             let filter = format!("{WIRE}.event.{region}.{}.{}.*", consumes.producer, consumes.event);
             let stream = subject::event_stream(&consumes.producer);
-            specs.extend(with_lane(region, service, &consumes.consumer, (stream, vec![filter])));
+            if consumes.ordered {
+                specs.extend(ordered::consumers(region, service, consumes));
+            } else {
+                specs.extend(with_lane(region, service, &consumes.consumer, (stream, vec![filter])));
+            }
         }
         for rpc in self.serving() {
             let filters = self
@@ -169,6 +178,8 @@ pub struct ConsumerSpec {
     pub durable: String,
     /// What it reads there.
     pub filters: Vec<String>,
+    /// Where the order of keys is kept: its deliveries that may be under way.
+    pub window: Option<i64>,
 }
 
 fn store_spec(service: &Name) -> StreamSpec {
@@ -182,10 +193,11 @@ fn store_spec(service: &Name) -> StreamSpec {
 fn with_lane(region: &Name, service: &Name, consumer: &Name, main: (String, Vec<String>)) -> [ConsumerSpec; 2] {
     let durable = subject::durable(service, consumer);
     let (stream, filters) = main;
-    let due = format!("{WIRE}.lane.{region}.{service}.{consumer}.due.*");
+    let due = format!("{WIRE}.lane.{region}.{service}.{consumer}.due.*.*");
+    let lane = subject::lane_stream(service.as_str());
     [
-        ConsumerSpec { stream, durable: durable.clone(), filters },
-        ConsumerSpec { stream: subject::lane_stream(service.as_str()), durable, filters: vec![due] },
+        ConsumerSpec { stream, durable: durable.clone(), filters, window: None },
+        ConsumerSpec { stream: lane, durable, filters: vec![due], window: None },
     ]
 }
 
@@ -231,9 +243,18 @@ pub fn compile(declaration: &Declaration, region: &Name) -> Permissions {
     }
     let consumers = declaration.consumes.iter().map(|c| c.consumer.clone());
     for consumer in consumers.chain(declaration.serving().into_iter().map(worker_name)) {
-        publish.push(format!("{WIRE}.lane.{region}.{service}.{consumer}.due.*"));
+        publish.push(format!("{WIRE}.lane.{region}.{service}.{consumer}.due.*.*"));
         publish.push(format!("{WIRE}.lane.{region}.{service}.{consumer}.hold.*"));
         publish.push(format!("{WIRE}.dead.{region}.{service}.{consumer}.*"));
+    }
+    for consumes in declaration.consumes.iter().filter(|consumes| consumes.ordered) {
+        // Its own letters, each by its subject: a letter that ends releases its key.
+        let letters = format!("{WIRE}.dead.{region}.{service}.{}.*", consumes.consumer);
+        publish.push(format!("$JS.API.DIRECT.GET.{}.{letters}", subject::DEAD_LETTER_STREAM));
+        subscribe.push(letters);
+        let lane = subject::lane_stream(service.as_str());
+        let held = format!("{WIRE}.lane.{region}.{service}.{}.hold.*", consumes.consumer);
+        publish.push(format!("$JS.API.DIRECT.GET.{lane}.{held}"));
     }
     Permissions { publish, subscribe, may_answer: !declaration.serves.is_empty() }
 }
@@ -288,6 +309,7 @@ mod tests {
             consumer: name("charge"),
             producer: "orders".into(),
             event: "shop.orders.v1.OrderPlaced".into(),
+            ordered: false,
         });
         payments.enqueues.insert(("shop.payments.v1.Payments".into(), "Charge".into()));
         payments
@@ -319,12 +341,27 @@ mod tests {
                 "$JS.ACK.*.*.mesh1-lane-payments.payments_charge.>",
                 "mesh1.store.local.payments.>",
                 "$JS.API.STREAM.MSG.GET.mesh1-store-payments",
-                "mesh1.lane.local.payments.charge.due.*",
+                "mesh1.lane.local.payments.charge.due.*.*",
                 "mesh1.lane.local.payments.charge.hold.*",
                 "mesh1.dead.local.payments.charge.*",
             ]
         );
         assert_eq!(permissions.subscribe, ["_INBOX.payments.>"]);
+    }
+
+    #[test]
+    fn a_consumer_that_keeps_order_has_one_consumer_for_each_partition_and_lane_and_hears_of_its_letters() {
+        let mut ordered = payments();
+        ordered.consumes = ordered.consumes.into_iter().map(|c| Consumes { ordered: true, ..c }).collect();
+        let specs = ordered.consumers(&name("local"));
+        assert_eq!(specs.len(), 32);
+        let lane =
+            specs.iter().find(|s| s.stream == "mesh1-lane-payments" && s.durable == "payments_charge_p7").unwrap();
+        assert_eq!(lane.filters, ["mesh1.lane.local.payments.charge.due.7.*"]);
+        let permissions = compile(&ordered, &name("local"));
+        assert_eq!(permissions.subscribe, ["_INBOX.payments.>", "mesh1.dead.local.payments.charge.*"]);
+        let letters = "$JS.API.DIRECT.GET.mesh1-dead-letter.mesh1.dead.local.payments.charge.*";
+        assert!(permissions.publish.iter().any(|subject| subject == letters));
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod budget;
 pub mod compile;
 pub mod inbox;
 pub mod isolation;
+pub mod order;
 pub mod quota;
 pub mod reconcile;
 pub mod replay;

@@ -102,10 +102,14 @@ pub fn given_up_below(view: &ConsumerView) -> Option<u64> {
     (is_queue(&view.stream) && below > 0).then_some(below)
 }
 
-/// Service and consumer of a durable consumer's name.
+/// Service and consumer of a durable consumer's name: an ordered one has a durable consumer for each partition.
 #[must_use]
 pub fn consumer_of(durable: &str) -> Option<(&str, &str)> {
-    durable.split_once('_').filter(|(service, consumer)| !service.is_empty() && !consumer.is_empty())
+    let (service, rest) = durable.split_once('_')?;
+    let partition = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let consumer =
+        rest.rsplit_once("_p").filter(|(_, number)| partition(number)).map_or(rest, |(consumer, _)| consumer);
+    (!service.is_empty() && !consumer.is_empty()).then_some((service, consumer))
 }
 
 /// Whether acknowledging deletes: work and lanes.

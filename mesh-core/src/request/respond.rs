@@ -197,5 +197,6 @@ fn context(envelope: &Envelope) -> Context {
         attempt: 1,
         deadline: envelope.note.deadline,
         trace: trace::outgoing(envelope.trace),
+        fence: None,
     })
 }

@@ -19,6 +19,7 @@ use crate::{
 pub use lease::{Held, Lease, LeaseSettings};
 
 const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
+const EXPECTED_LAST_OF: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 const TTL: &str = "Nats-TTL";
 
 /// The store of one service.
@@ -102,12 +103,61 @@ impl Store {
         }
     }
 
+    /// The records whose keys match `filter` (`<kind>.<…>`, with wildcards for tokens), each with its key.
+    ///
+    /// # Errors
+    /// The broker can't be reached, or this identity may not read.
+    pub async fn list(&self, filter: &str) -> Result<Vec<(String, Entry)>, Fault> {
+        let subject = self.subject(filter);
+        let (mut found, mut next, start) = (Vec::new(), 1, self.subject("").len());
+        while let Some(message) = self.bus.next_on(&self.stream, &subject, next).await? {
+            let envelope = message.open().envelope;
+            let Some(revision) = envelope.delivery.map(|delivery| delivery.sequence) else { break };
+            next = revision + 1;
+            let Some(key) = envelope.subject.get(start..) else { continue };
+            found.push((key.to_owned(), Entry { value: envelope.payload, revision }));
+        }
+        Ok(found)
+    }
+
+    /// Writes a record if the record of *another* key, the guard, still has the revision that the writer knows: whoever
+    /// changes the guard keeps all earlier writers out. The same write again is harmless.
+    ///
+    /// # Errors
+    /// The broker has not confirmed it: it may have been written all the same ([`PublishError::is_unknown`]).
+    pub async fn put_guarded(
+        &self,
+        key: &str,
+        value: Bytes,
+        guard: (&str, u64),
+        ttl: Option<Duration>,
+    ) -> Result<Written, PublishError> {
+        let (guard, revision) = guard;
+        let mut headers = vec![
+            (Cow::Borrowed(EXPECTED_LAST), revision.to_string()),
+            (Cow::Borrowed(EXPECTED_LAST_OF), self.subject(guard)),
+        ];
+        headers.extend(ttl.map(|ttl| (Cow::Borrowed(TTL), format!("{}s", ttl.as_secs().max(1)))));
+        let sealed = self.bus.gate().seal_own(self.subject(key), headers, value);
+        match self.bus.publish(&self.stream, sealed).await {
+            Ok(stored) => Ok(Written::At(stored.sequence)),
+            Err(error) if error.is_conflict() => Ok(Written::Conflict),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A first try whose acknowledgement was lost makes the second one a conflict with ourselves.
     async fn ours_after_all(&self, key: &str, value: &Bytes) -> Written {
         match self.get(key).await {
             Ok(Some(entry)) if entry.value == *value => Written::At(entry.revision),
             _ => Written::Conflict,
         }
+    }
+
+    /// The time of day, for what is written.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        self.bus.gate().clock().now_ms()
     }
 
     fn subject(&self, key: &str) -> String {

@@ -86,10 +86,12 @@ pub fn outcome(region: &Name, service: &str, method: &str, caller: &str) -> Stri
     format!("{WIRE}.outcome.{region}.{service}.{method}.{caller}")
 }
 
-/// The subject on a consumer's lane where a delayed or replayed delivery becomes due.
+/// The subject on a consumer's lane where a delayed or replayed delivery becomes due: `original` says from whom it came and
+/// in which partition its key lies.
 #[must_use]
-pub fn lane_due(region: &Name, service: &Name, consumer: &Name, caller: &str) -> String {
-    format!("{WIRE}.lane.{region}.{service}.{consumer}.due.{caller}")
+pub fn lane_due(region: &Name, service: &Name, consumer: &Name, original: &Place<'_>) -> String {
+    let (partition, caller) = (original.partition(), original.caller());
+    format!("{WIRE}.lane.{region}.{service}.{consumer}.due.{partition}.{caller}")
 }
 
 /// The subject on a consumer's lane where one message is held until its time. `unique` tells it from all others.
@@ -151,6 +153,12 @@ pub fn store_stream(service: &str) -> String {
 #[must_use]
 pub fn durable(service: &Name, consumer: &Name) -> String {
     format!("{service}_{consumer}")
+}
+
+/// The broker's name of one partition of a consumer that keeps the order of its keys.
+#[must_use]
+pub fn partition_durable(service: &Name, consumer: &Name, partition: u32) -> String {
+    format!("{service}_{consumer}_p{partition}")
 }
 
 #[cfg(test)]

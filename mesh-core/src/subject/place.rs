@@ -11,11 +11,11 @@ pub enum Place<'a> {
     /// `mesh1.call.<region>.<service>.<method>.<caller>`
     Call { region: &'a str, service: &'a str, method: &'a str, caller: &'a str },
     /// `mesh1.work.<region>.<service>.<method>.<class>.<partition>.<caller>`
-    Work { region: &'a str, service: &'a str, method: &'a str, class: &'a str, caller: &'a str },
+    Work { region: &'a str, service: &'a str, method: &'a str, class: &'a str, partition: &'a str, caller: &'a str },
     /// `mesh1.outcome.<region>.<service>.<method>.<caller>`
     Outcome { region: &'a str, service: &'a str, method: &'a str, caller: &'a str },
-    /// `mesh1.lane.<region>.<service>.<consumer>.due.<caller>`
-    LaneDue { region: &'a str, service: &'a str, consumer: &'a str, caller: &'a str },
+    /// `mesh1.lane.<region>.<service>.<consumer>.due.<partition>.<caller>`
+    LaneDue { region: &'a str, service: &'a str, consumer: &'a str, partition: &'a str, caller: &'a str },
     /// `mesh1.dead.<region>.<service>.<consumer>.<letter>`
     DeadLetter { region: &'a str, service: &'a str, consumer: &'a str, letter: &'a str },
 }
@@ -43,19 +43,20 @@ impl<'a> Place<'a> {
             }
             "work" => {
                 let (rest, caller) = rest.rsplit_once('.')?;
-                let (rest, _partition) = rest.rsplit_once('.')?;
+                let (rest, partition) = rest.rsplit_once('.')?;
                 let (rest, class) = rest.rsplit_once('.')?;
                 let (service, method) = rest.rsplit_once('.')?;
-                Some(Place::Work { region, service, method, class, caller })
+                Some(Place::Work { region, service, method, class, partition, caller })
             }
             "lane" => {
                 let mut tokens = rest.split('.');
                 let (service, consumer) = (tokens.next()?, tokens.next()?);
-                let (due, caller) = (tokens.next()?, tokens.next()?);
+                let (due, partition, caller) = (tokens.next()?, tokens.next()?, tokens.next()?);
                 (due == "due" && tokens.next().is_none()).then_some(Place::LaneDue {
                     region,
                     service,
                     consumer,
+                    partition,
                     caller,
                 })
             }
@@ -78,6 +79,17 @@ impl<'a> Place<'a> {
             | Place::Outcome { caller, .. }
             | Place::LaneDue { caller, .. } => caller,
             Place::DeadLetter { service, .. } => service,
+        }
+    }
+
+    /// The partition of its key; 0 where it has none.
+    #[must_use]
+    pub fn partition(&self) -> &'a str {
+        match *self {
+            Place::Event { partition, .. } | Place::Work { partition, .. } | Place::LaneDue { partition, .. } => {
+                partition
+            }
+            Place::Call { .. } | Place::Outcome { .. } | Place::DeadLetter { .. } => "0",
         }
     }
 
@@ -119,10 +131,11 @@ mod tests {
                 region: region.as_str(), service: &service, method: &method, caller: caller.as_str() }));
             let subject = super::super::work(&region, (&service, &method), Class::Bulk, 7, &caller);
             prop_assert_eq!(Place::parse(&subject), Some(Place::Work {
-                region: region.as_str(), service: &service, method: &method, class: "bulk", caller: caller.as_str() }));
-            let subject = super::super::lane_due(&region, &caller, &region, "x");
+                region: region.as_str(), service: &service, method: &method, class: "bulk", partition: "7", caller: caller.as_str() }));
+            let work = Place::parse(&subject).unwrap();
+            let subject = super::super::lane_due(&region, &caller, &region, &work);
             prop_assert_eq!(Place::parse(&subject), Some(Place::LaneDue {
-                region: region.as_str(), service: caller.as_str(), consumer: region.as_str(), caller: "x" }));
+                region: region.as_str(), service: caller.as_str(), consumer: region.as_str(), partition: "7", caller: caller.as_str() }));
         }
 
         #[test]

@@ -151,6 +151,7 @@ mod tests {
             attempt: 1,
             deadline: None,
             trace: TraceContext::root(false),
+            fence: None,
         })
     }
 

@@ -30,7 +30,12 @@ pub(crate) fn declarations() -> Vec<Declaration> {
     let new = |name: &str| Declaration::new(name.parse().unwrap());
     let charge = || BTreeSet::from([("shop.payments.v1.Payments".to_owned(), "Charge".to_owned())]);
     let reader = |name: &str| {
-        let consumes = Consumes { consumer: "work".parse().unwrap(), producer: "orders".into(), event: EVENT.into() };
+        let consumes = Consumes {
+            consumer: "work".parse().unwrap(),
+            producer: "orders".into(),
+            event: EVENT.into(),
+            ordered: false,
+        };
         Declaration { consumes: BTreeSet::from([consumes]), ..new(name) }
     };
     vec![

@@ -39,7 +39,8 @@ const EVENT: &str = "shop.orders.v1.OrderPlaced";
 /// Never: the names are good.
 pub fn declarations() -> anyhow::Result<[Declaration; 2]> {
     let charge = BTreeSet::from([("shop.payments.v1.Payments".to_owned(), "Charge".to_owned())]);
-    let consumes = Consumes { consumer: CONSUMER.parse()?, producer: SENDER.into(), event: EVENT.into() };
+    let consumes =
+        Consumes { consumer: CONSUMER.parse()?, producer: SENDER.into(), event: EVENT.into(), ordered: false };
     Ok([
         Declaration {
             publishes: BTreeSet::from([EVENT.into()]),

@@ -51,7 +51,7 @@ async fn a_service_can_do_what_it_declared_and_nothing_else() {
         "mesh1.call.local.shop.payments.v1.Payments.Charge.payments",
         // another's letters, lane and deliveries
         "mesh1.dead.local.mail.confirm.0123",
-        "mesh1.lane.local.mail.confirm.due.orders",
+        "mesh1.lane.local.mail.confirm.due.0.orders",
         "mesh1.lane.local.mail.confirm.hold.x",
         "$JS.API.CONSUMER.MSG.NEXT.mesh1-event-orders.mail_confirm",
         "$JS.ACK.mesh1-event-orders.mail_confirm.1.1.1.1.0",
@@ -94,7 +94,8 @@ async fn a_schedule_cant_be_aimed_at_another_service() {
     let broker =
         TestBroker::start(&[orders(), consumer("payments", "charge"), consumer("mail", "confirm")]).await.unwrap();
     let (client, _complaints) = plain(&broker, "payments").await;
-    let targets = ["mesh1.lane.local.mail.confirm.due.orders", "mesh1.event.local.orders.shop.orders.v1.OrderPlaced.0"];
+    let targets =
+        ["mesh1.lane.local.mail.confirm.due.0.orders", "mesh1.event.local.orders.shop.orders.v1.OrderPlaced.0"];
     for target in targets {
         let mut headers = async_nats::HeaderMap::new();
         headers.insert("Nats-Schedule", "@at 2020-01-01T00:00:00Z");

@@ -17,6 +17,7 @@ mod letters;
 mod letters_cli;
 mod letters_edit;
 mod letters_transfer;
+mod ordered;
 mod outbox;
 mod own_contracts;
 mod replay;

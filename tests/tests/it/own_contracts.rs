@@ -46,6 +46,7 @@ fn greenhouse() -> Declaration {
         consumer: "watering".parse().unwrap(),
         producer: "greenhouse".into(),
         event: "greenhouse.v1.BedTooDry".into(),
+        ordered: false,
     };
     Declaration {
         publishes: BTreeSet::from(["greenhouse.v1.BedTooDry".into()]),

@@ -24,7 +24,12 @@ pub(crate) fn orders() -> Declaration {
 }
 
 pub(crate) fn consumer(service: &str, consumer: &str) -> Declaration {
-    let consumes = Consumes { consumer: consumer.parse().unwrap(), producer: "orders".into(), event: EVENT.into() };
+    let consumes = Consumes {
+        consumer: consumer.parse().unwrap(),
+        producer: "orders".into(),
+        event: EVENT.into(),
+        ordered: false,
+    };
     Declaration { consumes: BTreeSet::from([consumes]), ..declaration(service) }
 }
 

@@ -84,12 +84,14 @@ fn name(text: &str) -> Name {
 #[test]
 fn the_subjects_are_those_that_are_built() {
     let (here, maker, reader, asker) = (name("here"), name("maker"), name("reader"), name("asker"));
+    let work = subject::work(&here, ("a.v1.S", "Do"), Class::Normal, 3, &asker);
+    let original = subject::Place::parse(&work).unwrap();
     let built = BTreeSet::from([
         subject::event(&here, "maker", "a.v1.Made", 3),
         subject::call(&here, "a.v1.S", "Do", &asker),
-        subject::work(&here, ("a.v1.S", "Do"), Class::Normal, 3, &asker),
+        work.clone(),
         subject::outcome(&here, "a.v1.S", "Do", "asker"),
-        subject::lane_due(&here, &maker, &reader, "asker"),
+        subject::lane_due(&here, &maker, &reader, &original),
         subject::lane_hold(&here, &maker, &reader, "s-1"),
         subject::dead_letter(&here, &maker, &reader, "0123"),
         subject::store(&here, &maker, "lease.x"),
@@ -138,6 +140,7 @@ fn the_allow_list_is_the_compiled_one() {
         consumer: name("reader"),
         producer: "other".into(),
         event: "a.v1.Made".into(),
+        ordered: false,
     };
     let declared = BTreeMap::from([
         ("anything", empty()),

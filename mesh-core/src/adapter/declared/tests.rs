@@ -30,6 +30,7 @@ pub(crate) fn context(key: &str, deadline: Option<Deadline>) -> Context {
         attempt: 1,
         deadline,
         trace: TraceContext::from_ids(1, 2, true).unwrap(),
+        fence: None,
     })
 }
 

@@ -103,7 +103,7 @@ impl Sweep<'_> {
         for filter in &view.filters {
             let mut from = 1;
             for _ in 0..LOOKED_AT {
-                let found = self.bus.first_on(&view.stream, filter, from).await?;
+                let found = self.bus.next_on(&view.stream, filter, from.max(1)).await?;
                 let delivery = found.and_then(|message| message.open().envelope.delivery);
                 let Some(sequence) = delivery.map(|d| d.sequence).filter(|sequence| *sequence <= below) else { break };
                 from = sequence + 1;

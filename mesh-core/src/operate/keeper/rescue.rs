@@ -172,11 +172,13 @@ fn of_the_lost(notice: &Notice) -> Envelope {
         trace: None,
         note: Note::default(),
         headers: Vec::new(),
+        order: None,
         payload: Bytes::new(),
         delivery: Some(Delivery {
             stream: notice.stream.clone(),
             sequence: notice.sequence,
             deliveries: notice.deliveries,
+            consumer_sequence: 0,
             stored_at_ms: 0,
         }),
     }

@@ -72,6 +72,14 @@ impl Reader<'_> {
         Seat { stream: self.text(stream), durable: self.text(durable) }
     }
 
+    /// The broker's name of the consumer that reads a subject: an ordered one has one for each partition.
+    fn durable_for(&self, durable: String, subject: &str) -> String {
+        let Some(Place::Event { partition, .. }) = Place::parse(subject) else { return durable };
+        let of_partition = format!("{durable}_p{partition}");
+        let is_ordered = self.picture.consumers.iter().any(|consumer| consumer.durable == of_partition);
+        if is_ordered { of_partition } else { durable }
+    }
+
     /// Consumers first: what is stored after that can only make more of it, never less than nothing.
     async fn stream(&mut self, name: &str) -> Result<(), Fault> {
         let consumers = self.bus.consumers_of(name).await?;
@@ -143,7 +151,8 @@ impl Reader<'_> {
             Some(letter) => Some(letter_number(&letter.id)?),
             None => None,
         };
-        Some(Read { of: self.seat(&note.source.0, durable), sequence: note.source.1, due, letter })
+        let durable = self.durable_for(durable.to_owned(), &note.subject);
+        Some(Read { of: self.seat(&note.source.0, &durable), sequence: note.source.1, due, letter })
     }
 
     /// Before the letters: what was given up may have become one meanwhile.
@@ -185,6 +194,7 @@ impl Reader<'_> {
         let Some(known) = self.picture.letters.get_mut(&id) else {
             let Record::Captured(captured) = record else { return None };
             let source = captured.source.unwrap_or_default();
+            let durable = self.durable_for(durable, &source.subject);
             let of = self.seat(&source.stream, &durable);
             let (sequence, generation) = (source.sequence, captured.generation);
             let letter = Letter { of, sequence, state: LetterState::Open, generation, changed_at_ms };

@@ -116,7 +116,8 @@ impl Replays {
     pub async fn send(&self, letter: &Letter, replayed: &Replayed) -> Result<(), Fault> {
         let lane = lane_of(letter)?;
         let headers = copy_headers(&letter.letter, replayed);
-        let due = lane.due(&letter.letter.caller);
+        let original = letter.letter.source.as_ref().map(|source| source.subject.as_str()).unwrap_or_default();
+        let due = lane.due_for(original);
         let sealed = self.bus.gate().seal_own(due, headers, letter.letter.payload.clone());
         let sent = self.bus.publish(&lane.stream(), sealed).await;
         sent.map(drop).map_err(|error: PublishError| {
@@ -154,7 +155,12 @@ impl Replays {
         if found.contains(&durable) {
             return Ok(());
         }
-        if self.bus.consumer_state(&lane.stream(), &durable).await?.is_none() {
+        // One that keeps the order of keys has a consumer for each partition.
+        let mut is_there = false;
+        for name in [lane.durable(), lane.partition_durable(0)] {
+            is_there = is_there || self.bus.consumer_state(&lane.stream(), &name).await?.is_some();
+        }
+        if !is_there {
             let message =
                 format!("the consumer {}/{} does not exist any more: nobody would get it", lane.service, lane.consumer);
             return Err(Fault::new(Code::NotFound, Effect::None, Reason::ConsumerMissing, message));
@@ -205,6 +211,7 @@ fn copy_headers(letter: &v1::DeadLetter, replayed: &Replayed) -> Vec<(Cow<'stati
                 generation: replayed.generation,
                 ordered_at: replayed.ordered_at,
             }),
+            block: None,
         }),
     };
     let kept = letter.headers.iter().filter(|h| travels(&h.name));

@@ -135,6 +135,9 @@ struct Consumer {
     handling_seconds: Seconds,
     dead_letters: ByCase,
     in_flight: Gauge,
+    partitions: Gauge,
+    keys_blocked: Gauge,
+    followers_held: Gauge,
 }
 
 impl ConsumerMetrics {
@@ -144,6 +147,9 @@ impl ConsumerMetrics {
             handling_seconds: families.handling_seconds.get([consumer]),
             dead_letters: ByCase::new(consumer, &families.dead_letters, RESULTS),
             in_flight: families.in_flight.get([consumer]),
+            partitions: families.partitions.get([consumer]),
+            keys_blocked: families.keys_blocked.get([consumer]),
+            followers_held: families.followers_held.get([consumer]),
         }))
     }
 
@@ -152,6 +158,13 @@ impl ConsumerMetrics {
     pub fn begin(&self) -> InFlight {
         self.0.in_flight.inc();
         InFlight(Arc::clone(&self.0))
+    }
+
+    /// Counts partitions, blocked keys and what is put aside behind them, by how many more or fewer there are.
+    pub fn order(&self, partitions: i64, keys_blocked: i64, followers_held: i64) {
+        self.0.partitions.inc_by(partitions);
+        self.0.keys_blocked.inc_by(keys_blocked);
+        self.0.followers_held.inc_by(followers_held);
     }
 
     /// Counts one settled delivery, and how long its handler had it.

@@ -18,8 +18,9 @@ fn envelope(id: u8, consumer: &str, sequence: u64, record: Record) -> Envelope {
         trace: None,
         note: Note::default(),
         headers: Vec::new(),
+        order: None,
         payload,
-        delivery: Some(Delivery { stream: "s".into(), sequence, deliveries: 1, stored_at_ms: 0 }),
+        delivery: Some(Delivery { stream: "s".into(), sequence, deliveries: 1, consumer_sequence: 0, stored_at_ms: 0 }),
     }
 }
 

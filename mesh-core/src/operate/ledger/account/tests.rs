@@ -295,6 +295,7 @@ fn what_the_mesh_file_needs_must_be_there() {
         consumer: "p".parse().unwrap(),
         producer: "orders".into(),
         event: "shop.Placed".into(),
+        ordered: false,
     });
     let mut topology = Topology::of(&[bank.clone()], &"local".parse().unwrap());
     topology.streams.retain(|spec| [EVENTS, LANE].contains(&spec.name.as_str()));

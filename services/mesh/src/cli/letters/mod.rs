@@ -3,6 +3,7 @@
 mod acts;
 mod ask;
 mod attach;
+mod blocked;
 mod diff;
 mod edit;
 mod editor;
@@ -29,7 +30,7 @@ use mesh_core::{
 };
 
 use super::{GlobalArgs, Output, Status, text};
-use which::FilterArgs;
+use which::{Consumer, FilterArgs};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LetterCommand {
@@ -86,6 +87,9 @@ pub(super) enum LetterCommand {
     /// Append letters of an export that are not there
     #[command(after_help = "Example: mesh dead-letter import letters.ndjson")]
     Import(import::ImportArgs),
+    /// Which keys of ordered consumers are blocked, by what, and how much waits behind them
+    #[command(after_help = "Example: mesh dead-letter blocked --consumer payments/charge")]
+    Blocked(BlockedArgs),
 }
 
 #[derive(Debug, Args)]
@@ -101,6 +105,16 @@ pub(super) struct ListArgs {
 pub(super) struct GroupArgs {
     #[command(flatten)]
     filters: FilterArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BlockedArgs {
+    /// Only of this consumer: NAME, or SERVICE/NAME
+    #[arg(long, value_name = "CONSUMER")]
+    consumer: Option<Consumer>,
+    /// Show the keys, which may be personal
+    #[arg(long)]
+    reveal: bool,
 }
 
 #[derive(Debug, Args)]
@@ -156,6 +170,7 @@ pub(super) async fn run(command: LetterCommand, global: &GlobalArgs, output: &Ou
         LetterCommand::Watch(args) => watch::run(args, global, output).await,
         LetterCommand::Export(args) => export::run(args, global, output).await,
         LetterCommand::Import(args) => Box::pin(import::run(args, global, output)).await,
+        LetterCommand::Blocked(args) => blocked::run(args, global, output).await,
     }
 }
 

@@ -74,8 +74,8 @@ pub(super) struct WhichArgs {
 /// `NAME` or `SERVICE/NAME`.
 #[derive(Debug, Clone)]
 pub(super) struct Consumer {
-    service: Option<Name>,
-    name: Name,
+    pub(super) service: Option<Name>,
+    pub(super) name: Name,
 }
 
 impl std::str::FromStr for Consumer {

@@ -1,0 +1,179 @@
+//! Taking a partition over: nothing begins before everything that was under way elsewhere is in hand.
+//!
+//! First the messages of the stream: as many must be here as the broker counts under way. What a killed process had comes again
+//! after `ack_wait`. Then what the store and the letters say of blocked keys, and last the lane. In this order nothing slips
+//! through: whoever put a copy on the lane had not settled its original before.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    blocks::LoadedKey,
+    hand::{Come, Hands},
+    turn::Term,
+};
+use crate::{
+    bus::{Pull, Pulled},
+    clock::TaskScope,
+    fault::Fault,
+    policy::order::{Book, Came},
+};
+
+/// How many are asked for at once while it is not known how many are to come.
+const BATCH: usize = 64;
+/// How often the broker is asked how many are under way.
+const ASK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
+/// Messages that are kept in hand behind keys that are blocked for a moment, before they are put aside.
+const PATIENCE: usize = 256;
+/// How long to wait before asking a broker again that was away.
+const AWAY: Duration = Duration::from_millis(250);
+
+/// What stands at the beginning of an ownership.
+pub(super) struct Gathered {
+    pub(super) book: Book,
+    pub(super) hands: Hands,
+    pub(super) keys: Vec<(Arc<str>, i64)>,
+    /// The number of the last delivery of the stream's consumer.
+    pub(super) last_number: u64,
+    /// Where messages are to be acknowledged that were settled before.
+    pub(super) settled: Vec<Arc<str>>,
+}
+
+/// Why a partition is not taken over.
+pub(super) enum NotGathered {
+    /// It is given up again, with what is here.
+    Stopped(Vec<Come>),
+    /// The process is no longer the owner.
+    Lost,
+}
+
+impl Term {
+    /// Gathers all that belongs to the partition.
+    pub(super) async fn gather(
+        &self,
+        partition: u32,
+        (main, lane): (&mut Pull, &mut Pull),
+        give: &TaskScope,
+    ) -> Result<Gathered, NotGathered> {
+        let worker = &self.ordered.worker;
+        let durable = worker.lane.partition_durable(partition);
+        let stop = async {
+            tokio::select! {
+                () = self.lost.stopped() => NotGathered::Lost,
+                () = give.stopped() => NotGathered::Stopped(Vec::new()),
+                () = worker.scope.stopped() => NotGathered::Stopped(Vec::new()),
+            }
+        };
+        let (mut from_stream, mut from_lane, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+        let gathering = async {
+            let number = self.collect((&self.ordered.stream, &durable), main, Came::Stream, &mut from_stream).await;
+            keys = self.keys().await;
+            self.collect((&worker.lane.stream(), &durable), lane, Came::Lane, &mut from_lane).await;
+            number
+        };
+        let gathered = tokio::select! {
+            biased;
+            stopped = stop => Err(stopped),
+            number = gathering => Ok(number),
+        };
+        match gathered {
+            Ok(last_number) => Ok(self.open_book(keys, (from_stream, from_lane), last_number)),
+            Err(NotGathered::Lost) => Err(NotGathered::Lost),
+            Err(NotGathered::Stopped(_)) => {
+                from_stream.append(&mut from_lane);
+                Err(NotGathered::Stopped(from_stream))
+            }
+        }
+    }
+
+    fn open_book(&self, keys: Vec<LoadedKey>, comes: (Vec<Come>, Vec<Come>), last_number: u64) -> Gathered {
+        let mut book = Book::new(self.ordered.settings.most_held, PATIENCE);
+        let (mut hands, mut settled) = (Hands::default(), Vec::new());
+        for loaded in &keys {
+            book.load(&loaded.key, loaded.head, loaded.state.clone());
+        }
+        for come in comes.0.into_iter().chain(comes.1) {
+            settled.extend(hands.take(come, &mut book));
+        }
+        for nowhere in keys.iter().filter(|loaded| loaded.is_nowhere) {
+            book.release_unless_in_hand(&nowhere.key);
+        }
+        book.open();
+        let keys = keys.into_iter().map(|loaded| (loaded.key, loaded.since_ms)).collect();
+        Gathered { book, hands, keys, last_number, settled }
+    }
+
+    async fn keys(&self) -> Vec<LoadedKey> {
+        loop {
+            match self.blocks.load().await {
+                Ok(keys) => return keys,
+                Err(error) => {
+                    tracing::warn!(%error, consumer = self.ordered.consumer(), "blocked keys can't be read yet")
+                }
+            }
+            tokio::time::sleep(AWAY).await;
+        }
+    }
+
+    /// Collects until all that is under way (and, of the lane, all that waits there) is here; the number of the last delivery.
+    async fn collect(&self, of: (&str, &str), pull: &mut Pull, came: Came, into: &mut Vec<Come>) -> u64 {
+        let mut here: BTreeSet<u64> = BTreeSet::new();
+        let (mut pause, mut next) = (ASK.0, Instant::now());
+        loop {
+            if Instant::now() >= next {
+                match self.under_way(of).await {
+                    Ok((in_flight, pending, number)) => {
+                        let is_all = in_flight == here.len() as u64 && (came == Came::Stream || pending == 0);
+                        if is_all {
+                            return number;
+                        }
+                    }
+                    Err(error) => tracing::debug!(%error, consumer = of.1, "the broker does not say what is under way"),
+                }
+                next = Instant::now() + pause;
+                pause = (pause * 2).min(ASK.1);
+            }
+            if pull.asked() == 0
+                && let Err(error) = pull.ask(BATCH).await
+            {
+                tracing::debug!(%error, consumer = of.1, "the pull was not sent");
+            }
+            tokio::select! {
+                pulled = pull.next() => match pulled {
+                    Pulled::Delivery(delivery) => {
+                        if let Some(come) = self.ordered.open(delivery, came, self.blocks.fence) {
+                            // The same one again: its newest reply counts.
+                            if !here.insert(come.sequence) {
+                                into.retain(|other| other.sequence != come.sequence);
+                            }
+                            into.push(come);
+                            next = next.min(Instant::now() + ASK.0);
+                        }
+                    }
+                    Pulled::Idle => {}
+                    Pulled::Away(_) | Pulled::Gone => tokio::time::sleep(AWAY).await,
+                },
+                () = tokio::time::sleep_until(next) => {}
+            }
+        }
+    }
+
+    /// What still comes of what was asked for.
+    pub(super) async fn run_dry(&self, pull: &mut Pull, came: Came) -> Vec<Come> {
+        let mut comes = Vec::new();
+        while pull.asked() > 0 && self.is_live() {
+            if let Pulled::Delivery(delivery) = pull.next().await {
+                comes.extend(self.ordered.open(delivery, came, self.blocks.fence));
+            }
+        }
+        comes
+    }
+
+    /// Deliveries under way, messages that wait, and the number of the last delivery.
+    pub(super) async fn under_way(&self, of: (&str, &str)) -> Result<(u64, u64, u64), Fault> {
+        let state = self.ordered.worker.bus.consumer_state(of.0, of.1).await?;
+        let state = state.ok_or_else(|| Fault::unavailable("the consumer is not there"))?;
+        Ok((state.in_flight, state.pending, state.deliveries))
+    }
+}

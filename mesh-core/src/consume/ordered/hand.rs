@@ -1,0 +1,205 @@
+//! The deliveries of one partition that are here: each message once, however often it came.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::Ordered;
+use crate::{
+    consume::lease::Lease,
+    delayed::stored_at,
+    envelope::{Envelope, Order},
+    fault::Fault,
+    gate::{Opened, Unopened},
+    policy::order::{Arrival, Arrived, At, Book, Came, Slot},
+};
+
+/// A delivery that came, opened.
+pub(super) struct Come {
+    pub(super) envelope: Envelope,
+    pub(super) refusal: Option<Fault>,
+    pub(super) came: Came,
+    /// Its sequence in the stream that it was delivered from.
+    pub(super) sequence: u64,
+    /// Its number among the deliveries of its consumer.
+    pub(super) number: u64,
+    reply: Arc<str>,
+    lease: Lease,
+}
+
+/// One message that is here.
+pub(super) struct Hand {
+    pub(super) envelope: Arc<Envelope>,
+    pub(super) refusal: Option<Fault>,
+    /// Each delivery of it, to be settled together: the newest last.
+    deliveries: Vec<Held>,
+    /// What came after its attempt began: the copy that its own end made may be among them.
+    late: Vec<Come>,
+    begun: bool,
+}
+
+struct Held {
+    came: Came,
+    sequence: u64,
+    reply: Arc<str>,
+    _lease: Lease,
+}
+
+/// Everything that is here, and what it came as.
+#[derive(Default)]
+pub(super) struct Hands {
+    hands: HashMap<Slot, Hand>,
+    places: HashMap<(Came, u64), Slot>,
+    from_stream: usize,
+    slots: Slot,
+}
+
+impl Come {
+    /// Where it is to be settled. Its lease is kept alive no more.
+    pub(super) fn into_reply(self) -> Arc<str> {
+        self.reply
+    }
+}
+
+impl Ordered {
+    /// Opens a delivery and begins to keep its lease alive. `None`: it wants no ack.
+    pub(super) fn open(&self, delivery: Unopened, came: Came, fence: u64) -> Option<Come> {
+        let reply = delivery.reply().map(Arc::<str>::from)?;
+        let lease = self.worker.leases.hold(Arc::clone(&reply));
+        let Opened { mut envelope, refusal, .. } = delivery.open();
+        let (sequence, number) = envelope.delivery.as_ref().map(|d| (d.sequence, d.consumer_sequence))?;
+        let key = if refusal.is_none() { self.worker.work.key(&envelope) } else { None };
+        envelope.order = key.map(|key| Order { key, fence });
+        Some(Come { envelope, refusal, came, sequence, number, reply, lease })
+    }
+}
+
+impl Hands {
+    /// How many messages of the stream are here.
+    pub(super) fn of_stream(&self) -> usize {
+        self.from_stream
+    }
+
+    pub(super) fn get(&self, slot: Slot) -> Option<&Hand> {
+        self.hands.get(&slot)
+    }
+
+    /// Takes what came. `Some`: where it is to be acknowledged, for its message was settled before.
+    pub(super) fn take(&mut self, come: Come, book: &mut Book) -> Option<Arc<str>> {
+        // The same delivery again: its newest reply counts.
+        if let Some(hand) = self.places.get(&(come.came, come.sequence)).and_then(|slot| self.hands.get_mut(slot)) {
+            let held = hand.deliveries.iter_mut().find(|held| (held.came, held.sequence) == (come.came, come.sequence));
+            if let Some(held) = held {
+                *held = held_of(&come.came, come.sequence, come.reply, come.lease);
+            }
+            return None;
+        }
+        self.slots += 1;
+        let slot = self.slots;
+        match book.arrive(arrival(slot, &come)) {
+            Arrived::Kept => {
+                self.place(slot, &come);
+                let Come { envelope, refusal, came, sequence, reply, lease, .. } = come;
+                let deliveries = vec![held_of(&came, sequence, reply, lease)];
+                let hand = Hand { envelope: Arc::new(envelope), refusal, deliveries, late: Vec::new(), begun: false };
+                self.hands.insert(slot, hand);
+                None
+            }
+            Arrived::Same(same) => {
+                self.place(same, &come);
+                let Some(hand) = self.hands.get_mut(&same) else { return Some(come.reply) };
+                if hand.begun {
+                    hand.late.push(come);
+                } else {
+                    let Come { came, sequence, reply, lease, .. } = come;
+                    hand.deliveries.push(held_of(&came, sequence, reply, lease));
+                }
+                None
+            }
+            Arrived::Done => Some(come.reply),
+        }
+    }
+
+    fn place(&mut self, slot: Slot, come: &Come) {
+        self.places.insert((come.came, come.sequence), slot);
+        self.from_stream += usize::from(come.came == Came::Stream);
+    }
+
+    fn unplace(&mut self, came: Came, sequence: u64) {
+        if self.places.remove(&(came, sequence)).is_some() {
+            self.from_stream -= usize::from(came == Came::Stream);
+        }
+    }
+
+    /// Its attempt begins: the delivery that is settled by it.
+    pub(super) fn begin(&mut self, slot: Slot) -> Option<(Arc<Envelope>, Option<Fault>, Arc<str>)> {
+        let hand = self.hands.get_mut(&slot)?;
+        hand.begun = true;
+        let reply = Arc::clone(&hand.deliveries.last()?.reply);
+        Some((Arc::clone(&hand.envelope), hand.refusal.clone(), reply))
+    }
+
+    /// It is settled: where its other deliveries are to be acknowledged, and what came late.
+    pub(super) fn settled(&mut self, slot: Slot) -> (Vec<Arc<str>>, Vec<Come>) {
+        let Some(mut hand) = self.hands.remove(&slot) else { return Default::default() };
+        for held in &hand.deliveries {
+            self.unplace(held.came, held.sequence);
+        }
+        for late in &hand.late {
+            self.unplace(late.came, late.sequence);
+        }
+        // The last one was settled by the attempt, unless a newer reply took its place meanwhile: again does no harm.
+        let others = hand.deliveries.drain(..).map(|held| held.reply).collect();
+        (others, hand.late)
+    }
+
+    /// It was put aside: where the original is to be acknowledged, and whether its copy is here already.
+    pub(super) fn put_aside(&mut self, slot: Slot) -> (Vec<Arc<str>>, bool) {
+        let Some(hand) = self.hands.get_mut(&slot) else { return (Vec::new(), false) };
+        let (originals, copies): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut hand.deliveries).into_iter().partition(|held| held.came == Came::Stream);
+        let is_here = !copies.is_empty();
+        hand.deliveries = copies;
+        if !is_here {
+            self.hands.remove(&slot);
+        }
+        for held in &originals {
+            self.unplace(held.came, held.sequence);
+        }
+        (originals.into_iter().map(|held| held.reply).collect(), is_here)
+    }
+
+    /// Everything that is here, in the order of its stream: to be handed back.
+    pub(super) fn drain(&mut self) -> Vec<Arc<str>> {
+        self.places.clear();
+        self.from_stream = 0;
+        let mut hands: Vec<Hand> = std::mem::take(&mut self.hands).into_values().collect();
+        hands.sort_by_key(|hand| at(&hand.envelope));
+        let replies = hands.into_iter().flat_map(|hand| {
+            let late: Vec<Arc<str>> = hand.late.into_iter().map(|come| come.reply).collect();
+            hand.deliveries.into_iter().map(|held| held.reply).chain(late)
+        });
+        replies.collect()
+    }
+}
+
+fn held_of(came: &Came, sequence: u64, reply: Arc<str>, lease: Lease) -> Held {
+    Held { came: *came, sequence, reply, _lease: lease }
+}
+
+/// Where the original stands in its stream.
+pub(super) fn at(envelope: &Envelope) -> At {
+    let sequence = envelope.source().map_or(0, |(_, sequence)| sequence);
+    At { sequence, stored_at_ms: stored_at(envelope) }
+}
+
+fn arrival(slot: Slot, come: &Come) -> Arrival {
+    let envelope = &come.envelope;
+    let lane = envelope.note.lane.as_ref();
+    Arrival {
+        slot,
+        key: envelope.order.as_ref().map(|order| order.key.as_str()).unwrap_or_default().into(),
+        at: at(envelope),
+        came: come.came,
+        replay: lane.is_some_and(|lane| lane.letter.is_some()),
+        marked: lane.is_some_and(|lane| lane.block.is_some()),
+    }
+}

@@ -1,0 +1,215 @@
+//! Which partitions this process owns: it takes those that nobody has, up to its share, and gives up one at a time what is
+//! more than that.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use mesh_proto::v1::{self, letter_record::Record};
+use prost::Message as _;
+use tokio::{sync::mpsc, time::MissedTickBehavior};
+
+use super::{
+    Ordered,
+    blocks::{Blocks, owner_key},
+    members::{self, Member},
+    partition,
+    turn::Term,
+};
+use crate::{
+    bus::Subscription,
+    clock::TaskScope,
+    fault::Fault,
+    policy::order::{Share, share},
+    store::Written,
+    subject::{PARTITIONS, Place, WIRE},
+};
+
+/// How long to wait before trying to take part again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// A partition that this process has.
+struct Part {
+    give: TaskScope,
+    news: mpsc::UnboundedSender<Arc<str>>,
+}
+
+/// Takes part until the scope stops.
+pub(super) async fn run(ordered: Arc<Ordered>) {
+    let scope = ordered.worker.scope.clone();
+    let mut letters = None;
+    while !scope.is_stopping() {
+        if letters.is_none() {
+            letters = ordered.subscribe().await.ok();
+        }
+        match Member::join(&ordered.store, ordered.consumer(), ordered.settings.lease).await {
+            Ok(member) => ordered.take_part(Arc::new(member), &mut letters).await,
+            Err(error) => {
+                tracing::warn!(%error, consumer = ordered.consumer(), "the order of keys waits for the broker");
+                tokio::select! {
+                    () = tokio::time::sleep(AGAIN) => {}
+                    () = scope.stopped() => {}
+                }
+            }
+        }
+    }
+}
+
+async fn next(letters: &mut Option<Subscription>) -> Option<Arc<str>> {
+    let Some(subscription) = letters else { return std::future::pending().await };
+    let Some(message) = subscription.next().await else {
+        // The connection is closed.
+        *letters = None;
+        return None;
+    };
+    let envelope = message.open().envelope;
+    let record = v1::LetterRecord::decode(envelope.payload).ok().and_then(|record| record.record);
+    match (Place::parse(&envelope.subject), record) {
+        (Some(Place::DeadLetter { letter, .. }), Some(Record::Discarded(_) | Record::Resolved(_))) => {
+            Some(letter.into())
+        }
+        _ => None,
+    }
+}
+
+impl Ordered {
+    /// News of this consumer's letters.
+    async fn subscribe(&self) -> Result<Subscription, Fault> {
+        let lane = &self.worker.lane;
+        let subject = format!("{WIRE}.dead.{}.{}.{}.*", lane.region, lane.service, lane.consumer);
+        self.worker.bus.subscribe(&subject, None).await
+    }
+
+    /// One membership, from joining to leaving or losing it.
+    async fn take_part(self: &Arc<Self>, member: Arc<Member>, letters: &mut Option<Subscription>) {
+        let (scope, lost, over) = (self.worker.scope.clone(), TaskScope::new(), TaskScope::new());
+        self.worker.abort.spawn(stay(Arc::clone(&member), lost.clone(), over.clone()));
+        let (ended, mut endings) = mpsc::unbounded_channel::<u32>();
+        let mut parts: HashMap<u32, Part> = HashMap::new();
+        let mut tick = tokio::time::interval(self.settings.look_every);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = lost.stopped() => break,
+                () = scope.stopped() => break,
+                Some(partition) = endings.recv() => drop(parts.remove(&partition)),
+                letter = next(letters) => {
+                    if let Some(letter) = letter {
+                        parts.values().for_each(|part| drop(part.news.send(Arc::clone(&letter))));
+                    }
+                }
+                _ = tick.tick() => {
+                    if let Err(error) = self.balance((&member, &lost), &mut parts, &ended).await {
+                        tracing::debug!(%error, consumer = self.consumer(), "who owns what is not known now");
+                    }
+                }
+            }
+        }
+        // Each gives up in its own time; the membership stays until all have.
+        while !parts.is_empty() {
+            if let Some(partition) = endings.recv().await {
+                parts.remove(&partition);
+            }
+        }
+        over.stop();
+        member.leave().await;
+    }
+
+    /// Takes and gives up what the share says.
+    async fn balance(
+        self: &Arc<Self>,
+        (member, lost): (&Arc<Member>, &TaskScope),
+        parts: &mut HashMap<u32, Part>,
+        ended: &mpsc::UnboundedSender<u32>,
+    ) -> Result<(), Fault> {
+        let mut alive = members::alive(&self.store, self.consumer()).await?;
+        alive.insert(member.id.clone());
+        let (mut owners, mut revisions) = (vec![None; PARTITIONS as usize], vec![0; PARTITIONS as usize]);
+        for (key, entry) in self.store.list(&format!("owner.{}.*", self.consumer())).await? {
+            let Some(partition) = key.rsplit('.').next().and_then(|token| token.parse::<usize>().ok()) else {
+                continue;
+            };
+            let record = v1::PartitionRecord::decode(entry.value).unwrap_or_default();
+            if let (Some(owner), Some(revision)) = (owners.get_mut(partition), revisions.get_mut(partition)) {
+                *owner = Some(record.owner).filter(|owner| !owner.is_empty());
+                *revision = entry.revision;
+            }
+        }
+        // What stands as ours and is not (any more) is taken anew.
+        for (partition, owner) in (0..).zip(&mut owners) {
+            if owner.as_deref() == Some(member.id.as_str()) && !parts.contains_key(&partition) {
+                *owner = None;
+            }
+        }
+        let Share { take, give } = share(&member.id, &alive, &owners);
+        if let Some(part) = give.and_then(|partition| parts.get(&u32::try_from(partition).ok()?)) {
+            part.give.stop();
+        }
+        for partition in take {
+            let (Ok(number), Some(revision)) = (u32::try_from(partition), revisions.get(partition)) else { continue };
+            if lost.is_stopping() || parts.contains_key(&number) || !member.is_live() {
+                continue;
+            }
+            let record = v1::PartitionRecord { owner: member.id.clone(), at_ms: self.store.now_ms() };
+            let key = owner_key(self.consumer(), number);
+            let written = self.store.put(&key, record.encode_to_vec().into(), *revision, None).await;
+            match written.map_err(|error| error.into_fault("the ownership of a partition"))? {
+                Written::At(fence) => drop(parts.insert(number, self.own(number, fence, (member, lost), ended))),
+                Written::Conflict => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn own(
+        self: &Arc<Self>,
+        number: u32,
+        fence: u64,
+        (member, lost): (&Arc<Member>, &TaskScope),
+        ended: &mpsc::UnboundedSender<u32>,
+    ) -> Part {
+        let (reports, heard) = mpsc::unbounded_channel();
+        let (news, letters) = mpsc::unbounded_channel();
+        let give = TaskScope::new();
+        let blocks = Blocks::new(self, number, fence);
+        let own_lost = TaskScope::new();
+        let term = Term {
+            ordered: Arc::clone(self),
+            blocks,
+            member: Arc::clone(member),
+            lost: own_lost.clone(),
+            give: give.clone(),
+            reports,
+            waiting: AtomicUsize::new(0),
+        };
+        let (ended, all_lost, giving) = (ended.clone(), lost.clone(), give.clone());
+        self.worker.scope.spawn(async move {
+            let owning = partition::own(Arc::new(term), heard, number, giving, letters);
+            tokio::pin!(owning);
+            tokio::select! {
+                () = &mut owning => {}
+                () = all_lost.stopped() => {
+                    own_lost.stop();
+                    owning.await;
+                }
+            }
+            // Nobody waits for it only when the process is gone.
+            let _ = ended.send(number);
+        });
+        Part { give, news }
+    }
+}
+
+/// Keeps the membership alive; when it is lost, says so.
+async fn stay(member: Arc<Member>, lost: TaskScope, over: TaskScope) {
+    tokio::select! {
+        () = over.stopped() => {}
+        () = member.stay() => {
+            tracing::warn!("this process was silent for too long: others may have its partitions now");
+            lost.stop();
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! The order of keys: kept across processes that come and go, through retries, letters and crashes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::StreamExt as _;
+use mesh_core::{
+    Context, Fault, Mesh,
+    bus::StreamLimits,
+    consume::{ConsumerSettings, OrderSettings},
+    dead_letter::{Letter, LetterState},
+    operate::{
+        keys,
+        letters::{self, Filter, Order},
+    },
+    policy::{
+        compile::{Consumes, Declaration},
+        retry::RetryRule,
+    },
+};
+use mesh_tests::{TestBroker, eventually};
+use shop_proto::shop::orders::v1::OrderPlaced;
+
+use crate::shop::{consumer, orders};
+
+fn ordered(service: &str) -> Declaration {
+    let declaration = consumer(service, "work");
+    let consumes = declaration.consumes.into_iter().map(|consumes| Consumes { ordered: true, ..consumes }).collect();
+    Declaration { consumes, ..declaration }
+}
+
+/// Short leases, so that a crash is noticed within the time of a test.
+async fn broker() -> TestBroker {
+    let limits = StreamLimits { ack_wait: Duration::from_secs(2), ..StreamLimits::default() };
+    TestBroker::with(&[orders(), ordered("mail")], true, &limits).await.unwrap()
+}
+
+/// Every wait is spent on the lane.
+fn settings() -> ConsumerSettings {
+    settings_with(Duration::ZERO)
+}
+
+fn settings_with(short_wait: Duration) -> ConsumerSettings {
+    let order = OrderSettings {
+        lease: Duration::from_secs(2),
+        look_every: Duration::from_millis(100),
+        short_wait,
+        ..OrderSettings::default()
+    };
+    let retry = RetryRule { base: Duration::from_millis(100), ..RetryRule::default() };
+    ConsumerSettings { order: Some(order), retry, concurrency: 32, ..ConsumerSettings::default() }
+}
+
+/// What was handled, in the order that handlers began and ended.
+#[derive(Default)]
+struct Log {
+    /// The numbers of a key whose handlers began.
+    begun: BTreeMap<String, Vec<u64>>,
+    done: BTreeMap<String, Vec<u64>>,
+    running: BTreeSet<String>,
+    overlaps: usize,
+    fences: HashMap<String, u64>,
+    late: usize,
+    /// How many keys there are: the message before one of its key has a number that is smaller by this.
+    keys: u64,
+    given_up: BTreeSet<u64>,
+    overtaken: Vec<u64>,
+}
+
+impl Log {
+    fn of(keys: usize) -> Shared {
+        Arc::new(Mutex::new(Log { keys: keys as u64, ..Log::default() }))
+    }
+
+    fn begins(&mut self, key: &str, number: u64, fence: u64) {
+        let overlaps = !self.running.insert(key.to_owned());
+        self.overlaps += usize::from(overlaps);
+        self.begun.entry(key.to_owned()).or_default().push(number);
+        let newest = self.fences.entry(key.to_owned()).or_default();
+        self.late += usize::from(fence < *newest);
+        *newest = fence.max(*newest);
+        let ahead = number.saturating_sub(self.keys);
+        let is_done = |done: &Vec<u64>| done.contains(&ahead);
+        if ahead > 0 && !self.given_up.contains(&ahead) && !self.done.get(key).is_some_and(is_done) {
+            self.overtaken.push(number);
+        }
+    }
+}
+
+type Shared = Arc<Mutex<Log>>;
+
+/// How a message is to be answered.
+type Verdict = Arc<dyn Fn(&OrderPlaced, u32) -> Result<(), Fault> + Send + Sync>;
+
+/// One process: a connection of its own with the ordered consumer.
+async fn process(broker: &TestBroker, log: &Shared, verdict: &Verdict, settings: ConsumerSettings) -> Mesh {
+    let mesh = broker.connect("mail").await.unwrap();
+    let (log, verdict) = (Arc::clone(log), Arc::clone(verdict));
+    let handler = move |cx: Context, event: OrderPlaced| {
+        let (log, verdict) = (Arc::clone(&log), Arc::clone(&verdict));
+        async move {
+            let (key, number) = (event.customer_id.clone(), event.order_id.parse().unwrap());
+            log.lock().unwrap().begins(&key, number, cx.fence().unwrap());
+            // A cancelled handler leaves the list too.
+            let running = Running(Arc::clone(&log), key.clone());
+            tokio::task::yield_now().await;
+            let answer = verdict(&event, cx.attempt());
+            if answer.is_ok() {
+                log.lock().unwrap().done.entry(key).or_default().push(number);
+            }
+            drop(running);
+            answer
+        }
+    };
+    mesh.consumer::<OrderPlaced>("work").settings(settings).start(handler).await.unwrap();
+    mesh
+}
+
+struct Running(Shared, String);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().running.remove(&self.1);
+    }
+}
+
+/// Publishes `count` events over `keys` keys; the numbers of one key grow.
+async fn publish(broker: &TestBroker, keys: usize, numbers: std::ops::RangeInclusive<usize>) {
+    let mesh = broker.connect("orders").await.unwrap();
+    let publisher = mesh.publisher::<OrderPlaced>();
+    let event = |number: usize| OrderPlaced {
+        order_id: number.to_string(),
+        customer_id: format!("c{}", number % keys),
+        ..OrderPlaced::default()
+    };
+    // One key at a time in each batch: events of a key are stored in the order of their numbers.
+    let mut numbers = numbers.peekable();
+    while numbers.peek().is_some() {
+        let batch: Vec<_> = numbers.by_ref().take(keys.min(500)).map(|n| (n.to_string(), event(n))).collect();
+        let results: Vec<_> = publisher.publish_all(futures_util::stream::iter(batch), 500).collect().await;
+        assert!(results.iter().all(|(_, result)| result.is_ok()));
+    }
+    mesh.drain().await;
+}
+
+fn done(log: &Shared) -> usize {
+    log.lock().unwrap().done.values().map(|numbers| numbers.iter().collect::<BTreeSet<_>>().len()).sum()
+}
+
+/// No handler of a key began before those ahead of it were done, and each was done.
+fn check(log: &Shared, count: usize) {
+    let log = log.lock().unwrap();
+    assert_eq!(log.overlaps, 0, "two of one key at the same time");
+    in_order(&log, count);
+    let mut violations = Vec::new();
+    for (key, begun) in &log.begun {
+        if !begun.is_sorted() {
+            violations.push((key, begun));
+        }
+    }
+    assert!(violations.is_empty(), "{} of {} keys out of order: {:?}", violations.len(), log.keys, violations.first());
+}
+
+/// What holds through crashes too, where a message may be handled again.
+fn in_order(log: &Log, count: usize) {
+    assert_eq!(log.late, 0, "an older owner began after a newer one");
+    assert!(log.overtaken.is_empty(), "begun before the one ahead was done: {:?}", log.overtaken);
+    let all: BTreeSet<u64> = log.done.values().flatten().copied().collect();
+    assert_eq!(all.len(), count);
+}
+
+async fn open_letters(broker: &TestBroker) -> Vec<Letter> {
+    let operator = broker.connect("operator").await.unwrap();
+    let filter = Filter { states: vec![LetterState::Open], ..Filter::default() };
+    let letters = letters::list(operator.bus(), &filter).await.unwrap();
+    operator.drain().await;
+    letters
+}
+
+fn by_ada() -> Order {
+    Order { by: "ada".into(), why: "mended".into(), again: false }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_head_holds_back_its_own_key_and_no_other_until_its_letter_is_replayed() {
+    let broker = broker().await;
+    let log = Log::of(3);
+    let broken = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let is_broken = Arc::clone(&broken);
+    let verdict: Verdict = Arc::new(move |event, _| {
+        let fails = event.order_id == "1" && is_broken.load(std::sync::atomic::Ordering::SeqCst);
+        if fails { Err(Fault::invalid("not this one")) } else { Ok(()) }
+    });
+    let mesh = process(&broker, &log, &verdict, settings()).await;
+    // Keys c0, c1, c2: the number 1 is the first of c1.
+    publish(&broker, 3, 1..=30).await;
+    eventually("the other keys", || async { (done(&log) == 20).then_some(()) }).await;
+    let letter = eventually("the letter", || async { open_letters(&broker).await.pop() }).await;
+    assert_eq!(letter.letter.key, "c1");
+    let operator = broker.connect("operator").await.unwrap();
+    eventually("nine followers on the lane", || async {
+        let lane = operator.bus().stream_state("mesh1-lane-mail").await.unwrap().unwrap();
+        (lane.messages == 9).then_some(())
+    })
+    .await;
+    assert_eq!(log.lock().unwrap().done.get("c1"), None, "nothing of the key went past it");
+    let blocked = keys::blocked(operator.bus(), None, None).await.unwrap();
+    assert_eq!(blocked.len(), 1);
+    assert_eq!((blocked[0].key.as_str(), blocked[0].followers), ("c1", 9));
+    assert_eq!(blocked[0].by, keys::Head::Letter(letter.letter.id.clone()));
+    broken.store(false, std::sync::atomic::Ordering::SeqCst);
+    letters::replay(operator.bus(), &letter, &by_ada()).await.unwrap();
+    eventually("all", || async { (done(&log) == 30).then_some(()) }).await;
+    mesh.drain().await;
+    check(&log, 30);
+    let lane = operator.bus().stream_state("mesh1-lane-mail").await.unwrap().unwrap();
+    assert_eq!(lane.messages, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn discarding_the_letter_releases_the_key() {
+    let broker = broker().await;
+    let log = Log::of(1);
+    log.lock().unwrap().given_up.insert(1);
+    let verdict: Verdict =
+        Arc::new(|event, _| if event.order_id == "1" { Err(Fault::invalid("not this one")) } else { Ok(()) });
+    let mesh = process(&broker, &log, &verdict, settings()).await;
+    publish(&broker, 1, 1..=10).await;
+    let letter = eventually("the letter", || async { open_letters(&broker).await.pop() }).await;
+    assert_eq!(done(&log), 0);
+    let operator = broker.connect("operator").await.unwrap();
+    letters::discard(operator.bus(), &letter, &by_ada()).await.unwrap();
+    eventually("those behind it", || async { (done(&log) == 9).then_some(()) }).await;
+    // While nobody is there, too.
+    publish(&broker, 1, 11..=12).await;
+    eventually("two more", || async { (done(&log) == 11).then_some(()) }).await;
+    mesh.drain().await;
+    check(&log, 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn order_is_kept_while_processes_come_and_go_and_messages_fail() {
+    come_and_go(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn order_is_kept_where_short_waits_are_spent_in_hand() {
+    come_and_go(Duration::from_millis(150)).await;
+}
+
+async fn come_and_go(short_wait: Duration) {
+    const KEYS: usize = 200;
+    const COUNT: usize = 1200;
+    let broker = broker().await;
+    let log = Log::of(KEYS);
+    // 4 % fail once, 1 % for good until they are replayed.
+    let mended = Arc::new(Mutex::new(BTreeSet::<u64>::new()));
+    let is_mended = Arc::clone(&mended);
+    let verdict: Verdict = Arc::new(move |event, attempt| {
+        let number: u64 = event.order_id.parse().unwrap();
+        match number * 7919 % 100 {
+            0..4 if attempt == 1 => Err(Fault::unavailable("a moment, please")),
+            4 if !is_mended.lock().unwrap().contains(&number) => Err(Fault::invalid("broken")),
+            _ => Ok(()),
+        }
+    });
+    let mut meshes = vec![process(&broker, &log, &verdict, settings_with(short_wait)).await];
+    meshes.push(process(&broker, &log, &verdict, settings_with(short_wait)).await);
+    let publishing = publish(&broker, KEYS, 1..=COUNT);
+    let scaling = async {
+        eventually("some", || async { (done(&log) > COUNT / 10).then_some(()) }).await;
+        for _ in 0..4 {
+            meshes.push(process(&broker, &log, &verdict, settings_with(short_wait)).await);
+        }
+        eventually("more", || async { (done(&log) > COUNT / 3).then_some(()) }).await;
+        for mesh in meshes.drain(..3) {
+            mesh.drain().await;
+        }
+    };
+    let releasing = async {
+        let operator = broker.connect("operator").await.unwrap();
+        eventually("all", || async {
+            for letter in open_letters(&broker).await {
+                let message_id = letter.letter.source.clone().unwrap().message_id;
+                mended.lock().unwrap().insert(message_id.rsplit('/').next().unwrap().parse().unwrap());
+                letters::replay(operator.bus(), &letter, &by_ada()).await.unwrap();
+            }
+            (done(&log) == COUNT).then_some(())
+        })
+        .await;
+    };
+    tokio::join!(publishing, scaling, releasing);
+    for mesh in meshes {
+        mesh.drain().await;
+    }
+    check(&log, COUNT);
+}
+
+/// A process with a runtime of its own: it can be killed, and stopped.
+struct Killable(Option<tokio::runtime::Runtime>);
+
+impl Killable {
+    async fn start(broker: &Arc<TestBroker>, log: &Shared, verdict: &Verdict, threads: usize) -> Killable {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(threads).enable_all().build().unwrap();
+        let (broker, log, verdict) = (Arc::clone(broker), Arc::clone(log), Arc::clone(verdict));
+        let started = runtime.spawn(async move {
+            // The connection lives as long as the runtime.
+            std::mem::forget(process(&broker, &log, &verdict, settings()).await);
+        });
+        started.await.unwrap();
+        Killable(Some(runtime))
+    }
+
+    /// As by kill -9: whatever it was about to do is not done.
+    fn kill(mut self) {
+        self.0.take().unwrap().shutdown_background();
+    }
+}
+
+impl Drop for Killable {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owners_that_are_killed_lose_nothing_and_nothing_overtakes() {
+    const KEYS: usize = 100;
+    const COUNT: usize = 1200;
+    let broker = Arc::new(broker().await);
+    let log = Log::of(KEYS);
+    let verdict: Verdict = Arc::new(|event, attempt| {
+        let number: u64 = event.order_id.parse().unwrap();
+        if number * 7919 % 100 < 8 && attempt == 1 { Err(Fault::unavailable("a moment, please")) } else { Ok(()) }
+    });
+    let mut processes = Vec::new();
+    for _ in 0..3 {
+        processes.push(Killable::start(&broker, &log, &verdict, 1).await);
+    }
+    let killing = async {
+        for part in [8, 4] {
+            eventually("some", || async { (done(&log) > COUNT / part).then_some(()) }).await;
+            processes.remove(0).kill();
+            // Handlers that were killed run no more.
+            log.lock().unwrap().running.clear();
+            processes.push(Killable::start(&broker, &log, &verdict, 1).await);
+        }
+        eventually("all", || async { (done(&log) == COUNT).then_some(()) }).await;
+    };
+    tokio::join!(publish(&broker, KEYS, 1..=COUNT), killing);
+    in_order(&log.lock().unwrap(), COUNT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_is_stopped_and_wakes_up_too_late_begins_nothing_more() {
+    const KEYS: usize = 50;
+    const COUNT: usize = 1000;
+    let broker = Arc::new(broker().await);
+    let log = Log::of(KEYS);
+    let (wake, sleeper) = std::sync::mpsc::channel::<()>();
+    let sleeper = Mutex::new(Some(sleeper));
+    let stopping: Verdict = Arc::new(move |event, _| {
+        let sleeper = if event.order_id == "210" { sleeper.lock().unwrap().take() } else { None };
+        if let Some(sleeper) = sleeper {
+            // The only thread of its runtime: nothing of this process runs until it wakes up.
+            let _ = sleeper.recv();
+        }
+        Ok(())
+    });
+    let stopped = Killable::start(&broker, &log, &stopping, 1).await;
+    publish(&broker, KEYS, 1..=COUNT / 2).await;
+    eventually("the stop", || async {
+        let log = log.lock().unwrap();
+        log.begun.get("c10").is_some_and(|begun| begun.contains(&210)).then_some(())
+    })
+    .await;
+    let accept: Verdict = Arc::new(|_, _| Ok(()));
+    let other = process(&broker, &log, &accept, settings()).await;
+    publish(&broker, KEYS, COUNT / 2 + 1..=COUNT).await;
+    eventually("all, by the other", || async { (done(&log) == COUNT).then_some(()) }).await;
+    let begun = |log: &Shared| log.lock().unwrap().begun.values().map(Vec::len).sum::<usize>();
+    let before = begun(&log);
+    wake.send(()).unwrap();
+    // It takes part again, and what comes now is handled once.
+    publish(&broker, KEYS, COUNT + 1..=COUNT + KEYS).await;
+    eventually("what came after", || async { (done(&log) == COUNT + KEYS).then_some(()) }).await;
+    assert_eq!(begun(&log), before + KEYS, "nothing was begun again");
+    in_order(&log.lock().unwrap(), COUNT + KEYS);
+    other.drain().await;
+    drop(stopped);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_holds_for_what_waits_behind_blocked_keys() {
+    let broker = broker().await;
+    let log = Log::of(1);
+    log.lock().unwrap().given_up.insert(1);
+    let verdict: Verdict =
+        Arc::new(|event, _| if event.order_id == "1" { Err(Fault::invalid("not this one")) } else { Ok(()) });
+    let mut settings = settings();
+    settings.order = settings.order.map(|order| OrderSettings { most_held: 5, ..order });
+    let mesh = process(&broker, &log, &verdict, settings).await;
+    publish(&broker, 1, 1..=1000).await;
+    let letter = eventually("the letter", || async { open_letters(&broker).await.pop() }).await;
+    let operator = broker.connect("operator").await.unwrap();
+    let partition = mesh_core::subject::partition(b"c0");
+    let state = |stream: &'static str| {
+        let (operator, durable) = (operator.clone(), format!("mail_work_p{partition}"));
+        async move { operator.bus().consumer_state(stream, &durable).await.unwrap().unwrap() }
+    };
+    eventually("the limit", || async { (state("mesh1-lane-mail").await.in_flight == 5).then_some(()) }).await;
+    let metrics = mesh.metrics().encode();
+    assert!(metrics.contains("mesh_followers_held{consumer=\"work\"} 5"), "{metrics}");
+    assert!(metrics.contains("mesh_keys_blocked{consumer=\"work\"} 1"), "{metrics}");
+    let fetched = state("mesh1-event-orders").await;
+    assert!(fetched.pending > 500, "it stopped fetching: {fetched:?}");
+    letters::discard(operator.bus(), &letter, &by_ada()).await.unwrap();
+    eventually("all", || async { (done(&log) == 999).then_some(()) }).await;
+    mesh.drain().await;
+    check(&log, 999);
+}
+
+/// What a process leaves that is killed after it wrote that a key is blocked, and before anything else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_a_blocked_key_without_a_copy_blocks_nothing() {
+    use mesh_core::{
+        proto::v1::{BlockedKey, blocked_key::State},
+        store::Store,
+    };
+    use prost::Message as _;
+    let broker = broker().await;
+    publish(&broker, 2, 1..=10).await;
+    let writer = broker.connect("mail").await.unwrap();
+    let store = Store::own(writer.bus());
+    // The head of c1 is in the stream, and the broker has forgotten that it delivered it; that of c0 is nowhere.
+    for (key, sequence, state) in [("c1", 1, State::Delayed), ("c0", 0, State::Letter)] {
+        let (hold, letter_id) = ("mesh1-event-orders-1".to_owned(), "00".repeat(16));
+        let record = BlockedKey {
+            key: key.into(),
+            sequence,
+            hold,
+            letter_id,
+            stored_at_ms: store.now_ms(),
+            ..BlockedKey::default()
+        };
+        let record = BlockedKey { state: state.into(), ..record };
+        let partition = mesh_core::subject::partition(key.as_bytes());
+        let place = format!("blocked.work.{partition}.{}", mesh_core::delayed::block_of(key));
+        store.put(&place, record.encode_to_vec().into(), 0, None).await.unwrap();
+    }
+    let log = Log::of(2);
+    let accept: Verdict = Arc::new(|_, _| Ok(()));
+    let mesh = process(&broker, &log, &accept, settings()).await;
+    eventually("all", || async { (done(&log) == 10).then_some(()) }).await;
+    eventually("no record", || async {
+        let left = store.list("blocked.work.*.*").await.unwrap();
+        left.is_empty().then_some(())
+    })
+    .await;
+    mesh.drain().await;
+    check(&log, 10);
+}
