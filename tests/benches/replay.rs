@@ -126,11 +126,13 @@ async fn capture(bus: &Bus, letters: usize) {
             trace: None,
             note: Note::default(),
             headers: Vec::new(),
+            order: None,
             payload: order.encode_to_vec().into(),
             delivery: Some(Delivery {
                 stream: "mesh1-event-orders".into(),
                 sequence: number as u64 + 1,
                 deliveries: 1,
+                consumer_sequence: 0,
                 stored_at_ms: 1,
             }),
         };

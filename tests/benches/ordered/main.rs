@@ -19,7 +19,7 @@ use mesh_core::{
     Context, Fault, Mesh,
     consume::{ConsumerSettings, OrderSettings},
     dead_letter::LetterState,
-    operate::letters::{self, Filter, Order},
+    operate::letters::{self, Order, Selector},
     policy::{
         compile::{Consumes, Declaration},
         retry::RetryRule,
@@ -131,11 +131,12 @@ async fn publish(broker: &TestBroker, args: &Args) -> anyhow::Result<()> {
 /// Replays each letter some time after it was captured, until there is nothing left to do.
 async fn release(broker: &TestBroker, seen: &Seen, after: Duration) -> anyhow::Result<usize> {
     let operator = broker.connect("operator").await?;
-    let (filter, mut released) = (Filter { states: vec![LetterState::Open], ..Filter::default() }, 0);
-    let order = Order { by: "bench".into(), why: "released".into(), again: false };
+    let mut released = 0;
+    let order = Order { by: "bench".into(), why: "released".into(), again: false, job: String::new() };
     while !seen.counted.load(Ordering::Relaxed) {
         let now_ms = operator.bus().gate().clock().now_ms();
-        for letter in letters::list(operator.bus(), &filter).await? {
+        let letters = letters::list(operator.bus(), &Selector::default()).await?.letters;
+        for letter in letters.into_iter().filter(|letter| letter.state == LetterState::Open) {
             let age_ms = now_ms.saturating_sub(letter.letter.captured_at_ms);
             if u128::try_from(age_ms).unwrap_or(0) < after.as_millis() {
                 continue;

@@ -14,7 +14,7 @@ use mesh_core::{
     dead_letter::{Letter, LetterState},
     operate::{
         keys,
-        letters::{self, Filter, Order},
+        letters::{self, Order, Selector},
     },
     policy::{
         compile::{Consumes, Declaration},
@@ -174,14 +174,14 @@ fn in_order(log: &Log, count: usize) {
 
 async fn open_letters(broker: &TestBroker) -> Vec<Letter> {
     let operator = broker.connect("operator").await.unwrap();
-    let filter = Filter { states: vec![LetterState::Open], ..Filter::default() };
-    let letters = letters::list(operator.bus(), &filter).await.unwrap();
+    let mut letters = letters::list(operator.bus(), &Selector::default()).await.unwrap().letters;
+    letters.retain(|letter| letter.state == LetterState::Open);
     operator.drain().await;
     letters
 }
 
 fn by_ada() -> Order {
-    Order { by: "ada".into(), why: "mended".into(), again: false }
+    Order { by: "ada".into(), why: "mended".into(), again: false, job: String::new() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
