@@ -71,8 +71,15 @@ fn delivery(number: u64) -> Envelope {
         trace: None,
         note: Note::default(),
         headers: Vec::new(),
+        order: None,
         payload: Bytes::from_static(b"x"),
-        delivery: Some(Delivery { stream: STREAM.into(), sequence: number, deliveries: 1, stored_at_ms: 1 }),
+        delivery: Some(Delivery {
+            stream: STREAM.into(),
+            sequence: number,
+            deliveries: 1,
+            consumer_sequence: 0,
+            stored_at_ms: 1,
+        }),
     }
 }
 
@@ -194,9 +201,9 @@ async fn delayed_copies_go_in_batches_and_each_becomes_due_once() {
     let context = async_nats::jetstream::new(plain(&broker).await);
     let stream = context.get_stream(lane.stream()).await.unwrap();
     eventually("what is due", || async {
-        let due = stream.info_with_subjects(lane.due("orders")).await.unwrap();
+        let due = stream.info_with_subjects(lane.due_for(&delivery(1).subject)).await.unwrap();
         let due: Vec<_> = futures_util::TryStreamExt::try_collect(due).await.unwrap();
-        (due == [(lane.due("orders"), 300)]).then_some(())
+        (due == [(lane.due_for(&delivery(1).subject), 300)]).then_some(())
     })
     .await;
     assert_eq!(count(bus, &lane.stream()).await, 600, "those that were due left their place");

@@ -39,11 +39,13 @@ pub(crate) async fn charge_letter(bus: &Bus, number: usize, fault: &Fault, paylo
         trace: None,
         note: Note::default(),
         headers: vec![("tenant".into(), format!("t{}", number % 2))],
+        order: None,
         payload: payload.into(),
         delivery: Some(Delivery {
             stream: "mesh1-work-shop-payments-v1-Payments".into(),
             sequence: number as u64,
             deliveries: 1,
+            consumer_sequence: 0,
             stored_at_ms: 5,
         }),
     };

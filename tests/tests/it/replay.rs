@@ -48,11 +48,13 @@ pub(crate) async fn capture(bus: &Bus, service: &str, numbers: std::ops::Range<u
             trace: None,
             note: Note::default(),
             headers: Vec::new(),
+            order: None,
             payload: order(number).encode_to_vec().into(),
             delivery: Some(Delivery {
                 stream: "mesh1-event-orders".into(),
                 sequence: number as u64 + 1,
                 deliveries: 1,
+                consumer_sequence: 0,
                 stored_at_ms: 1,
             }),
         };
