@@ -97,7 +97,7 @@ impl Worker {
         self.until_confirmed("an outcome", || self.bus.publish(OUTCOME_STREAM, sealed.clone())).await.map(drop)
     }
 
-    async fn again(
+    pub(super) async fn again(
         &self,
         envelope: &Envelope,
         delay: Duration,
