@@ -243,12 +243,12 @@ async fn discarding_the_letter_releases_the_key() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn order_is_kept_while_processes_come_and_go_and_messages_fail() {
-    come_and_go(Duration::ZERO).await;
+    Box::pin(come_and_go(Duration::ZERO)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn order_is_kept_where_short_waits_are_spent_in_hand() {
-    come_and_go(Duration::from_millis(150)).await;
+    Box::pin(come_and_go(Duration::from_millis(150))).await;
 }
 
 async fn come_and_go(short_wait: Duration) {

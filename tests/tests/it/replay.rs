@@ -518,7 +518,7 @@ async fn a_job_is_asked_for_watched_and_looked_at_from_the_command_line() {
     assert_eq!(each_once(&shelf.seen.lock().await), 30);
     let late = person.run(&["dead-letter", "jobs", "cancel", id]).await;
     assert_eq!(late.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&late.stderr).contains("error[MESH-0032]"), "{late:?}");
+    assert!(String::from_utf8_lossy(&late.stderr).contains("error[MESH-0030]"), "{late:?}");
     let none = person.run(&["dead-letter", "jobs", "show", "zz"]).await;
     assert_eq!(none.status.code(), Some(2));
     keeping.abort();

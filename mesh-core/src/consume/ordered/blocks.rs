@@ -11,6 +11,7 @@ use prost::Message as _;
 use super::Ordered;
 use crate::{
     bus::{Bus, PublishError},
+    dead_letter::letter_id,
     delayed::{Lane, block_of},
     fault::Fault,
     policy::order::{At, Loaded, Plan},
@@ -28,6 +29,8 @@ pub(super) struct Blocks {
     bus: Bus,
     lane: Lane,
     partition: u32,
+    /// The stream of the messages.
+    stream: String,
     /// The sequence of the owner's record.
     pub(super) fence: u64,
 }
@@ -60,7 +63,7 @@ impl Blocks {
     pub(super) fn new(ordered: &Ordered, partition: u32, fence: u64) -> Blocks {
         let worker = &ordered.worker;
         let (bus, lane) = (worker.bus.clone(), worker.lane.clone());
-        Blocks { store: ordered.store.clone(), bus, lane, partition, fence }
+        Blocks { store: ordered.store.clone(), bus, lane, partition, stream: ordered.stream.clone(), fence }
     }
 
     fn owner_key(&self) -> String {
@@ -90,17 +93,26 @@ impl Blocks {
             let (state, is_nowhere) = match record.state() {
                 State::Unspecified => continue,
                 State::Draining => (Loaded::Draining, false),
-                State::Delayed => (Loaded::Waiting, !self.is_held(&record.hold).await?),
-                State::Letter => match self.letter(&record.letter_id).await? {
-                    Some(letter) if letter.has_ended => (Loaded::Draining, false),
-                    Some(_) => (Loaded::Letter(record.letter_id.as_str().into()), false),
-                    None => (Loaded::Waiting, true),
-                },
+                State::Delayed if self.is_held(&record.hold).await? => (Loaded::Waiting, false),
+                State::Delayed => {
+                    // On its way to here; or a process that was stopped made a letter of it.
+                    let id = letter_id(&self.lane, (&self.stream, record.sequence), &record.message_id);
+                    self.as_letter(&id).await?
+                }
+                State::Letter => self.as_letter(&record.letter_id).await?,
             };
             let head = At { sequence: record.sequence, stored_at_ms: record.stored_at_ms };
             keys.push(LoadedKey { key: record.key.into(), head, state, since_ms: record.since_ms, is_nowhere });
         }
         Ok(keys)
+    }
+
+    async fn as_letter(&self, id: &str) -> Result<(Loaded, bool), Fault> {
+        Ok(match self.letter(id).await? {
+            Some(letter) if letter.has_ended => (Loaded::Draining, false),
+            Some(_) => (Loaded::Letter(id.into()), false),
+            None => (Loaded::Waiting, true),
+        })
     }
 
     /// Whether a delayed copy waits for its time.

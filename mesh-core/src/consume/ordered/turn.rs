@@ -30,7 +30,7 @@ use crate::{
     fault::Fault,
     policy::order::{Ending, Plan, Slot},
     store::Written,
-    telemetry::trace,
+    telemetry::{metrics::How, trace},
 };
 
 /// How often, and how long, the news that a letter has ended is looked into: it may come before the record is stored.
@@ -183,7 +183,21 @@ impl Term {
         if !self.is_live() {
             return Err(Lost);
         }
-        let is_settled = worker.settle(envelope, reply, (ended, attempts), started).await;
+        let is_settled = match ended {
+            Ended::Again { due_ms, attempt } => {
+                if worker.again(envelope, (attempt, due_ms), &attempts).await.is_err() {
+                    return Ok(Report::HandedBack);
+                }
+                if !self.is_live() {
+                    // The next owner has the delivery in hand: the copy is one too many, and is recognised.
+                    return Err(Lost);
+                }
+                self.ack(reply).await;
+                worker.metrics.settled(How::Delay, started.elapsed());
+                true
+            }
+            ended => worker.settle(envelope, reply, (ended, attempts), started).await,
+        };
         Ok(if is_settled { Report::Settled(*slot, ending) } else { Report::HandedBack })
     }
 
