@@ -61,7 +61,7 @@ async fn one_target_is_down(down: Down) {
     let broker = TestBroker::with(&[orders(), consumer("depot", "ship")], true, &limits).await.unwrap();
     let sender = broker.connect("orders").await.unwrap();
     // Every second order is for the target that is down: far more than the consumer has places.
-    let number = |n: usize| if n % 2 == 0 { n * 7 } else { n * 7 + 1 + n % 6 };
+    let number = |n: usize| if n.is_multiple_of(2) { n * 7 } else { n * 7 + 1 + n % 6 };
     let events = futures_util::stream::iter((1..=COUNT).map(|n| (n.to_string(), order(number(n)))));
     let results: Vec<_> = sender.publisher::<OrderPlaced>().publish_all(events, 64).collect().await;
     assert!(results.iter().all(|(_, result)| result.is_ok()));
