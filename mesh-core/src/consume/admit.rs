@@ -15,11 +15,15 @@ use std::{
 use mesh_proto::v1;
 use tokio::sync::Notify;
 
-use super::{attempt::Ended, worker::Worker};
+use super::{
+    attempt::{Ended, panic_text},
+    worker::Worker,
+};
 use crate::{
     clock::Clock,
+    delayed::stored_at,
     envelope::Envelope,
-    fault::{Code, Fault},
+    fault::{Code, Effect, Fault, Reason},
     policy::{
         budget::Budget,
         isolation::{Admit, Came, IsolationRule, Target},
@@ -72,7 +76,7 @@ impl Isolation {
     fn ask(&self, target: &str, now_ms: i64) -> Admit {
         let mut targets = self.lock();
         if targets.len() >= MAX_TARGETS && !targets.contains_key(target) {
-            targets.retain(|_, target| !target.is_idle(now_ms));
+            targets.retain(|_, target| !target.is_idle(&self.rule, now_ms));
         }
         let free = self.places.saturating_sub(self.running.load(Ordering::Acquire));
         let admit = targets.entry(target.to_owned()).or_default().admit(&self.rule, (free, self.places), now_ms);
@@ -92,7 +96,7 @@ impl Admitted<'_> {
         self.came = match ended {
             Ended::Done(_) | Ended::Refused(_) => Came::Answered,
             Ended::Again { .. } | Ended::DeadLetter(_) => of_last(attempts),
-            Ended::HandedBack | Ended::Overtaken | Ended::TakenOver => Came::Nothing,
+            Ended::PutAside { .. } | Ended::HandedBack | Ended::Overtaken | Ended::TakenOver => Came::Nothing,
         };
     }
 }
@@ -126,34 +130,39 @@ pub(super) struct Granted<'a> {
 impl Worker {
     /// Whether a delivery may begin. `Err`: how it ends instead.
     pub(super) async fn grant(&self, envelope: &Envelope) -> Result<Granted<'_>, Ended> {
-        let is_replay = envelope.note.lane.as_ref().is_some_and(|lane| lane.letter.is_some());
-        let is_retry = envelope.attempt() > 1 && !is_replay;
-        if is_retry && !self.draw() {
-            return Err(self.put_aside(envelope, self.later_ms(envelope)));
-        }
-        if !is_retry {
-            let mut budget = self.budget();
-            *budget = budget.first_attempt(&self.settings.retry_budget);
-        }
-        let target = self.isolation.as_ref().zip(self.work.target(envelope));
-        let admitted = match target {
+        // First the target: what it may not have draws nothing from the budget and pays nothing in.
+        let admitted = match self.isolation.as_ref().zip(self.target(envelope)?) {
             None => None,
             Some((isolation, target)) => {
                 let admitted = isolation.admit(target).await;
-                Some(admitted.map_err(|due_ms| self.put_aside(envelope, due_ms))?)
+                Some(admitted.map_err(|due_ms| self.put_aside_until(envelope, due_ms))?)
             }
         };
+        let lane = envelope.note.lane.as_ref();
+        let is_retry = envelope.attempt() > 1 && lane.is_none_or(|lane| lane.letter.is_none());
+        if is_retry && !self.draw() {
+            return Err(self.put_aside_until(envelope, self.later_ms(envelope)));
+        }
+        if lane.is_none() {
+            let mut budget = self.budget();
+            *budget = budget.first_attempt(&self.settings.retry_budget);
+        }
         Ok(Granted { admitted, is_retry })
     }
 
     /// Tells budget and target what came of it.
-    pub(super) fn learn(&self, granted: Granted<'_>, ended: &Ended, attempts: &v1::Attempts) {
+    /// `before`: how many attempts there were before.
+    pub(super) fn learn(&self, granted: Granted<'_>, ended: &Ended, (attempts, before): (&v1::Attempts, usize)) {
         if granted.is_retry && matches!(ended, Ended::Done(_) | Ended::Refused(_)) {
             let mut budget = self.budget();
             *budget = budget.succeeded(&self.settings.retry_budget);
         }
         if let Some(mut admitted) = granted.admitted {
-            admitted.came(ended, attempts);
+            // Without an attempt of this delivery nothing was learned of the target.
+            let ran = attempts.attempts.len() > before || matches!(ended, Ended::Done(_) | Ended::Refused(_));
+            if ran {
+                admitted.came(ended, attempts);
+            }
         }
     }
 
@@ -176,7 +185,31 @@ impl Worker {
         self.bus.gate().clock().now_ms().saturating_add(wait_ms)
     }
 
-    fn put_aside(&self, envelope: &Envelope, due_ms: i64) -> Ended {
-        Ended::Again { due_ms, attempt: envelope.attempt() }
+    /// On the lane until then, unless it would be too late by then: that is said at once.
+    fn put_aside_until(&self, envelope: &Envelope, due_ms: i64) -> Ended {
+        if envelope.note.deadline.is_some_and(|deadline| deadline.unix_ms() <= due_ms) {
+            let message = "its deadline comes before it may begin";
+            let fault = Fault::new(Code::DeadlineExceeded, Effect::None, Reason::DeadlineExpired, message);
+            return Ended::DeadLetter(fault);
+        }
+        let max_age_ms = i64::try_from(self.retry_rule(envelope).max_age.as_millis()).unwrap_or(i64::MAX);
+        if stored_at(envelope) > 0 && due_ms.saturating_sub(stored_at(envelope)) > max_age_ms {
+            let message = "it is older than the rule allows, and may still not begin: its target is down";
+            return Ended::DeadLetter(Fault::new(Code::Unavailable, Effect::None, Reason::AttemptsExhausted, message));
+        }
+        Ended::PutAside { due_ms }
+    }
+
+    /// What the delivery is for. A closure of the service's that panics makes a letter, like a handler.
+    fn target(&self, envelope: &Envelope) -> Result<Option<String>, Ended> {
+        if self.isolation.is_none() {
+            return Ok(None);
+        }
+        let named = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.work.target(envelope)));
+        named.map_err(|panic| {
+            let message = "naming its target panicked";
+            let fault = Fault::new(Code::Internal, Effect::None, Reason::HandlerPanicked, message);
+            Ended::DeadLetter(fault.with_detail(panic_text(&*panic)))
+        })
     }
 }

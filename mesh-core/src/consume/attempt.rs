@@ -27,6 +27,8 @@ pub(super) enum Ended {
     Refused(Fault),
     /// Again, when it is due (Unix milliseconds).
     Again { due_ms: i64, attempt: u32 },
+    /// Not begun: the same attempt again, when it is due (Unix milliseconds).
+    PutAside { due_ms: i64 },
     /// To the letters.
     DeadLetter(Fault),
     /// Back to the broker, as if it had not been begun.
@@ -42,8 +44,9 @@ impl Worker {
     pub(super) async fn attempt(self: Arc<Self>, delivery: Unopened, reply: Arc<str>, lease: Lease, _here: InHand) {
         let Opened { envelope, refusal, .. } = delivery.open();
         let mut attempts = attempts_of(&envelope);
-        let granted = match &refusal {
-            Some(refusal) => Err(Ended::DeadLetter(refusal.clone())),
+        // What is over its limits is a letter at once, however long it would have to wait for its turn.
+        let granted = match refusal.clone().or_else(|| self.over_its_limits(&envelope)) {
+            Some(fault) => Err(Ended::DeadLetter(fault)),
             None => tokio::select! {
                 biased;
                 () = self.scope.stopped() => Err(Ended::HandedBack),
@@ -57,6 +60,7 @@ impl Worker {
                 return;
             }
         };
+        let before = attempts.attempts.len();
         let Some(_permit) = self.place().await else {
             Box::pin(self.hand_over_back(&envelope, &reply)).await;
             return;
@@ -74,7 +78,7 @@ impl Worker {
         async {
             let ended = self.run(&envelope, &mut attempts, (trace, &lease)).await;
             crash_point("attempt.handled");
-            self.learn(granted, &ended, &attempts);
+            self.learn(granted, &ended, (&attempts, before));
             self.settle(&envelope, &reply, (ended, attempts), started).await;
         }
         .instrument(span)
@@ -140,7 +144,13 @@ impl Worker {
         };
         drop(at_work);
         let fault = match handled {
-            Ok(reply) => return Ended::Done(reply),
+            Ok(reply) => match self.bus.gate().check_size("the reply", reply.len()) {
+                Ok(()) => return Ended::Done(reply),
+                Err(fault) => {
+                    let message = format!("it was done, and its outcome can't be announced: {}", fault.message());
+                    self.signed(Fault::new(Code::InvalidArgument, Effect::Done, Reason::TooLarge, message), envelope)
+                }
+            },
             Err(fault) => self.signed(fault, envelope),
         };
         attempts.attempts.push(v1::Attempt {
@@ -247,7 +257,7 @@ fn explained(fault: Fault, why: Why) -> Fault {
     fault.with_detail(detail)
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without words".into())
 }

@@ -24,14 +24,18 @@ use super::{
 };
 use crate::{
     dead_letter::letter_id,
+    delayed::{shortened, stored_at},
     envelope::{Delivery, Envelope, TraceContext},
     fault::{Code, Effect, Fault, Reason, crash_point},
     policy::inbox::{self, Begin, Now, Start},
     store::Written,
+    subject::Place as Subject,
 };
 
 /// How long what is remembered of a suspect or of a replay is kept.
 const HORIZON: Duration = Duration::from_secs(24 * 3600);
+/// The broker counts a record's time in 64 bits of nanoseconds: no longer than this.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// How long a drain may take to write down that a delivery was handed back. Without it the delivery is a suspect.
 const HAND_BACK_LIMIT: Duration = Duration::from_secs(2);
 
@@ -54,6 +58,8 @@ struct Mine {
     key: String,
     record: InboxRecord,
     revision: u64,
+    /// Whether its handler may be run again without asking.
+    safe: bool,
 }
 
 type Found = Option<(InboxRecord, u64)>;
@@ -73,7 +79,7 @@ impl Worker {
     pub(super) async fn try_remembered(&self, mut trial: Trial<'_>) -> Ended {
         let envelope = trial.envelope;
         let Some(delivery) = &envelope.delivery else { return self.try_beside(trial).await };
-        let key = self.inbox_key(envelope);
+        let (key, safe) = (self.inbox_key(envelope), self.work.repeat(envelope).is_safe_when_unknown());
         // A first delivery is tried without a look: if something is there, the write says so.
         let mut found = None;
         if deliveries(envelope) > 1 {
@@ -103,23 +109,34 @@ impl Worker {
             if !start.suspect && !self.is_always_remembered(envelope) {
                 return self.try_beside(trial).await;
             }
-            let place = if start.suspect { self.quarantine.alone().await } else { self.quarantine.beside().await };
+            let place = tokio::select! {
+                biased;
+                () = self.scope.stopped() => return Ended::HandedBack,
+                place = self.place_for(start.suspect) => place,
+            };
             let record = self.begun(envelope, start, place.is_alone());
-            match self.write(&key, &record, revision).await {
-                Ok(Written::At(revision)) => {
-                    crash_point("inbox.begun");
-                    let mine = Mine { key, record, revision };
-                    return self.try_written_down(&mut trial, place, mine).await;
+            // While nothing is confirmed, nobody is kept waiting outside.
+            match timeout(PATIENCE, self.write(&key, &record, revision, safe)).await {
+                Ok(Ok(Written::At(revision))) => {
+                    return self.try_written_down(&mut trial, place, Mine { key, record, revision, safe }).await;
                 }
-                Ok(Written::Conflict) => {}
-                Err(GivenUp) => return Ended::HandedBack,
+                Ok(Ok(Written::Conflict)) | Err(_) => drop(place),
+                Ok(Err(GivenUp)) => return Ended::HandedBack,
             }
-            drop(place);
             found = match self.recall(&key).await {
+                // The record that was just written, though its confirmation did not come: its handler was not started.
+                Ok(Some((mine, revision))) if mine.by == record.by => {
+                    let place = self.place_for(false).await;
+                    return self.try_written_down(&mut trial, place, Mine { key, record: mine, revision, safe }).await;
+                }
                 Ok(found) => found,
                 Err(GivenUp) => return Ended::HandedBack,
             };
         }
+    }
+
+    async fn place_for(&self, suspect: bool) -> Place<'_> {
+        if suspect { self.quarantine.alone().await } else { self.quarantine.beside().await }
     }
 
     async fn try_beside(&self, trial: Trial<'_>) -> Ended {
@@ -128,6 +145,7 @@ impl Worker {
     }
 
     async fn try_written_down(&self, trial: &mut Trial<'_>, place: Place<'_>, mut mine: Mine) -> Ended {
+        crash_point("inbox.begun");
         let handling = self.try_once(trial.again());
         let ended = match place {
             Place::Beside(_) => handling.await,
@@ -139,7 +157,7 @@ impl Worker {
                         // Others need not wait any longer. From now on any of them may be the cause of an end.
                         let open = async {
                             self.no_longer_alone(&mut mine).await;
-                            alone.downgrade()
+                            alone.open()
                         };
                         tokio::join!(handling, open).0
                     }
@@ -152,19 +170,19 @@ impl Worker {
     async fn no_longer_alone(&self, mine: &mut Mine) {
         mine.record.alone = false;
         mine.record.by = self.signature();
-        if let Ok(Written::At(revision)) = self.write(&mine.key, &mine.record, mine.revision).await {
+        if let Ok(Written::At(revision)) = self.write(&mine.key, &mine.record, mine.revision, mine.safe).await {
             mine.revision = revision;
         }
     }
 
     /// Writes down what came of it, before it is carried out.
     async fn remember(&self, mut mine: Mine, trial: &mut Trial<'_>, ended: Ended) -> Ended {
-        let safe = self.work.repeat(trial.envelope).is_safe_when_unknown();
+        let safe = mine.safe;
         match end_of(&ended) {
             Some(end) => {
                 mine.record.end = Some(end);
                 mine.record.set_state(State::Ended);
-                mine.record.attempts = Some(trial.attempts.clone());
+                mine.record.attempts = Some(shortened(trial.attempts));
             }
             // Given up in the middle: whether it acted is unknown. The record stays as it is, and the next one parks it.
             None if !safe => return ended,
@@ -174,7 +192,12 @@ impl Worker {
             }
         }
         mine.record.by = self.signature();
-        match self.write(&mine.key, &mine.record, mine.revision).await {
+        let mut written = self.write(&mine.key, &mine.record, mine.revision, mine.safe).await;
+        if matches!(written, Ok(Written::Conflict)) && matches!(self.recall(&mine.key).await, Ok(None)) {
+            // Nobody else has it: the record of the start was only forgotten.
+            written = self.write(&mine.key, &mine.record, 0, mine.safe).await;
+        }
+        match written {
             Ok(Written::At(_)) => {
                 crash_point("inbox.ended");
                 ended
@@ -188,7 +211,8 @@ impl Worker {
     /// Ends a delivery whose handler is not started.
     async fn conclude(&self, key: &str, found: Found, trial: Trial<'_>, ended: Ended) -> Ended {
         let Some((record, revision)) = found else { return ended };
-        let mine = Mine { key: key.to_owned(), record, revision };
+        let safe = self.work.repeat(trial.envelope).is_safe_when_unknown();
+        let mine = Mine { key: key.to_owned(), record, revision, safe };
         let mut trial = trial;
         self.remember(mine, &mut trial, ended).await
     }
@@ -223,10 +247,21 @@ impl Worker {
         Ok(entry.and_then(|entry| Some((InboxRecord::decode(entry.value).ok()?, entry.revision))))
     }
 
-    async fn write(&self, key: &str, record: &InboxRecord, expected: u64) -> Result<Written, GivenUp> {
-        let ttl = Some(self.settings.inbox.unwrap_or(HORIZON));
+    async fn write(&self, key: &str, record: &InboxRecord, expected: u64, safe: bool) -> Result<Written, GivenUp> {
+        let ttl = self.kept_for(record, safe);
         let value: bytes::Bytes = record.encode_to_vec().into();
         self.until_confirmed("a record of the inbox", || self.store.put(key, value.clone(), expected, ttl)).await
+    }
+
+    /// A start is remembered for as long as it may come again, and that of work that may not be repeated blindly until it is
+    /// known what came of it, however long that takes. What came of it is remembered for the horizon.
+    fn kept_for(&self, record: &InboxRecord, may_be_repeated: bool) -> Option<Duration> {
+        let horizon = self.settings.inbox.unwrap_or(HORIZON).max(Duration::from_secs(1));
+        if record.state() != State::Begun {
+            return Some(horizon);
+        }
+        let longest = self.settings.handler_limit.saturating_add(self.settings.ack_wait);
+        may_be_repeated.then(|| horizon.max(HORIZON).saturating_add(longest).min(FOR_EVER))
     }
 
     /// Of consumer and message id: the same for the original, its copies and the same id sent again, which the broker stores once
@@ -236,7 +271,15 @@ impl Worker {
         let consumer = &self.lane.consumer;
         match envelope.note.lane.as_ref().and_then(|lane| lane.letter.as_ref()) {
             Some(letter) => format!("inbox.{consumer}.{}-{}", letter.id, letter.generation),
-            None => format!("inbox.{consumer}.{}", letter_id(&self.lane, ("", 0), &envelope.message_id)),
+            None => {
+                // Ids are their senders' own: whose it is, and of what, belongs to it. One that was made from the message's place
+                // is told from that of a stream that was made anew by when it was stored.
+                let contract = Subject::parse(&envelope.subject).and_then(|place| place.contract()).unwrap_or_default();
+                let is_made = envelope.source().is_some_and(|(s, n)| envelope.message_id == format!("{s}:{n}"));
+                let stored_at_ms = if is_made { stored_at(envelope) } else { 0 };
+                let text = format!("{}\n{contract}\n{stored_at_ms}\n{}", envelope.caller, envelope.message_id);
+                format!("inbox.{consumer}.{}", letter_id(&self.lane, ("", 0), &text))
+            }
         }
     }
 
@@ -285,7 +328,7 @@ fn end_of(ended: &Ended) -> Option<End> {
         Ended::Refused(fault) => End::Refused(fault.into()),
         Ended::Again { due_ms, attempt } => End::Again(Again { attempt: *attempt, due_ms: *due_ms }),
         Ended::DeadLetter(fault) => End::DeadLetter(fault.into()),
-        Ended::HandedBack | Ended::Overtaken | Ended::TakenOver => return None,
+        Ended::PutAside { .. } | Ended::HandedBack | Ended::Overtaken | Ended::TakenOver => return None,
     })
 }
 

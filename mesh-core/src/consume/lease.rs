@@ -63,7 +63,9 @@ impl Drop for Lease {
 impl Lease {
     /// Says that the handler begins, which yields or ends within `limit`.
     pub(super) fn begin(&self, limit: Duration) -> AtWork<'_> {
-        self.set_overdue(Some(WallInstant::now() + limit + (limit / 4).max(LEAST_GRACE)));
+        // A limit beyond all clocks is none.
+        let grace = (limit / 4).max(LEAST_GRACE);
+        self.set_overdue(limit.checked_add(grace).and_then(|after| WallInstant::now().checked_add(after)));
         AtWork(self)
     }
 
@@ -93,7 +95,9 @@ impl Leases {
     fn overdue(&self) -> Look {
         let now = WallInstant::now();
         let leases = self.lock();
-        let overdue = leases.values().find(|held| held.overdue.is_some_and(|overdue| overdue < now));
+        let late = leases.values().filter(|held| held.overdue.is_some_and(|overdue| overdue < now));
+        // The one that is late for longest: on a runtime of one thread others can't end because of it.
+        let overdue = late.min_by_key(|held| held.overdue);
         // Its ack's subject names stream, consumer and sequence.
         overdue.map_or(Look::Fine, |held| Look::Overdue(held.reply.to_string()))
     }

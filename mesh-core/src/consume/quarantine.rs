@@ -22,6 +22,8 @@ pub struct Quarantine(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     room: RwLock<()>,
+    /// Those who want to be alone come one after the other, however many they are: waiting for each other is no crowd.
+    turnstile: tokio::sync::Mutex<()>,
     crowded_until: Mutex<Option<Instant>>,
 }
 
@@ -30,7 +32,20 @@ pub(super) enum Place<'a> {
     /// Among others.
     Beside(#[expect(dead_code, reason = "held, not read")] RwLockReadGuard<'a, ()>),
     /// With nobody else.
-    Alone(RwLockWriteGuard<'a, ()>),
+    Alone(Alone<'a>),
+}
+
+/// With nobody else, until it is opened or dropped.
+pub(super) struct Alone<'a> {
+    room: RwLockWriteGuard<'a, ()>,
+    _turn: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl<'a> Alone<'a> {
+    /// Lets others in; this one stays.
+    pub(super) fn open(self) -> Place<'a> {
+        Place::Beside(self.room.downgrade())
+    }
 }
 
 impl Quarantine {
@@ -41,11 +56,12 @@ impl Quarantine {
 
     /// A place with nobody else, or one among others if those take too long to end.
     pub(super) async fn alone(&self) -> Place<'_> {
+        let turn = self.0.turnstile.lock().await;
         if self.is_crowded() {
             return self.beside().await;
         }
         match timeout(PATIENCE, self.0.room.write()).await {
-            Ok(alone) => Place::Alone(alone),
+            Ok(room) => Place::Alone(Alone { room, _turn: turn }),
             Err(_) => {
                 *self.crowded_until() = Some(Instant::now() + CROWDED);
                 self.beside().await
@@ -72,6 +88,18 @@ impl Place<'_> {
 mod tests {
     use super::*;
     use futures_util::FutureExt as _;
+
+    #[tokio::test(start_paused = true)]
+    async fn many_who_want_to_be_alone_are_it_one_after_the_other_however_long_that_takes() {
+        let quarantine = Quarantine::default();
+        let each = |_: usize| async {
+            let place = quarantine.alone().await;
+            tokio::time::sleep(PATIENCE / 2).await;
+            place.is_alone()
+        };
+        let all = futures_util::future::join_all((0..20).map(each)).await;
+        assert!(all.into_iter().all(|alone| alone));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn one_that_is_alone_keeps_others_out_and_one_that_can_not_be_alone_goes_on() {

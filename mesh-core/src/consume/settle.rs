@@ -47,6 +47,7 @@ impl Worker {
             Ended::Again { due_ms, attempt } => {
                 (How::Delay, Box::pin(self.again(envelope, (attempt, due_ms), &attempts)).await)
             }
+            Ended::PutAside { due_ms } => (How::Delay, Box::pin(self.put_aside(envelope, due_ms, &attempts)).await),
             Ended::DeadLetter(fault) => (How::DeadLetter, Box::pin(self.dead_letter(envelope, &fault, attempts)).await),
         };
         let is_settled = handed_over.is_ok();
@@ -120,6 +121,13 @@ impl Worker {
     ) -> Result<(), GivenUp> {
         let put_aside = || delayed::delay(&self.bus, &self.lane, envelope, next, attempts);
         self.until_confirmed("a delayed copy", put_aside).await?;
+        crash_point("settle.delayed");
+        Ok(())
+    }
+
+    async fn put_aside(&self, envelope: &Envelope, due_ms: i64, attempts: &v1::Attempts) -> Result<(), GivenUp> {
+        let put_aside = || delayed::put_aside(&self.bus, &self.lane, envelope, due_ms, attempts);
+        self.until_confirmed("a copy of what is put aside", put_aside).await?;
         crash_point("settle.delayed");
         Ok(())
     }

@@ -8,7 +8,7 @@ use prost::Message as _;
 
 use crate::{
     bus::{Bus, PublishError},
-    delayed::{Lane, stored_at},
+    delayed::{Lane, shortened, stored_at},
     envelope::{Envelope, LetterNote, header},
     fault::Fault,
     subject::{self, DEAD_LETTER_STREAM, Place},
@@ -139,7 +139,7 @@ fn letter(
             .map(|(name, value)| v1::Header { name: name.clone(), value: value.clone() })
             .collect(),
         fault: Some(fault.into()),
-        attempts: attempts.attempts,
+        attempts: shortened(&attempts).attempts,
         captured_at_ms: bus.gate().clock().now_ms(),
         traceparent: envelope.trace.map(|trace| trace.to_string()).unwrap_or_default(),
         caller: envelope.caller.clone(),

@@ -80,11 +80,16 @@ pub fn attempts_of(envelope: &Envelope) -> v1::Attempts {
 /// The header's value. Texts are cut and the middle left out, so that it stays small.
 #[must_use]
 pub fn encode_attempts(attempts: &v1::Attempts) -> String {
+    STANDARD_NO_PAD.encode(shortened(attempts).encode_to_vec())
+}
+
+/// The first attempt and the newest ones, their texts cut: so many bytes that a copy, a record or a letter can hold them.
+#[must_use]
+pub fn shortened(attempts: &v1::Attempts) -> v1::Attempts {
     let all = &attempts.attempts;
     let surplus = all.len().saturating_sub(MAX_ATTEMPTS_KEPT);
     let kept = all.iter().take(1).chain(all.iter().skip(1 + surplus));
-    let kept = v1::Attempts { attempts: kept.cloned().map(shorten).collect() };
-    STANDARD_NO_PAD.encode(kept.encode_to_vec())
+    v1::Attempts { attempts: kept.cloned().map(shorten).collect() }
 }
 
 fn shorten(mut attempt: v1::Attempt) -> v1::Attempt {

@@ -14,7 +14,7 @@ use crate::{
     subject,
 };
 
-pub use lane::{Lane, attempts_of, block_of, encode_attempts};
+pub use lane::{Lane, attempts_of, block_of, encode_attempts, shortened};
 use mesh_proto::v1;
 
 const SCHEDULE: &str = "Nats-Schedule";
@@ -34,11 +34,36 @@ pub async fn delay(
     next: (u32, i64),
     attempts: &v1::Attempts,
 ) -> Result<(), PublishError> {
-    let (attempt, due_ms) = next;
+    later(bus, lane, envelope, (next.0, next.1, "delay"), attempts).await
+}
+
+/// Puts a delivery aside until `due_ms` that was not begun, as the same attempt. Its copy has an id of its own: should the
+/// delivery be begun after all (a crash before its ack), the copy of what comes of that is another.
+///
+/// # Errors
+/// As of [`delay`].
+pub async fn put_aside(
+    bus: &Bus,
+    lane: &Lane,
+    envelope: &Envelope,
+    due_ms: i64,
+    attempts: &v1::Attempts,
+) -> Result<(), PublishError> {
+    later(bus, lane, envelope, (envelope.attempt(), due_ms, "aside"), attempts).await
+}
+
+async fn later(
+    bus: &Bus,
+    lane: &Lane,
+    envelope: &Envelope,
+    next: (u32, i64, &str),
+    attempts: &v1::Attempts,
+) -> Result<(), PublishError> {
+    let (attempt, due_ms, word) = next;
     let unique = unique(envelope);
     let mut headers = lane::own_headers(envelope);
     headers.extend([
-        (Cow::Borrowed(header::MESSAGE_ID), format!("delay/{}/{unique}", lane.durable())),
+        (Cow::Borrowed(header::MESSAGE_ID), format!("{word}/{}/{unique}", lane.durable())),
         (Cow::Borrowed(SCHEDULE), format!("@at {}", rfc3339(due_ms))),
         (Cow::Borrowed(SCHEDULE_TARGET), lane.due_for(&envelope.subject)),
         (Cow::Borrowed(header::ATTEMPTS), encode_attempts(attempts)),

@@ -6,6 +6,15 @@ use mesh_proto::v1;
 
 use super::{Code, Effect, Fault, Inner, Origin, Reason};
 
+/// Bytes of the text for outside and of the one for inside that travel: a letter has to hold them beside the payload.
+const LONGEST_MESSAGE: usize = 2 * 1024;
+const LONGEST_DETAIL: usize = 8 * 1024;
+
+fn cut(text: &str, longest: usize) -> String {
+    let end = (0..=longest.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text[..end].to_owned()
+}
+
 impl From<&Fault> for v1::Fault {
     fn from(fault: &Fault) -> v1::Fault {
         let inner = &fault.0;
@@ -13,8 +22,8 @@ impl From<&Fault> for v1::Fault {
             code: inner.code.into(),
             effect: inner.effect.into(),
             reason: inner.reason.code().to_owned(),
-            message: inner.message.clone(),
-            detail: inner.detail.clone(),
+            message: cut(&inner.message, LONGEST_MESSAGE),
+            detail: cut(&inner.detail, LONGEST_DETAIL),
             retry_after_ms: inner.retry_after.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             origin: Some(v1::Origin {
                 service: inner.origin.service.clone(),
@@ -68,6 +77,13 @@ mod tests {
             .with_retry_after(Duration::from_millis(1500))
             .with_origin(Origin { vendor: "stripe".into(), http_status: 429, ..Origin::default() });
         assert_eq!(Fault::from(v1::Fault::from(&fault)), fault);
+    }
+
+    #[test]
+    fn a_text_without_end_is_cut_between_characters() {
+        let fault = Fault::new(Code::Internal, Effect::None, Reason::HandlerPanicked, "ö".repeat(9000));
+        let wire = v1::Fault::from(&fault);
+        assert!(wire.message.len() <= LONGEST_MESSAGE && wire.message.chars().all(|c| c == 'ö'));
     }
 
     #[test]

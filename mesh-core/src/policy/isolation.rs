@@ -38,7 +38,10 @@ impl Default for IsolationRule {
     }
 }
 
-/// One place of so many is kept for targets of which nothing runs.
+/// Returns of one target are spaced over so long, at most.
+const LONGEST_QUEUE_MS: i64 = 3_600_000;
+
+/// One place of so many, and at least one, is kept for targets of which nothing runs.
 const RESERVE: usize = 16;
 
 /// What is known of a target.
@@ -80,12 +83,17 @@ impl Target {
     /// Decides about one more delivery, with `free` of the consumer's `places` free now.
     #[must_use]
     pub fn admit(&mut self, rule: &IsolationRule, (free, places): (usize, usize), now_ms: i64) -> Admit {
-        // The last places are for targets that have none yet.
-        let free = free.saturating_sub(places / RESERVE);
+        self.forget_the_future(rule, now_ms);
         if self.failures >= rule.failures && (now_ms < self.probe_at_ms || !self.running.is_empty()) {
             return Admit::PutAside(self.next_return(rule, now_ms.max(self.probe_at_ms)));
         }
-        if self.running.is_empty() || self.running.len() < rule.share.saturating_mul(free) {
+        // The last places are for targets that have none yet.
+        let reserve = if places > 1 { (places / RESERVE).max(1) } else { 0 };
+        let may = match self.running.len() {
+            0 => free > 0,
+            running => running < rule.share.saturating_mul(free.saturating_sub(reserve)),
+        };
+        if may {
             self.running.push(now_ms);
             return Admit::Begin;
         }
@@ -115,16 +123,24 @@ impl Target {
         }
     }
 
-    /// Whether nothing is remembered that would matter later.
+    /// Whether nothing is remembered that would matter later: nothing runs or returns, and failures are long past.
     #[must_use]
-    pub fn is_idle(&self, now_ms: i64) -> bool {
-        self.running.is_empty() && self.failures == 0 && self.last_return_ms <= now_ms
+    pub fn is_idle(&self, rule: &IsolationRule, now_ms: i64) -> bool {
+        let over = self.probe_at_ms.saturating_add(millis(rule.max_pause)) < now_ms;
+        self.running.is_empty() && (self.failures == 0 || over) && self.last_return_ms <= now_ms
+    }
+
+    /// A clock that was set back must not keep a target shut for as long as it was set back.
+    fn forget_the_future(&mut self, rule: &IsolationRule, now_ms: i64) {
+        self.probe_at_ms = self.probe_at_ms.min(now_ms.saturating_add(millis(rule.max_pause)));
+        self.last_return_ms = self.last_return_ms.min(now_ms.saturating_add(LONGEST_QUEUE_MS));
     }
 
     /// The next free moment to come back, at least a moment from now.
     fn next_return(&mut self, rule: &IsolationRule, earliest_ms: i64) -> i64 {
         let spacing_ms = i64::from((1000 / rule.returns_per_s.max(1)).max(1));
-        let due_ms = (self.last_return_ms + spacing_ms).max(earliest_ms + millis(rule.slow_after));
+        let earliest_ms = earliest_ms.saturating_add(millis(rule.slow_after));
+        let due_ms = self.last_return_ms.saturating_add(spacing_ms).max(earliest_ms);
         self.last_return_ms = due_ms;
         due_ms
     }
@@ -192,6 +208,22 @@ mod tests {
             .collect();
         assert!(dues.windows(2).all(|pair| pair[1] - pair[0] == 10), "{dues:?}");
         assert!(dues[0] >= 10_000);
+    }
+
+    #[test]
+    fn even_with_few_places_a_target_that_hangs_leaves_one_and_a_failure_long_ago_is_forgotten() {
+        let rule = IsolationRule::default();
+        let mut target = Target::default();
+        let mut free = 3;
+        while free > 0 && target.admit(&rule, (free, 3), 0) == Admit::Begin {
+            free -= 1;
+        }
+        assert!(free >= 1);
+        let mut once = Target::default();
+        assert_eq!(once.admit(&rule, (3, 3), 0), Admit::Begin);
+        once.ended(&rule, 0, Came::Failed, (0, 1.0));
+        assert!(once.is_idle(&rule, 40_000));
+        assert_eq!(Target::default().admit(&rule, (0, 3), 0), Admit::Wait, "no place at all");
     }
 
     proptest! {

@@ -98,7 +98,7 @@ impl Store {
         let sealed = self.bus.gate().seal_own(self.subject(key), headers, value.clone());
         match self.bus.publish(&self.stream, sealed).await {
             Ok(stored) => Ok(Written::At(stored.sequence)),
-            Err(error) if error.is_conflict() => Ok(self.ours_after_all(key, &value).await),
+            Err(error) if error.is_conflict() => self.ours_after_all(key, &value).await,
             Err(error) => Err(error),
         }
     }
@@ -147,10 +147,12 @@ impl Store {
     }
 
     /// A first try whose acknowledgement was lost makes the second one a conflict with ourselves.
-    async fn ours_after_all(&self, key: &str, value: &Bytes) -> Written {
+    async fn ours_after_all(&self, key: &str, value: &Bytes) -> Result<Written, PublishError> {
         match self.get(key).await {
-            Ok(Some(entry)) if entry.value == *value => Written::At(entry.revision),
-            _ => Written::Conflict,
+            Ok(Some(entry)) if entry.value == *value => Ok(Written::At(entry.revision)),
+            Ok(_) => Ok(Written::Conflict),
+            // Whether it is ours is not known: to be asked again, never taken for somebody else's.
+            Err(_) => Err(PublishError::TimedOut),
         }
     }
 

@@ -12,6 +12,7 @@ use mesh_core::{
     fault::{Effect, Reason},
     identity::Credential,
     operate::letters::{self, Selector},
+    store::Store,
 };
 use mesh_tests::{TestBroker, eventually};
 use shop_proto::shop::{orders::v1::OrderPlaced, payments::v1::PaymentsClient};
@@ -209,4 +210,34 @@ async fn an_event_whose_process_ended_is_tried_again_alone_and_is_no_letter() {
     second.drain().await;
     assert!(letters(&broker).await.is_empty());
     assert_eq!(done.lock().await.len(), 5, "each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_takes_longer_than_the_horizon_is_done_once() {
+    let broker = TestBroker::with(&[orders(), consumer("mail", "confirm")], true, &limits()).await.unwrap();
+    let mesh = broker.connect("mail").await.unwrap();
+    // The broker's own clock says when more than the horizon has passed.
+    let store = Store::own(mesh.bus());
+    store.put("test.longer", "x".into(), 0, Some(Duration::from_secs(3))).await.unwrap();
+    let seen = Seen::default();
+    let (into, clock) = (Arc::clone(&seen), store.clone());
+    let handler = move |_cx: Context, event: OrderPlaced| {
+        let (into, clock) = (Arc::clone(&into), clock.clone());
+        async move {
+            into.lock().await.push(event.order_id);
+            let gone = || async { clock.get("test.longer").await.unwrap().is_none().then_some(()) };
+            eventually("more than the horizon", gone).await;
+            Ok(())
+        }
+    };
+    let consumer = mesh.consumer::<OrderPlaced>("confirm").settings(settings());
+    consumer.inbox(Duration::from_secs(1)).start(handler).await.unwrap();
+    publish(&broker, 1).await;
+    let operator = broker.connect("operator").await.unwrap();
+    eventually("its end", || async {
+        let state = operator.bus().consumer_state("mesh1-event-orders", "mail_confirm").await.ok()??;
+        (!seen.lock().await.is_empty() && state.in_flight == 0 && state.pending == 0).then_some(())
+    })
+    .await;
+    assert_eq!(*seen.lock().await, ["1"]);
 }

@@ -92,3 +92,28 @@ async fn a_target_that_refuses_delays_no_other() {
 async fn a_target_that_hangs_delays_no_other() {
     one_target_is_down(Down::Hangs).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_target_that_is_down_becomes_a_letter_when_it_is_too_old() {
+    let broker = TestBroker::start(&[orders(), consumer("depot", "ship")]).await.unwrap();
+    let mesh = broker.connect("depot").await.unwrap();
+    let handler = |_cx: Context, _event: OrderPlaced| async { Err(Fault::unavailable("the warehouse is closed")) };
+    let retry = RetryRule {
+        max_attempts: 1000,
+        base: Duration::from_millis(20),
+        cap: Duration::from_millis(200),
+        max_age: Duration::from_secs(3),
+    };
+    let settings = ConsumerSettings { retry, ..ConsumerSettings::default() };
+    let consumer = mesh.consumer::<OrderPlaced>("ship").settings(settings);
+    consumer.isolate_by(|event: &OrderPlaced| event.customer_id.clone()).start(handler).await.unwrap();
+    let sender = broker.connect("orders").await.unwrap();
+    let events = futures_util::stream::iter((1..=100).map(|n| (n.to_string(), order(n * 7))));
+    sender.publisher::<OrderPlaced>().publish_all(events, 64).collect::<Vec<_>>().await;
+    let operator = broker.connect("operator").await.unwrap();
+    eventually("a letter for each", || async {
+        let letters = letters::list(operator.bus(), &Selector::default()).await.unwrap().letters;
+        (letters.len() == 100).then_some(())
+    })
+    .await;
+}

@@ -165,7 +165,8 @@ impl Term {
         let (Turn { slot, envelope, reply, is_blocked, .. }, letter) = (&*turn, letter.as_ref());
         let ending = match &ended {
             Ended::Done(_) | Ended::Refused(_) => Ending::Done,
-            Ended::Again { .. } => Ending::Again,
+            // An ordered consumer puts nothing aside that it has not begun.
+            Ended::Again { .. } | Ended::PutAside { .. } => Ending::Again,
             Ended::DeadLetter(_) => Ending::Letter(self.letter_id(envelope, letter)),
             Ended::HandedBack | Ended::TakenOver => return Ok(Report::HandedBack),
             Ended::Overtaken => Ending::Done,
