@@ -46,7 +46,9 @@ pub(super) async fn run(bus: &Bus, id: &str, output: &Output) -> anyhow::Result<
         return Ok(Status::Ok);
     }
     let counts = job.counts();
-    let is_good = job.state() == JobState::Done && counts.failed == 0 && counts.skipped.without_consumer == 0;
+    let is_good = job.state() == JobState::Done
+        && counts.failed == 0
+        && counts.skipped.without_consumer + counts.skipped.refused == 0;
     Ok(if is_good { Status::Ok } else { Status::Failed })
 }
 
@@ -80,6 +82,7 @@ pub(super) fn line(job: &Job) -> String {
         (skipped.held, "held"),
         (skipped.discarded, "discarded"),
         (skipped.without_consumer, "without a consumer"),
+        (skipped.refused, "refused"),
     ];
     for (count, what) in others.into_iter().filter(|(count, _)| *count > 0) {
         line.push_str(&format!(", {} {what}", grouped(count)));
@@ -118,6 +121,7 @@ pub(super) fn document(job: &Job) -> Value {
             "discarded": counts.skipped.discarded,
             "replayedByOthers": counts.skipped.replayed_by_others,
             "withoutConsumer": counts.skipped.without_consumer,
+            "refused": counts.skipped.refused,
         },
         "history": history.collect::<Vec<_>>(),
     })
