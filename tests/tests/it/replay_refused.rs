@@ -14,7 +14,10 @@ use mesh_core::{
     proto::v1::{self, letter_record::Record},
 };
 
+use serde_json::json;
+
 use crate::{
+    command_line::Operator,
     replay::{Office, Shelf, append, capture, work},
     shop::EVENT,
 };
@@ -117,4 +120,38 @@ async fn letters_that_are_not_meant_take_nothing_from_the_rate() {
     let resolved = office.letters().await.into_iter().find(|letter| letter.state == LetterState::Resolved).unwrap();
     assert_eq!(resolved.letter.id, kept.letter.id);
     keeping.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_at_the_command_line_prints_one_object_whatever_it_did() {
+    let office = Office::open(&["a"]).await;
+    let _at_work = work(&office.broker, "a", &Shelf::default()).await;
+    capture(office.bus(), "a", 0..3).await;
+    let person = Operator::at(&office.broker, "operator");
+    let replay = |words: &[&'static str]| [&["dead-letter", "replay"], words].concat();
+    let nothing = json!({ "job": null, "letters": [] });
+
+    // Letters that are held are none that a job sends, and neither are the open ones then.
+    let held = &office.letters().await[0];
+    letters::hold(office.bus(), held, &Order::default()).await.unwrap();
+    assert_eq!(person.json(0, &replay(&["--all", "--state", "held", "--rate", "5/s", "--yes"])).await, nothing);
+    let again = person.run(&replay(&["--all", "--again", "--rate", "5/s", "--yes"])).await;
+    assert_eq!(again.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("--again goes with no option of a job"), "{again:?}");
+    assert!(person.json(0, &["dead-letter", "jobs", "list"]).await.as_array().unwrap().is_empty());
+
+    // Nobody keeps: it is let go of when the time is over, and goes on. Filters alone say which.
+    let words = replay(&["--consumer", "a/work", "--rate", "5/s", "--timeout", "1s", "--yes"]);
+    let asked = person.json(1, &words).await;
+    assert_eq!((&asked["job"]["state"], &asked["job"]["selected"]), (&"waiting".into(), &2.into()));
+    assert_eq!(asked["letters"], json!([]));
+    let few = person.json(0, &replay(&["--consumer", "a/work", "--yes"])).await;
+    assert_eq!((&few["job"], few["letters"].as_array().unwrap().len()), (&json!(null), 2));
+    assert!(few["letters"].as_array().unwrap().iter().all(|letter| letter["state"] == "resolved"), "{few}");
+    assert_eq!(person.json(0, &replay(&["--consumer", "a/work", "--yes"])).await, nothing);
+
+    // More than a few are a job.
+    capture(office.bus(), "a", 3..104).await;
+    let many = person.json(0, &replay(&["--all", "--yes", "--no-wait"])).await;
+    assert_eq!(many["job"]["selected"], 101);
 }

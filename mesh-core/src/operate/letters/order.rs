@@ -122,8 +122,11 @@ impl Replays {
         let sealed = self.bus.gate().seal_own(due, headers, letter.letter.payload.clone());
         let sent = self.bus.publish(&lane.stream(), sealed).await;
         sent.map(drop).map_err(|error: PublishError| {
-            let again = "the letter says replaying; order the replay again, which sends the same copy";
-            error.into_fault(&format!("the copy of letter {}", letter.letter.id)).with_detail(again)
+            let id = &letter.letter.id;
+            let next = format!(
+                "the letter says replaying, and the same order again sends the same copy: mesh dead-letter replay {id}"
+            );
+            error.into_order_fault(&format!("the copy of letter {id}"), &next)
         })
     }
 
@@ -215,7 +218,10 @@ pub(super) async fn write(bus: &Bus, lane: &Lane, letter: &Letter, record: Recor
     match append(bus, lane, id, letter.last_sequence, &record).await {
         Ok(sequence) => Ok(sequence),
         Err(error) if error.is_conflict() => ours_after_all(bus, lane, letter, &record).await,
-        Err(error) => Err(error.into_fault(&format!("the order for letter {id}"))),
+        Err(error) => {
+            let next = format!("look first: mesh dead-letter show {id}");
+            Err(error.into_order_fault(&format!("the order for letter {id}"), &next))
+        }
     }
 }
 
