@@ -44,7 +44,7 @@ async fn heed_all(rescue: &Rescue<'_>) {
                 let envelope = advisory.open().envelope;
                 read_to = envelope.delivery.as_ref().map_or(read_to, |delivery| delivery.sequence);
                 left.insert(read_to);
-                under_way.push(heed(rescue, envelope, read_to));
+                under_way.push(Box::pin(heed(rescue, envelope, read_to)));
             }
             Some(sequence) = under_way.next(), if !under_way.is_empty() => {
                 left.remove(&sequence);
@@ -73,7 +73,7 @@ async fn sweep_all(rescue: Rescue<'_>, settings: &KeeperSettings) {
     let mut sweep = Sweep { bus: rescue.bus, rescue, confirm_after: settings.confirm_after, seen: HashMap::new() };
     loop {
         sweeps.tick().await;
-        sweep.once().await;
+        Box::pin(sweep.once()).await;
     }
 }
 
