@@ -69,6 +69,18 @@ impl PublishError {
         matches!(self, PublishError::Rejected { code, .. } if FULL.contains(code))
     }
 
+    /// As a fault of storing an order of a person's: it is no message with an id, so whoever may give it again looks first.
+    /// `next` says how.
+    #[must_use]
+    pub fn into_order_fault(self, what: &str, next: &str) -> Fault {
+        if !self.is_unknown() {
+            return self.into_fault(what);
+        }
+        let message = format!("the bus did not confirm {what}: it may stand all the same; {next}");
+        Fault::new(Code::Unavailable, Effect::Unknown, Reason::PublishUnconfirmed, message)
+            .with_detail(self.to_string())
+    }
+
     /// As a fault of storing `what`.
     #[must_use]
     pub fn into_fault(self, what: &str) -> Fault {
@@ -101,5 +113,19 @@ impl PublishError {
             }
         };
         Fault::new(code, effect, reason, message).with_detail(detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_that_is_not_confirmed_is_not_published_again_but_looked_for() {
+        let order = |error: PublishError| error.into_order_fault("the order for letter ab", "look first: show ab");
+        let fault = order(PublishError::TimedOut);
+        assert_eq!((fault.reason(), fault.effect()), (Reason::PublishUnconfirmed, Effect::Unknown));
+        assert!(fault.message().ends_with("it may stand all the same; look first: show ab"), "{fault}");
+        assert_eq!(order(PublishError::NobodyListens).effect(), Effect::None);
     }
 }

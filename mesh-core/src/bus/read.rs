@@ -45,16 +45,45 @@ impl Bus {
         stream: &str,
         filter: &str,
         first: u64,
+        each: impl FnMut(Unopened) -> Stop,
+    ) -> Result<(), Fault> {
+        let policy = match first {
+            0 | 1 => DeliverPolicy::All,
+            start_sequence => DeliverPolicy::ByStartSequence { start_sequence },
+        };
+        self.read_by(stream, filter, policy, each).await
+    }
+
+    /// The same, of what was stored at `since_ms` (Unix milliseconds) or later.
+    ///
+    /// # Errors
+    /// As [`read`](Bus::read).
+    pub async fn read_since(
+        &self,
+        stream: &str,
+        filter: &str,
+        since_ms: i64,
+        each: impl FnMut(Unopened) -> Stop,
+    ) -> Result<(), Fault> {
+        let policy = match async_nats::datetime::from_nanos(i128::from(since_ms.max(0)) * 1_000_000) {
+            Ok(start_time) => DeliverPolicy::ByStartTime { start_time },
+            Err(_) => DeliverPolicy::All,
+        };
+        self.read_by(stream, filter, policy, each).await
+    }
+
+    async fn read_by(
+        &self,
+        stream: &str,
+        filter: &str,
+        deliver_policy: DeliverPolicy,
         mut each: impl FnMut(Unopened) -> Stop,
     ) -> Result<(), Fault> {
         let Some(_) = self.stream_state(stream).await? else { return Ok(()) };
         let config = pull::Config {
             filter_subject: filter.to_owned(),
             ack_policy: AckPolicy::None,
-            deliver_policy: match first {
-                0 | 1 => DeliverPolicy::All,
-                start_sequence => DeliverPolicy::ByStartSequence { start_sequence },
-            },
+            deliver_policy,
             inactive_threshold: Duration::from_secs(30),
             memory_storage: true,
             ..Default::default()

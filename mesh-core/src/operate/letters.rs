@@ -6,6 +6,7 @@
 //! *replaying* without a copy: ordering it again sends the same copy with the same message id.
 
 mod condition;
+mod few;
 mod group;
 mod mend;
 mod news;
@@ -23,6 +24,7 @@ use crate::{
     subject::{DEAD_LETTER_STREAM, WIRE},
 };
 
+pub use few::list_few;
 pub use group::{Group, Groups};
 pub use mend::{check, edit, hold, release};
 pub use news::News;
@@ -33,6 +35,8 @@ pub use watch::await_end;
 
 /// The length of a whole letter id.
 const ID_LENGTH: usize = 32;
+/// So many letters are read one by one; for more, all are read.
+const FEW: usize = 32;
 
 /// Letters that were read.
 #[derive(Debug, Default)]
@@ -86,10 +90,14 @@ pub async fn find_each(bus: &Bus, ids: &[impl AsRef<str>]) -> Result<Vec<Letter>
             )));
         }
     }
-    let all = match ids {
-        [one] if one.as_ref().len() == ID_LENGTH => read(bus, &format!("{WIRE}.dead.*.*.*.{}", one.as_ref())).await?,
-        _ => read(bus, &format!("{WIRE}.dead.>")).await?,
-    };
+    let mut all = Vec::new();
+    if ids.len() <= FEW && ids.iter().all(|id| id.as_ref().len() == ID_LENGTH) {
+        for id in ids {
+            all.extend(read(bus, &format!("{WIRE}.dead.*.*.*.{}", id.as_ref())).await?);
+        }
+    } else {
+        all = read(bus, &format!("{WIRE}.dead.>")).await?;
+    }
     let mut found: Vec<Letter> = Vec::new();
     for id in ids.iter().map(AsRef::as_ref) {
         let mut fitting = all.iter().filter(|letter| letter.letter.id.starts_with(id));

@@ -17,9 +17,11 @@ pub enum Word {
     },
     /// It was deleted from its stream before anybody settled it.
     Deleted,
+    /// Nothing: it was found below what its consumer has behind it. It was given up, or its settlement was lost.
+    Nothing,
 }
 
-/// The broker's advisory on one delivery.
+/// The broker's advisory on one delivery, or what stands for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
     /// The stream of the message.
@@ -28,7 +30,7 @@ pub struct Notice {
     pub durable: String,
     /// The message's sequence.
     pub sequence: u64,
-    /// How often it was delivered.
+    /// How often it was delivered; 0 where the broker does not say.
     pub deliveries: u64,
     /// When the broker said it, Unix milliseconds; 0 where it does not say.
     pub at_ms: i64,
@@ -60,7 +62,8 @@ pub fn decide(notice: &Notice, stored_at_ms: Option<i64>) -> Verdict {
     match (&notice.word, stored_at_ms) {
         (Word::Deleted, _) => Verdict::Lost,
         (Word::GivenUp | Word::Terminated { .. }, Some(stored_at_ms)) if is_another(stored_at_ms) => Verdict::Settled,
-        (Word::GivenUp | Word::Terminated { .. }, Some(_)) => Verdict::Capture,
+        (Word::GivenUp | Word::Terminated { .. } | Word::Nothing, Some(_)) => Verdict::Capture,
+        (Word::Nothing, None) => Verdict::Settled,
         // On a queue only a settlement takes it away; a deletion has a word of its own.
         (Word::GivenUp, None) if is_queue(&notice.stream) => Verdict::Settled,
         (Word::GivenUp | Word::Terminated { .. }, None) => Verdict::Lost,
@@ -94,8 +97,9 @@ pub fn needs_asking(view: &ConsumerView) -> bool {
     view.waiting == 0 && view.in_flight > 0
 }
 
-/// Up to which sequence a message that is still in a queue was given up. Acknowledging deletes there, so what is left at or
-/// below it was delivered, is not under way, and will not be delivered again.
+/// Up to which sequence a message that is still in a queue has nobody who sees to it. Acknowledging deletes there, so what is
+/// left at or below it was delivered, is not under way, and will not be delivered again: it was given up, or the broker's
+/// server lost its deletion and not its acknowledgement.
 #[must_use]
 pub fn given_up_below(view: &ConsumerView) -> Option<u64> {
     let below = if view.in_flight == 0 { view.delivered } else { view.ack_floor.min(view.delivered) };
@@ -143,6 +147,8 @@ mod tests {
             ("mesh1-work-a-B", Word::GivenUp, Some(50), Verdict::Capture),
             ("mesh1-work-a-B", Word::GivenUp, None, Verdict::Settled),
             ("mesh1-lane-a", Word::GivenUp, None, Verdict::Settled),
+            ("mesh1-work-a-B", Word::Nothing, Some(50), Verdict::Capture),
+            ("mesh1-lane-a", Word::Nothing, None, Verdict::Settled),
             ("mesh1-lane-a", Word::Deleted, None, Verdict::Lost),
             ("mesh1-lane-a", Word::Deleted, Some(101), Verdict::Lost),
             ("mesh1-work-a-B", term(), None, Verdict::Lost),

@@ -99,11 +99,14 @@ async fn a_letter_is_listed_shown_replayed_and_gone() {
 
     // Still refused: said so, with another status.
     let again = operator.json(1, &["dead-letter", "replay", id]).await;
-    assert_eq!((&again[0]["state"], &again[0]["generation"]), (&"failed again".into(), &1.into()));
+    assert_eq!(
+        (&again["letters"][0]["state"], &again["letters"][0]["generation"]),
+        (&"failed again".into(), &1.into())
+    );
     refuse.store(false, Ordering::SeqCst);
     let mended =
         operator.json(0, &["dead-letter", "replay", "--all", "--consumer", "a/work", "--yes", "--why", "mended"]).await;
-    assert_eq!((&mended[0]["state"], &mended[0]["generation"]), (&"resolved".into(), &2.into()));
+    assert_eq!((&mended["letters"][0]["state"], &mended["letters"][0]["generation"]), (&"resolved".into(), &2.into()));
     let empty = operator.json(0, &["dead-letter", "list"]).await;
     assert_eq!(empty, Value::Array(Vec::new()), "gone from what waits");
     let shown = operator.json(0, &["dead-letter", "show", id]).await;
@@ -191,7 +194,7 @@ async fn a_replay_that_a_crash_cut_off_is_ordered_again() {
     assert_eq!(refused.status.code(), Some(1), "its replay may be under way: {refused:?}");
 
     let again = operator.json(0, &["dead-letter", "replay", id]).await;
-    assert_eq!((&again[0]["state"], &again[0]["generation"]), (&"resolved".into(), &1.into()));
+    assert_eq!((&again["letters"][0]["state"], &again["letters"][0]["generation"]), (&"resolved".into(), &1.into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use mesh_core::{
     Fault, Mesh,
     bus::{Probed, Stop, StreamLimits},
     clock::TaskScope,
-    dead_letter::{self, Letter, LetterState, letter_id},
+    dead_letter::{self, Facts, Letter, LetterState, letter_id},
     delayed::Lane,
     fault::{Code, Effect, Reason},
     gate::Unopened,
@@ -327,26 +327,65 @@ async fn of_a_worker_and_two_keepers_that_capture_at_once_one_writes_the_letter(
     assert_eq!(outcomes(&broker).await.len(), WORKS);
 }
 
+/// The broker's word on a delivery of work comes with the next pull, and is lost.
+async fn lose_the_word(broker: &TestBroker) {
+    let keeper = broker.connect(KEEPER).await.unwrap();
+    let operator = async_nats::jetstream::new(Worker::new(broker, "operator", WORK).await.client);
+    eventually("the broker's word", || async {
+        keeper.bus().probe(WORK.0, WORK.1).await.unwrap();
+        (messages(broker, ADVISORY_STREAM).await == 1).then_some(())
+    })
+    .await;
+    operator.get_stream(ADVISORY_STREAM).await.unwrap().purge().await.unwrap();
+}
+
+/// What a server leaves that kept an acknowledgement and lost the deletion: the work is done, and lies in the queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn work_whose_end_was_announced_is_only_taken_out_of_its_queue() {
+    for letter in [false, true] {
+        let broker = broker().await;
+        let (_worker, receipt) = die_of_work(&broker, 1).await;
+        lose_the_word(&broker).await;
+        let bank = broker.connect("bank").await.unwrap();
+        let keeper = broker.connect(KEEPER).await.unwrap();
+        let message = keeper.bus().message_at(WORK.0, receipt.sequence).await.unwrap().unwrap();
+        let outcome = v1::Outcome {
+            message_id: receipt.message_id.clone(),
+            operation: "shop.payments.v1.Payments/Charge".into(),
+            served_by: "bank".into(),
+            at_ms: 1,
+            source: Some(dead_letter::source(&message.open().envelope)),
+            end: Some(v1::outcome::End::Reply(Vec::new().into())),
+        };
+        let id = if letter { format!("{}/letter/0", receipt.message_id) } else { receipt.message_id.clone() };
+        let operation = ("shop.payments.v1.Payments", "Charge");
+        let sealed = bank.bus().gate().seal_outcome(operation, "till", &id, outcome.encode_to_vec().into());
+        bank.bus().publish("mesh1-outcome", sealed).await.unwrap();
+
+        let running = Running::start(&broker).await;
+        until_empty(&broker, WORK.0).await;
+        let metrics = running.mesh.metrics().encode();
+        running.stop().await;
+        assert!(letters(&broker).await.is_empty());
+        assert!(!metrics.contains("mesh_dead_letters_total{"), "{metrics}");
+        assert_eq!(outcomes(&broker).await.len(), 1, "nothing false stands beside it");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_whose_advisories_were_lost_is_found_by_the_sweep() {
     let broker = broker().await;
     let (_worker, receipt) = die_of_work(&broker, 1).await;
-    // The broker's word comes with the next pull, and is lost.
-    let keeper = broker.connect(KEEPER).await.unwrap();
-    let operator = async_nats::jetstream::new(Worker::new(&broker, "operator", WORK).await.client);
-    eventually("the broker's word", || async {
-        keeper.bus().probe(WORK.0, WORK.1).await.unwrap();
-        (messages(&broker, ADVISORY_STREAM).await == 1).then_some(())
-    })
-    .await;
-    operator.get_stream(ADVISORY_STREAM).await.unwrap().purge().await.unwrap();
+    lose_the_word(&broker).await;
 
     // What is under way is left alone, and so is what nobody fetched yet.
     let till = broker.connect("till").await.unwrap();
     PaymentsClient::new(&till).charge().enqueue(&charge_of(3, 100)).id("3").await.unwrap();
     let running = Running::start(&broker).await;
-    let letter = some_letters(&broker, 1).await.remove(0).letter;
-    assert_eq!(letter.source.unwrap().sequence, receipt.sequence);
+    let letter = some_letters(&broker, 1).await.remove(0);
+    assert!(Facts::of(&letter).is_parked(), "nobody knows whether it was handled: {letter:?}");
+    let source = letter.letter.source.unwrap();
+    assert_eq!((source.sequence, source.deliveries), (receipt.sequence, 0), "no invented count");
     eventually("the queue to hold the other", || async { (messages(&broker, WORK.0).await == 1).then_some(()) }).await;
     let books = Bank::default();
     let bank = broker.connect("bank").await.unwrap();

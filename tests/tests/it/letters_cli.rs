@@ -214,3 +214,32 @@ async fn new_letters_are_seen_as_they_come_also_after_the_broker_was_away() {
     let seen: Vec<Value> = seen.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(seen.iter().map(|letter| letter["id"].as_str().unwrap()).collect::<Vec<_>>(), expected);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ordering_keys_are_shown_only_where_it_is_said() {
+    let broker = TestBroker::start(&[till(), bank()]).await.unwrap();
+    let mesh = broker.connect("operator").await.unwrap();
+    let id = "0a".repeat(16);
+    let letter = v1::DeadLetter {
+        id: id.clone(),
+        service: "bank".into(),
+        consumer: WORKER.into(),
+        key: "ada@example.com".into(),
+        ..v1::DeadLetter::default()
+    };
+    let record = v1::LetterRecord { record: Some(v1::letter_record::Record::Captured(letter)) };
+    let subject = format!("mesh1.dead.local.bank.{WORKER}.{id}");
+    let sealed = mesh.bus().gate().seal_own(subject, Vec::new(), record.encode_to_vec().into());
+    mesh.bus().publish("mesh1-dead-letter", sealed).await.unwrap();
+    let operator = Operator::at(&broker, "operator");
+    for words in [&["list", "-o", "json"][..], &["show", &id, "-o", "json"], &["show", &id]] {
+        let said = |more: &'static [&'static str]| {
+            let words = [&["dead-letter"], words, more].concat();
+            let operator = &operator;
+            async move { String::from_utf8(operator.run(&words).await.stdout).unwrap() }
+        };
+        let masked = said(&[]).await;
+        assert!(masked.contains("***") && !masked.contains("ada@"), "{words:?}: {masked}");
+        assert!(said(&["--reveal"]).await.contains("ada@example.com"), "{words:?}");
+    }
+}

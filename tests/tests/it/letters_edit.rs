@@ -76,7 +76,7 @@ async fn a_mended_payload_is_shown_field_by_field_and_is_what_the_replay_carries
     let page = operator.run(&["dead-letter", "show", id]).await;
     assert!(String::from_utf8_lossy(&page.stdout).contains("totalCents: \"5\" -> \"6\""), "{page:?}");
     let replayed = operator.json(0, &["dead-letter", "replay", id, "--why", "mended"]).await;
-    assert_eq!(replayed[0]["state"], "resolved");
+    assert_eq!(replayed["letters"][0]["state"], "resolved");
     let expected = OrderPlaced { total_cents: 6, placed_on: "2026-01-02".into(), ..order(1) };
     assert_eq!(*taken.lock().await, [expected]);
 }

@@ -109,3 +109,27 @@ async fn a_bad_line_is_named_and_an_import_that_was_cut_off_goes_on() {
     assert_eq!((&counts["imported"], &counts["skipped"]), (&5.into(), &0.into()));
     assert_eq!(letters::find(mesh.bus(), &ids[0]).await.unwrap().state, LetterState::Held);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_of_another_region_are_named_or_taken_into_this_one() {
+    let (here, there) =
+        (TestBroker::start(&[till(), bank()]).await.unwrap(), TestBroker::start(&[till(), bank()]).await.unwrap());
+    some_letters(&here).await;
+    let (operator, other) = (Operator::at(&here, "operator"), Operator::at(&there, "operator"));
+    let printed = operator.run(&["dead-letter", "export"]).await;
+    let text = String::from_utf8(printed.stdout).unwrap().replace("\"region\":\"local\"", "\"region\":\"eu\"");
+    let file = other.home.path().join("eu.ndjson").display().to_string();
+    let mesh = there.connect("operator").await.unwrap();
+    for (line, region, more, said) in [
+        (0, "eu", &[][..], "note: 1 are of the region eu and can't be replayed in local"),
+        (1, "local", &["--region", "local"], "note: 1 of the region eu are taken into local"),
+    ] {
+        let line = text.lines().nth(line).unwrap();
+        std::fs::write(&file, line).unwrap();
+        let ended = other.run(&[&["dead-letter", "import", &file], more].concat()).await;
+        assert!(ended.status.success() && String::from_utf8_lossy(&ended.stderr).contains(said), "{ended:?}");
+        let id: Value = serde_json::from_str(line).unwrap();
+        let letter = letters::find(mesh.bus(), id["id"].as_str().unwrap()).await.unwrap();
+        assert_eq!(letter.region, region);
+    }
+}

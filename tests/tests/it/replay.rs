@@ -69,14 +69,14 @@ pub(crate) async fn capture(bus: &Bus, service: &str, numbers: std::ops::Range<u
 
 /// What a consumer does with what it gets.
 #[derive(Clone, Default)]
-struct Shelf {
+pub(crate) struct Shelf {
     seen: Seen,
     refuse: Arc<AtomicBool>,
     /// From so many on it refuses. 0: never.
     refuse_from: Arc<AtomicUsize>,
 }
 
-async fn work(broker: &TestBroker, service: &str, shelf: &Shelf) -> Mesh {
+pub(crate) async fn work(broker: &TestBroker, service: &str, shelf: &Shelf) -> Mesh {
     let mesh = broker.connect(service).await.unwrap();
     let shelf = shelf.clone();
     let handler = move |cx: Context, _: OrderPlaced| {
@@ -102,14 +102,14 @@ fn each_once(seen: &[String]) -> usize {
 }
 
 /// An operator and a keeper at one broker.
-struct Office {
-    broker: TestBroker,
+pub(crate) struct Office {
+    pub(crate) broker: TestBroker,
     operator: Mesh,
     keeper: Mesh,
 }
 
 impl Office {
-    async fn open(services: &[&str]) -> Office {
+    pub(crate) async fn open(services: &[&str]) -> Office {
         Office::with(services, &StreamLimits::default()).await
     }
 
@@ -121,12 +121,12 @@ impl Office {
         Office { broker, operator, keeper }
     }
 
-    fn bus(&self) -> &Bus {
+    pub(crate) fn bus(&self) -> &Bus {
         self.operator.bus()
     }
 
     /// Asks for a job about what is open at one consumer now.
-    async fn ask(&self, service: &str, change: impl FnOnce(&mut Ask)) -> Job {
+    pub(crate) async fn ask(&self, service: &str, change: impl FnOnce(&mut Ask)) -> Job {
         let filter = letters::Selection { service: Some(service.parse().unwrap()), ..Default::default() };
         let selection = Selection::new(Default::default(), &filter);
         let preview = jobs::preview(self.bus(), &selection).await.unwrap();
@@ -147,7 +147,7 @@ impl Office {
     }
 
     /// Keeps, until the task is aborted.
-    fn keep(&self, me: &str) -> AbortHandle {
+    pub(crate) fn keep(&self, me: &str) -> AbortHandle {
         let (bus, me) = (self.keeper.bus().clone(), me.to_owned());
         TaskScope::new().spawn(async move { jobs::run(&bus, &me).await })
     }
@@ -156,12 +156,12 @@ impl Office {
         jobs::find(self.bus(), &job.id).await.unwrap()
     }
 
-    async fn finished(&self, job: &Job) -> Job {
+    pub(crate) async fn finished(&self, job: &Job) -> Job {
         let finished = || async { Some(self.job(job).await).filter(Job::is_finished) };
         eventually("the end of the job", finished).await
     }
 
-    async fn letters(&self) -> Vec<Letter> {
+    pub(crate) async fn letters(&self) -> Vec<Letter> {
         letters::list(self.bus(), &Selector::default()).await.unwrap().letters
     }
 
@@ -216,7 +216,7 @@ async fn a_job_replays_for_one_of_three_consumers_and_the_others_see_nothing() {
 }
 
 /// Writes into a letter's history, as the operator's commands do.
-async fn append(bus: &Bus, letter: &Letter, record: Record) {
+pub(crate) async fn append(bus: &Bus, letter: &Letter, record: Record) {
     let subject = format!("mesh1.dead.local.{}.{}.{}", letter.letter.service, letter.letter.consumer, letter.letter.id);
     let headers = vec![("Nats-Expected-Last-Subject-Sequence".into(), letter.last_sequence.to_string())];
     let record = v1::LetterRecord { record: Some(record) };

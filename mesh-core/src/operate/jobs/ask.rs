@@ -83,7 +83,10 @@ pub async fn create(bus: &Bus, ask: Ask) -> Result<Job, Fault> {
                     return Ok(job);
                 }
             }
-            Err(error) => return Err(error.into_fault("the job")),
+            Err(error) => {
+                let next = "look first: mesh dead-letter jobs list";
+                return Err(error.into_order_fault("the job", next));
+            }
         }
     }
 }
@@ -175,7 +178,10 @@ async fn order(bus: &Bus, job: &Job, by: &str, why: &str, kind: fn(v1::JobAct) -
         match append(bus, &now.id, now.last_sequence, kind(act.clone())).await {
             Ok(_) => return Ok(()),
             Err(error) if error.is_conflict() => now = again(bus, &now.id).await?,
-            Err(error) => return Err(error.into_fault(&format!("the order for job {}", now.id))),
+            Err(error) => {
+                let next = format!("look first: mesh dead-letter jobs show {}", now.id);
+                return Err(error.into_order_fault(&format!("the order for job {}", now.id), &next));
+            }
         }
     }
 }

@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 
-use super::{Selection, walk::Candidate};
+use super::Selection;
 use crate::{
     bus::Bus,
     dead_letter::{ActKind, Letter, LetterState, Letters},
-    fault::{Fault, Reason},
+    fault::{Code, Fault, Reason},
     operate::letters::{Replayed, Replays},
     subject::DEAD_LETTER_STREAM,
 };
+
+/// How often an order may be refused as outdated while its letter reads as before.
+const MAX_UNCHANGED: u32 = 6;
 
 /// What came of a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub(super) enum Skip {
     Discarded,
     ReplayedByOthers,
     WithoutConsumer,
+    /// Its order can't be given, now or later.
+    Refused,
 }
 
 /// What every letter of a job has in common.
@@ -43,7 +48,7 @@ pub(super) struct Errand {
 }
 
 /// What is to be done with a letter, as its whole history says.
-enum Todo {
+pub(super) enum Todo {
     Order(Box<Letter>),
     /// It was ordered by this job, by this runner or another: the copy may be missing.
     Copy(Box<Letter>, Replayed),
@@ -51,33 +56,40 @@ enum Todo {
 }
 
 impl Errand {
-    /// Sends a letter, or finds out why not. While the bus is away it tries again.
-    pub(super) async fn dispatch(&self, candidate: Candidate) -> Outcome {
-        let (subject, mut todo) = match candidate {
-            Candidate::Letter(letter) => (subject_of(&letter), Todo::Order(letter)),
-            Candidate::LookUp { subject, .. } => {
-                let todo = self.look_up(&subject).await;
-                (subject, todo)
-            }
-        };
-        let mut delays = delays();
+    /// Sends an open letter, or finds out why not. While the bus is away it tries again.
+    pub(super) async fn dispatch(&self, letter: Box<Letter>) -> Outcome {
+        let subject = subject_of(&letter);
+        let mut todo = Todo::Order(letter);
+        let (mut delays, mut unchanged) = (delays(), 0);
         loop {
             let letter = match todo {
                 Todo::Nothing(outcome) => return outcome,
                 Todo::Copy(letter, replayed) => return self.copy(&letter, &replayed).await,
                 Todo::Order(letter) => letter,
             };
-            match self.replays.order(&letter).await {
+            let fault = match self.replays.order(&letter).await {
                 Ok(replayed) => return self.copy(&letter, &replayed).await,
-                Err(fault) if fault.reason() == Reason::ConsumerMissing => {
-                    return Outcome::Skipped(Skip::WithoutConsumer);
-                }
-                // Somebody was there meanwhile: its history says who.
-                Err(fault) if fault.reason() == Reason::LetterChanged => {}
-                // It may be written all the same: its history says so then.
-                Err(fault) => wait(&mut delays, &fault, "the order of a replay is not confirmed").await,
+                Err(fault) => fault,
+            };
+            // It may be written all the same, or somebody was there meanwhile: its history says so then.
+            match fault.reason() {
+                Reason::ConsumerMissing => return Outcome::Skipped(Skip::WithoutConsumer),
+                Reason::LetterChanged => {}
+                _ if is_passing(&fault) => wait(&mut delays, &fault, "the order of a replay is not confirmed").await,
+                _ => return refused(&letter, &fault),
             }
             todo = self.look_up(&subject).await;
+            // What was read may be older than what was refused for it; for ever it is not.
+            if fault.reason() == Reason::LetterChanged
+                && let Todo::Order(again) = &todo
+                && again.last_sequence == letter.last_sequence
+            {
+                unchanged += 1;
+                if unchanged == MAX_UNCHANGED {
+                    return refused(&letter, &fault);
+                }
+                wait(&mut delays, &fault, "the order of a replay is refused").await;
+            }
         }
     }
 
@@ -88,15 +100,23 @@ impl Errand {
         }
     }
 
-    async fn copy(&self, letter: &Letter, replayed: &Replayed) -> Outcome {
+    pub(super) async fn copy(&self, letter: &Letter, replayed: &Replayed) -> Outcome {
         let mut delays = delays();
         while let Err(fault) = self.replays.send(letter, replayed).await {
-            wait(&mut delays, &fault, "the copy of a replay is not confirmed").await;
+            // What its lane will never take has failed again: it is open, and nobody waits for it.
+            let given_up =
+                if is_passing(&fault) { Ok(false) } else { self.replays.fail(letter, replayed, &fault).await };
+            match given_up {
+                Ok(true) => break,
+                Ok(false) => wait(&mut delays, &fault, "the copy of a replay is not confirmed").await,
+                Err(fault) => wait(&mut delays, &fault, "the end of a replay is not confirmed").await,
+            }
         }
         Outcome::Sent { ordered_at: replayed.ordered_at }
     }
 
-    async fn look_up(&self, subject: &str) -> Todo {
+    /// What is to be done with a letter that something happened to.
+    pub(super) async fn look_up(&self, subject: &str) -> Todo {
         let mut delays = delays();
         loop {
             match read_letter(&self.bus, subject, self.cut_off).await {
@@ -150,6 +170,16 @@ pub(super) async fn read_letter(
 fn subject_of(letter: &Letter) -> String {
     let it = &letter.letter;
     format!("{}.dead.{}.{}.{}.{}", crate::subject::WIRE, letter.region, it.service, it.consumer, it.id)
+}
+
+/// Whether it may be over in a while.
+fn is_passing(fault: &Fault) -> bool {
+    fault.code() == Code::Unavailable
+}
+
+fn refused(letter: &Letter, fault: &Fault) -> Outcome {
+    tracing::warn!(%fault, letter = letter.letter.id, "a letter is skipped: its replay can't be ordered");
+    Outcome::Skipped(Skip::Refused)
 }
 
 fn delays() -> impl Iterator<Item = Duration> + Send {

@@ -270,6 +270,7 @@ fn counts(wire: &v1::JobCounts) -> Counts {
             discarded: wire.discarded,
             replayed_by_others: wire.replayed_by_others,
             without_consumer: wire.without_consumer,
+            refused: wire.refused,
         },
     }
 }
@@ -283,6 +284,7 @@ pub(super) fn to_wire(counts: &Counts) -> v1::JobCounts {
         discarded: counts.skipped.discarded,
         replayed_by_others: counts.skipped.replayed_by_others,
         without_consumer: counts.skipped.without_consumer,
+        refused: counts.skipped.refused,
     }
 }
 

@@ -26,4 +26,4 @@ mod walk;
 pub use ask::{Ask, cancel, create, find, list, pause, resume, watch};
 pub use fold::{End, Job, JobState, Jobs, Moment};
 pub use run::run;
-pub use selection::{Preview, Selection, preview};
+pub use selection::{MAX_IDS, Preview, Selection, preview};

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     Job,
-    dispatch::{Errand, Outcome, Skip},
+    dispatch::{Errand, Outcome, Skip, Todo},
     fold::to_wire,
     follow::{Heard, Reading, follow},
     log::append,
@@ -40,6 +40,8 @@ const MAX_UNDER_WAY: usize = 2048;
 const MAX_BYTES: usize = 32 * 1024 * 1024;
 /// Copies that are sent once more at once: each takes a few questions to the broker.
 const MAX_REPAIRS: usize = 64;
+/// Letters whose histories are looked at at once: what is to be sent then waits in memory.
+const MAX_LOOK_UPS: usize = 64;
 /// Records and letters that are read ahead.
 const HEARD_AHEAD: usize = 512;
 const FOUND_AHEAD: usize = 64;
@@ -56,6 +58,10 @@ enum Ended {
         key: Key,
         bytes: usize,
         outcome: Outcome,
+    },
+    LookedUp {
+        key: Key,
+        todo: Todo,
     },
     SentAgain {
         ordered_at: u64,
@@ -86,6 +92,7 @@ pub(super) struct Runner {
     /// Orders whose copy may be missing, sequence and subject; and how many of them are looked at.
     missing: VecDeque<(u64, String)>,
     repairs: usize,
+    look_ups: usize,
     step: usize,
     pace: Option<Pace>,
     begun: Instant,
@@ -148,6 +155,7 @@ impl Runner {
             queue: VecDeque::new(),
             missing: VecDeque::new(),
             repairs: 0,
+            look_ups: 0,
             // A step that an earlier runner had begun was allowed: those before it held.
             step: usize::try_from(it.checkpoint.step).unwrap_or(0).saturating_sub(1),
             begun: now,
@@ -293,7 +301,13 @@ impl Runner {
         if self.queue.is_empty() || self.letters >= MAX_UNDER_WAY || self.bytes >= MAX_BYTES {
             return Dispatched::NothingToSend;
         }
-        if let Some(pace) = &mut self.pace
+        // Whether one that something happened to is meant is known before it takes the moment of another.
+        let is_letter = matches!(self.queue.front(), Some(Candidate::Letter(_)));
+        if !is_letter && self.look_ups >= MAX_LOOK_UPS {
+            return Dispatched::NothingToSend;
+        }
+        if is_letter
+            && let Some(pace) = &mut self.pace
             && let Err(moment) = pace.take(self.begun.elapsed())
         {
             return Dispatched::NotBefore(self.begun + moment);
@@ -303,12 +317,23 @@ impl Runner {
         };
         let (errand, bytes) = (Arc::clone(&self.errand), candidate.size());
         self.starting.insert(key);
-        self.letters += 1;
-        self.bytes += bytes;
-        self.under_way.push(Box::pin(async move {
-            let outcome = errand.dispatch(candidate).await;
-            Ended::Letter { key, bytes, outcome }
-        }));
+        match candidate {
+            Candidate::Letter(letter) => {
+                self.letters += 1;
+                self.bytes += bytes;
+                self.under_way.push(Box::pin(async move {
+                    let outcome = errand.dispatch(letter).await;
+                    Ended::Letter { key, bytes, outcome }
+                }));
+            }
+            Candidate::LookUp { subject, .. } => {
+                self.look_ups += 1;
+                self.under_way.push(Box::pin(async move {
+                    let todo = errand.look_up(&subject).await;
+                    Ended::LookedUp { key, todo }
+                }));
+            }
+        }
         Dispatched::Yes
     }
 
@@ -321,28 +346,60 @@ impl Runner {
             Ended::Letter { key, bytes, outcome } => {
                 self.letters -= 1;
                 self.bytes -= bytes;
-                match outcome {
-                    // Until its order is read back it counts as starting.
-                    Outcome::Sent { ordered_at } => {
-                        self.progress.copied(ordered_at);
-                        if self.progress.is_ours(key) {
-                            self.starting.remove(&key);
-                        }
-                    }
-                    Outcome::Skipped(skip) => {
-                        self.starting.remove(&key);
-                        self.skip(key, Some(skip));
-                    }
-                    Outcome::NotMeant => {
-                        self.starting.remove(&key);
-                    }
+                if let (Some(pace), false) = (&mut self.pace, matches!(outcome, Outcome::Sent { .. })) {
+                    pace.give_back();
                 }
+                self.came_of(key, outcome);
+            }
+            Ended::LookedUp { key, todo } => {
+                self.look_ups -= 1;
+                self.looked_up(key, todo);
             }
             Ended::SentAgain { ordered_at } => {
                 self.repairs -= 1;
                 self.progress.copied(ordered_at);
             }
             Ended::Written { after, result } => self.written(after, result),
+        }
+    }
+
+    fn came_of(&mut self, key: Key, outcome: Outcome) {
+        match outcome {
+            // Until its order is read back it counts as starting.
+            Outcome::Sent { ordered_at } => {
+                self.progress.copied(ordered_at);
+                if self.progress.is_ours(key) {
+                    self.starting.remove(&key);
+                }
+            }
+            Outcome::Skipped(skip) => {
+                self.starting.remove(&key);
+                self.skip(key, Some(skip));
+            }
+            Outcome::NotMeant => {
+                self.starting.remove(&key);
+            }
+        }
+    }
+
+    fn looked_up(&mut self, key: Key, todo: Todo) {
+        match todo {
+            Todo::Nothing(outcome) => self.came_of(key, outcome),
+            // Its turn is now; when, the rate says.
+            Todo::Order(letter) => {
+                self.starting.remove(&key);
+                self.queue.push_front(Candidate::Letter(letter));
+            }
+            // Ordered before, at the moment of its own.
+            Todo::Copy(letter, replayed) => {
+                let (errand, bytes) = (Arc::clone(&self.errand), letter.letter.payload.len());
+                self.letters += 1;
+                self.bytes += bytes;
+                self.under_way.push(Box::pin(async move {
+                    let outcome = errand.copy(&letter, &replayed).await;
+                    Ended::Letter { key, bytes, outcome }
+                }));
+            }
         }
     }
 
@@ -478,6 +535,7 @@ fn count_of(skips: &mut Skips, skip: Skip) -> &mut u64 {
         Skip::Discarded => &mut skips.discarded,
         Skip::ReplayedByOthers => &mut skips.replayed_by_others,
         Skip::WithoutConsumer => &mut skips.without_consumer,
+        Skip::Refused => &mut skips.refused,
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
 /// With more ids the stream is read as a whole: the broker looks at each filter for each message.
 const MAX_FILTERS: usize = 32;
 /// Ids that one job may name: its record must fit into a message.
-pub(super) const MAX_IDS: usize = 10_000;
+pub const MAX_IDS: usize = 10_000;
 /// Letters that a preview names.
 const NAMED: usize = 10;
 
@@ -28,27 +28,36 @@ const NAMED: usize = 10;
 pub struct Selection {
     /// Only these, by their whole ids. Empty: any.
     pub ids: BTreeSet<String>,
-    /// Only these as well; neither its states nor its condition is asked.
+    /// Only these as well; its condition is not asked.
     pub filter: letters::Selection,
 }
 
 impl Selection {
-    /// Of these letters (none named: any) those that the filter means. A job is about open letters, and the condition is to
-    /// be asked before, where the contracts are known.
+    /// Of these letters (none named: any) those that the filter means. A job is about open letters: of a filter that means
+    /// other states alone it holds none. The condition is to be asked before, where the contracts are known.
     #[must_use]
     pub fn new(ids: BTreeSet<String>, filter: &letters::Selection) -> Selection {
-        let filter = letters::Selection { states: Vec::new(), condition: None, ..filter.clone() };
+        let mut filter = letters::Selection { condition: None, ..filter.clone() };
+        if filter.states.contains(&LetterState::Open) {
+            filter.states.clear();
+        }
         Selection { ids, filter }
     }
 
     pub(super) fn from_wire(wire: Option<&v1::LetterSelection>) -> Selection {
-        let Some(wire) = wire else { return Selection::default() };
+        // What is not said or can't be read here (a newer program's) means nothing, not everything.
+        let Some(wire) = wire else { return Selection::nothing() };
         let filter = if wire.filter.is_empty() { Ok(Default::default()) } else { serde_json::from_str(&wire.filter) };
         match filter {
+            Ok(letters::Selection { condition: Some(_), .. }) | Err(_) => Selection::nothing(),
             Ok(filter) => Selection { ids: wire.ids.iter().cloned().collect(), filter },
-            // What can't be read here (a newer program's) admits nothing: an id that no letter has.
-            Err(_) => Selection { ids: BTreeSet::from([String::new()]), filter: Default::default() },
         }
+    }
+
+    /// Admits no letter: an id that none has.
+    #[must_use]
+    pub fn nothing() -> Selection {
+        Selection { ids: BTreeSet::from([String::new()]), filter: letters::Selection::default() }
     }
 
     pub(super) fn to_wire(&self) -> v1::LetterSelection {
@@ -69,10 +78,11 @@ impl Selection {
         if subjects.is_empty() { vec![format!("{place}.none")] } else { subjects }
     }
 
-    /// Whether it is about this letter, whatever its state.
+    /// Whether it is about this letter, while that is open. One that holds no message can't be sent.
     #[must_use]
     pub fn admits(&self, letter: &v1::DeadLetter) -> bool {
-        (self.ids.is_empty() || self.ids.contains(&letter.id)) && self.filter.admits(letter)
+        let holds_a_message = letter.source.as_ref().is_some_and(|source| !source.subject.is_empty());
+        holds_a_message && (self.ids.is_empty() || self.ids.contains(&letter.id)) && self.filter.admits(letter)
     }
 }
 
@@ -144,15 +154,43 @@ mod tests {
         assert_eq!(selection.subjects(&region), ["mesh1.dead.local.*.charge.*"]);
         let selection = Selection { ids: BTreeSet::from(["ab".into(), "cd".into()]), ..Selection::default() };
         assert_eq!(selection.subjects(&region), ["mesh1.dead.local.*.*.ab", "mesh1.dead.local.*.*.cd"]);
-        assert!(!selection.admits(&v1::DeadLetter { id: "ef".into(), ..Default::default() }));
+        assert!(selection.admits(&letter("ab")) && !selection.admits(&letter("ef")));
+    }
+
+    fn letter(id: &str) -> v1::DeadLetter {
+        let source = v1::Source { subject: "mesh1.event.local.orders.x.Y.0".into(), ..Default::default() };
+        v1::DeadLetter { id: id.into(), source: Some(source), ..Default::default() }
+    }
+
+    #[test]
+    fn what_holds_no_message_is_never_meant() {
+        let lost = v1::DeadLetter { source: Some(v1::Source::default()), ..letter("ab") };
+        assert!(Selection::default().admits(&letter("ab")));
+        assert!(!Selection::default().admits(&lost));
+        assert!(!Selection::default().admits(&v1::DeadLetter { source: None, ..lost }));
+    }
+
+    #[test]
+    fn a_filter_for_other_states_means_no_open_letter() {
+        let admits = |states: &[LetterState]| {
+            let filter = letters::Selection { states: states.into(), ..Default::default() };
+            let selection = Selection::new(BTreeSet::new(), &filter);
+            assert_eq!(Selection::from_wire(Some(&selection.to_wire())), selection);
+            selection.admits(&letter("ab"))
+        };
+        assert!(admits(&[]) && admits(&[LetterState::Open]) && admits(&[LetterState::Held, LetterState::Open]));
+        assert!(!admits(&[LetterState::Held]) && !admits(&[LetterState::Replaying]));
     }
 
     #[test]
     fn a_selection_that_cant_be_read_selects_nothing() {
         let wire = v1::LetterSelection { filter: r#"{"colour":"red"}"#.into(), ..Default::default() };
-        let selection = Selection::from_wire(Some(&wire));
-        assert!(!selection.admits(&v1::DeadLetter::default()) || selection.ids.contains(""));
-        assert!(!selection.admits(&v1::DeadLetter { id: "ab".into(), ..Default::default() }));
-        assert_eq!(selection.subjects(&"local".parse().unwrap()), ["mesh1.dead.local.*.*.none"]);
+        let asked = v1::LetterSelection { filter: r#"{"condition":"letter.id == 'ab'"}"#.into(), ..Default::default() };
+        for wire in [Some(&wire), Some(&asked), None] {
+            let selection = Selection::from_wire(wire);
+            assert!(!selection.admits(&letter("ab")), "{wire:?}");
+            assert_eq!(selection.subjects(&"local".parse().unwrap()), ["mesh1.dead.local.*.*.none"]);
+        }
+        assert!(Selection::from_wire(Some(&v1::LetterSelection::default())).admits(&letter("ab")), "all, said so");
     }
 }

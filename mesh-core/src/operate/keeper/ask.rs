@@ -29,11 +29,16 @@ pub struct Page {
     pub total: u64,
 }
 
-/// The query that means the same letters. `None`: the index can't say it, only the letters themselves can.
+/// The query that means the same letters. `None`: the index can't say it, only the letters themselves can. In a query, nothing
+/// and 0 mean that it is not said, so nothing and 0 themselves are not asked for.
 #[must_use]
 pub fn query(selection: &Selection) -> Option<v1::LetterQuery> {
     let Selection { ids, message_types, headers, condition, .. } = selection;
     if !ids.is_empty() || !message_types.is_empty() || !headers.is_empty() || condition.is_some() {
+        return None;
+    }
+    let is_of_code = |word: &str| !matches!(word, "UNKNOWN" | "UNSPECIFIED");
+    if selection.until_ms == Some(0) || !selection.codes.iter().all(|word| is_of_code(word)) {
         return None;
     }
     let parked = [Reason::OutcomeUnknown.code().to_owned()];
@@ -60,17 +65,17 @@ pub fn query(selection: &Selection) -> Option<v1::LetterQuery> {
         standings: states.iter().map(|state| standing(*state).into()).collect(),
         fingerprint: match selection.fingerprints.as_slice() {
             [] => 0,
-            [one] => one.number(),
+            [one] if one.number() != 0 => one.number(),
             _ => return None,
         },
     })
 }
 
-/// Nothing, or the one. `None`: there are several.
+/// Nothing, or the one. `None`: there are several, or the one is empty.
 fn one(wanted: &[String]) -> Option<String> {
     match wanted {
         [] => Some(String::new()),
-        [one] => Some(one.clone()),
+        [one] if !one.is_empty() => Some(one.clone()),
         _ => None,
     }
 }
@@ -168,5 +173,31 @@ pub fn standing(state: LetterState) -> LetterStanding {
         LetterState::Replaying => LetterStanding::Replaying,
         LetterState::Resolved => LetterStanding::Resolved,
         LetterState::Discarded => LetterStanding::Discarded,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dead_letter::Fingerprint;
+
+    #[test]
+    fn what_the_index_would_take_for_not_said_is_not_asked_of_it() {
+        let one = |text: &str| vec![text.to_owned()];
+        let all = Selection::default();
+        for wrong in [
+            Selection { vendors: one(""), ..all.clone() },
+            Selection { vendor_codes: one(""), ..all.clone() },
+            Selection { reasons: one(""), ..all.clone() },
+            Selection { codes: one("UNKNOWN"), ..all.clone() },
+            Selection { codes: one("UNSPECIFIED"), ..all.clone() },
+            Selection { fingerprints: vec![Fingerprint::from_number(0)], ..all.clone() },
+            Selection { until_ms: Some(0), ..all.clone() },
+        ] {
+            assert_eq!(query(&wrong), None, "{wrong:?}");
+        }
+        let right = Selection { vendors: one("stripe"), codes: one("UNAVAILABLE"), until_ms: Some(1), ..all };
+        let right = query(&right).unwrap();
+        assert_eq!((right.vendor.as_str(), right.captured_before_ms), ("stripe", 1));
     }
 }

@@ -7,6 +7,7 @@
 mod advisory;
 pub mod ask;
 mod index;
+mod outcomes;
 mod position;
 mod reconcile;
 mod rescue;

@@ -1,7 +1,13 @@
 //! The duty that no delivery is lost without a letter: the broker's advisories, and a look at the consumers where it is silent.
+//!
+//! The two run beside each other, and an advisory that can't be worked off now keeps neither the sweep nor the others waiting.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{KeeperSettings, advisory, position::Position, rescue::Rescue, until_done};
@@ -18,38 +24,56 @@ use crate::{
 const QUESTIONS: usize = 16;
 /// Messages of one consumer that one sweep looks at.
 const LOOKED_AT: usize = 256;
+/// Advisories that are worked off at once.
+const AT_ONCE: usize = 64;
 
 /// Reconciles until it is dropped.
 pub(super) async fn run(bus: &Bus, metrics: &Metrics, settings: &KeeperSettings) {
     let rescue = Rescue { bus, metrics };
+    tokio::join!(heed_all(&rescue), sweep_all(rescue, settings));
+}
+
+async fn heed_all(rescue: &Rescue<'_>) {
+    let bus = rescue.bus;
     let mut position = until_done("its place among the advisories", || Position::load(bus, "advisory")).await;
     let mut advisories = bus.follow(ADVISORY_STREAM, position.sequence() + 1);
-    let mut sweeps = tokio::time::interval(settings.sweep_every);
-    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut sweep = Sweep { bus, rescue, confirm_after: settings.confirm_after, seen: HashMap::new() };
+    let (mut under_way, mut left, mut read_to) = (FuturesUnordered::new(), BTreeSet::new(), position.sequence());
     loop {
         tokio::select! {
-            advisory = advisories.next() => {
+            advisory = advisories.next(), if left.len() < AT_ONCE => {
                 let envelope = advisory.open().envelope;
-                heed(&rescue, &envelope).await;
-                let sequence = envelope.delivery.map_or(0, |delivery| delivery.sequence);
-                // What is not written is read again: every step finds what it did before.
-                if let Err(fault) = position.advance(bus, sequence).await {
-                    tracing::warn!(%fault, "how far the advisories are read was not written");
-                }
+                read_to = envelope.delivery.as_ref().map_or(read_to, |delivery| delivery.sequence);
+                left.insert(read_to);
+                under_way.push(Box::pin(heed(rescue, envelope, read_to)));
             }
-            _ = sweeps.tick() => {
-                if let Err(fault) = sweep.once().await {
-                    tracing::warn!(%fault, "the consumers could not be looked at; they are looked at again soon");
+            Some(sequence) = under_way.next(), if !under_way.is_empty() => {
+                left.remove(&sequence);
+                let done = left.first().map_or(read_to, |first| first - 1);
+                // What is not written is read again: every step finds what it did before.
+                if done > position.sequence()
+                    && let Err(fault) = position.advance(bus, done).await
+                {
+                    tracing::warn!(%fault, "how far the advisories are read was not written");
                 }
             }
         }
     }
 }
 
-async fn heed(rescue: &Rescue<'_>, envelope: &Envelope) {
-    if let Some(notice) = advisory::read(envelope) {
+async fn heed(rescue: &Rescue<'_>, envelope: Envelope, sequence: u64) -> u64 {
+    if let Some(notice) = advisory::read(&envelope) {
         until_done("a letter of the keeper's", || rescue.reconcile(&notice)).await;
+    }
+    sequence
+}
+
+async fn sweep_all(rescue: Rescue<'_>, settings: &KeeperSettings) {
+    let mut sweeps = tokio::time::interval(settings.sweep_every);
+    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sweep = Sweep { bus: rescue.bus, rescue, confirm_after: settings.confirm_after, seen: HashMap::new() };
+    loop {
+        sweeps.tick().await;
+        Box::pin(sweep.once()).await;
     }
 }
 
@@ -58,25 +82,39 @@ struct Sweep<'a> {
     bus: &'a Bus,
     rescue: Rescue<'a>,
     confirm_after: Duration,
-    /// Messages that seem to be given up without the broker's word, and since when: stream, consumer, sequence.
-    seen: HashMap<(String, String, u64), Instant>,
+    /// By stream and consumer, messages that nobody seems to see to, by sequence, and since when.
+    seen: HashMap<(String, String), HashMap<u64, Instant>>,
 }
 
 impl Sweep<'_> {
-    async fn once(&mut self) -> Result<(), Fault> {
-        let mut still = HashMap::new();
-        for stream in self.bus.stream_names(&format!("{WIRE}-")).await? {
-            for view in self.bus.consumer_views(&stream).await? {
-                if needs_asking(&view) {
-                    self.ask(&view).await?;
+    /// One that can't be looked at now hides no other; what was seen of it before counts on.
+    async fn once(&mut self) {
+        let streams = match self.bus.stream_names(&format!("{WIRE}-")).await {
+            Ok(streams) => streams,
+            Err(fault) => {
+                tracing::warn!(%fault, "the streams could not be listed; they are looked at again soon");
+                return;
+            }
+        };
+        self.seen.retain(|(stream, _), _| streams.contains(stream));
+        for stream in streams {
+            let views = match self.bus.consumer_views(&stream).await {
+                Ok(views) => views,
+                Err(fault) => {
+                    tracing::warn!(%fault, stream, "its consumers could not be looked at; they are looked at again soon");
+                    continue;
                 }
-                if let Some(below) = given_up_below(&view) {
-                    self.look(&view, below, &mut still).await?;
+            };
+            self.seen.retain(|(of, durable), _| *of != stream || views.iter().any(|view| view.durable == *durable));
+            for view in views {
+                let asked = if needs_asking(&view) { self.ask(&view).await } else { Ok(()) };
+                let looked = self.look(&view).await;
+                for fault in [asked.err(), looked.err()].into_iter().flatten() {
+                    let durable = view.durable.as_str();
+                    tracing::warn!(%fault, stream, durable, "a consumer could not be seen to; it is looked at again soon");
                 }
             }
         }
-        self.seen = still;
-        Ok(())
     }
 
     /// Has the broker say what it gave up: its word comes among the advisories.
@@ -92,38 +130,51 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    /// What lies in a queue though it was given up: the broker's word on it was lost.
-    async fn look(
-        &self,
-        view: &ConsumerView,
-        below: u64,
-        still: &mut HashMap<(String, String, u64), Instant>,
-    ) -> Result<(), Fault> {
+    /// What lies in a queue though nobody sees to it: the broker's word on it was lost, or its deletion.
+    async fn look(&mut self, view: &ConsumerView) -> Result<(), Fault> {
+        let key = (view.stream.clone(), view.durable.clone());
+        let Some(below) = given_up_below(view) else {
+            self.seen.remove(&key);
+            return Ok(());
+        };
+        let found = self.find(view, below).await?;
+        let before = self.seen.remove(&key).unwrap_or_default();
+        let now = Instant::now();
+        let seen: HashMap<u64, Instant> =
+            found.into_iter().map(|sequence| (sequence, before.get(&sequence).copied().unwrap_or(now))).collect();
+        let mut due: Vec<u64> = seen
+            .iter()
+            .filter(|(_, since)| since.elapsed() >= self.confirm_after)
+            .map(|(sequence, _)| *sequence)
+            .collect();
+        due.sort_unstable();
+        // Those too, until they are gone: what can't be done now is due the next time.
+        self.seen.insert(key, seen);
+        let notice = |sequence| Notice {
+            stream: view.stream.clone(),
+            durable: view.durable.clone(),
+            sequence,
+            deliveries: 0,
+            at_ms: 0,
+            word: Word::Nothing,
+        };
+        let due: Vec<Notice> = due.into_iter().map(notice).collect();
+        if due.is_empty() { Ok(()) } else { self.rescue.clear(&due).await }
+    }
+
+    async fn find(&self, view: &ConsumerView, below: u64) -> Result<Vec<u64>, Fault> {
         debug_assert!(is_queue(&view.stream));
+        let mut all = Vec::new();
         for filter in &view.filters {
             let mut from = 1;
             for _ in 0..LOOKED_AT {
-                let found = self.bus.next_on(&view.stream, filter, from.max(1)).await?;
+                let found = self.bus.next_on(&view.stream, filter, from).await?;
                 let delivery = found.and_then(|message| message.open().envelope.delivery);
                 let Some(sequence) = delivery.map(|d| d.sequence).filter(|sequence| *sequence <= below) else { break };
                 from = sequence + 1;
-                let key = (view.stream.clone(), view.durable.clone(), sequence);
-                let since = self.seen.get(&key).copied().unwrap_or_else(Instant::now);
-                if since.elapsed() < self.confirm_after {
-                    still.insert(key, since);
-                    continue;
-                }
-                let notice = Notice {
-                    stream: view.stream.clone(),
-                    durable: view.durable.clone(),
-                    sequence,
-                    deliveries: view.max_deliver,
-                    at_ms: 0,
-                    word: Word::GivenUp,
-                };
-                self.rescue.reconcile(&notice).await?;
+                all.push(sequence);
             }
         }
-        Ok(())
+        Ok(all)
     }
 }

@@ -4,9 +4,10 @@
 //! where there is none, the outcome has its message id, and what is settled already is settled.
 
 use bytes::Bytes;
-use mesh_proto::v1;
+use mesh_proto::v1::{self, letter_record::Record};
 use prost::Message as _;
 
+use super::outcomes;
 use crate::{
     bus::{Bus, PublishError},
     dead_letter::{self, Captured},
@@ -14,9 +15,20 @@ use crate::{
     envelope::{Delivery, Envelope, Note},
     fault::{Code, Effect, Fault, Origin, Reason},
     policy::reconcile::{Notice, Verdict, Word, consumer_of, decide, is_queue},
-    subject::{OUTCOME_STREAM, Place},
+    subject::{self, DEAD_LETTER_STREAM, OUTCOME_STREAM, Place},
     telemetry::metrics::Metrics,
 };
+
+/// What the letter says, once it is captured.
+#[derive(Debug, PartialEq)]
+enum Stands {
+    /// What the keeper wrote.
+    Ours,
+    /// The capture of somebody else who was first, which nobody did anything to yet.
+    Anothers(Fault),
+    /// Its history is longer: a person or the consumer did something to it since. Nothing of this delivery is news.
+    Ended,
+}
 
 #[derive(Clone, Copy)]
 pub(super) struct Rescue<'a> {
@@ -42,43 +54,94 @@ impl Rescue<'_> {
         }
     }
 
+    /// Sees to what lies in a queue though nobody sees to it and the broker said nothing. Whatever was announced as ended is
+    /// only taken away: its acknowledgement stands, its deletion was lost.
+    ///
+    /// # Errors
+    /// For one of them at least the bus did not answer or did not confirm it; the others are done.
+    pub(super) async fn clear(&self, notices: &[Notice]) -> Result<(), Fault> {
+        let mut found = Vec::new();
+        for notice in notices {
+            let envelope = self.bus.message_at(&notice.stream, notice.sequence).await?.map(|it| it.open().envelope);
+            let is_ours = self.lane(&notice.durable).is_some();
+            let envelope = envelope.filter(|envelope| is_ours && !self.is_elsewhere(envelope));
+            found.extend(envelope.map(|envelope| (notice, envelope)));
+        }
+        let works: Vec<_> = found.iter().map(|(_, envelope)| envelope).collect();
+        let announced = outcomes::are_announced(self.bus, &works).await?;
+        let mut failed = None;
+        for ((notice, envelope), is_announced) in found.iter().zip(announced) {
+            let done = if is_announced {
+                let (stream, sequence) = (notice.stream.as_str(), notice.sequence);
+                let message_id = envelope.message_id.as_str();
+                tracing::info!(stream, sequence, message_id, "its end is announced: what is left of it is taken away");
+                self.settle(notice).await
+            } else {
+                self.reconcile(notice).await
+            };
+            failed = done.err().or(failed);
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
     async fn rescue(&self, notice: &Notice, lane: &Lane, mut envelope: Envelope) -> Result<(), Fault> {
         if let Some(delivery) = &mut envelope.delivery {
             delivery.deliveries = notice.deliveries;
         }
         let fault = signed(ended(notice), lane, &envelope);
-        let captured = self.capture(lane, &envelope, &fault).await?;
-        tracing::warn!(
-            letter = captured.letter_id,
-            message_id = envelope.message_id,
-            consumer = %lane.durable(),
-            %fault,
-            "captured as a dead letter by the keeper"
-        );
-        self.announce(lane, &envelope, (&captured, &fault)).await?;
+        let (captured, stands) = self.capture(lane, &envelope, &fault).await?;
+        if stands == Stands::Ours {
+            tracing::warn!(
+                letter = captured.letter_id,
+                message_id = envelope.message_id,
+                consumer = %lane.durable(),
+                %fault,
+                "captured as a dead letter by the keeper"
+            );
+        }
+        match stands {
+            Stands::Ours => self.announce(lane, &envelope, (&captured, &fault)).await?,
+            // Whoever wrote it may have ended before it was announced. The same id: announced before, it is stored once.
+            Stands::Anothers(fault) => self.announce(lane, &envelope, (&captured, &fault)).await?,
+            Stands::Ended => {}
+        }
         self.settle(notice).await
     }
 
     async fn report_loss(&self, notice: &Notice, lane: &Lane) -> Result<(), Fault> {
         let envelope = of_the_lost(notice);
         let fault = signed(lost(notice), lane, &envelope);
-        let captured = self.capture(lane, &envelope, &fault).await?;
-        tracing::error!(
-            letter = captured.letter_id,
-            stream = notice.stream,
-            sequence = notice.sequence,
-            consumer = %lane.durable(),
-            %fault,
-            "DATA LOSS: a message was deleted before its consumer settled it"
-        );
+        let (captured, stands) = self.capture(lane, &envelope, &fault).await?;
+        if stands == Stands::Ours {
+            tracing::error!(
+                letter = captured.letter_id,
+                stream = notice.stream,
+                sequence = notice.sequence,
+                consumer = %lane.durable(),
+                %fault,
+                "DATA LOSS: a message was deleted before its consumer settled it"
+            );
+        }
         Ok(())
     }
 
-    async fn capture(&self, lane: &Lane, envelope: &Envelope, fault: &Fault) -> Result<Captured, Fault> {
+    /// Captures it, and reads what stands then: somebody else may have been there before. Only what is ours is counted.
+    async fn capture(&self, lane: &Lane, envelope: &Envelope, fault: &Fault) -> Result<(Captured, Stands), Fault> {
+        let before_ms = self.bus.gate().clock().now_ms();
         let captured = dead_letter::capture(self.bus, lane, envelope, fault, attempts_of(envelope)).await;
         let captured = captured.map_err(|error| error.into_fault("a letter of the keeper's"))?;
-        self.metrics.consumer(lane.consumer.as_str()).dead_letter(fault.reason());
-        Ok(captured)
+        let subject = subject::dead_letter(&lane.region, &lane.service, &lane.consumer, &captured.letter_id);
+        let last = self.bus.last_on(DEAD_LETTER_STREAM, &subject).await?.map(|message| message.open().envelope.payload);
+        let record = last.and_then(|payload| v1::LetterRecord::decode(payload).ok()).and_then(|it| it.record);
+        let Some(Record::Captured(letter)) = record.filter(|record| generation(record) == captured.generation) else {
+            return Ok((captured, Stands::Ended));
+        };
+        let is_ours = letter.captured_at_ms >= before_ms && letter.fault.as_ref() == Some(&fault.into());
+        if is_ours {
+            self.metrics.consumer(lane.consumer.as_str()).dead_letter(fault.reason());
+            return Ok((captured, Stands::Ours));
+        }
+        Ok((captured, Stands::Anothers(letter.fault.unwrap_or_default().into())))
     }
 
     /// The outcome of queued work, for whoever enqueued it. An event has none.
@@ -129,6 +192,13 @@ impl Rescue<'_> {
     }
 }
 
+fn generation(record: &Record) -> u32 {
+    match record {
+        Record::Captured(letter) => letter.generation,
+        _ => 0,
+    }
+}
+
 /// Why a delivery that is still there became a letter.
 fn ended(notice: &Notice) -> Fault {
     match &notice.word {
@@ -142,13 +212,20 @@ fn ended(notice: &Notice) -> Fault {
             Fault::new(Code::Internal, Effect::Unknown, Reason::AttemptsExhausted, message)
                 .with_detail("the broker delivered it as often as it may, and nobody settled it; found by the keeper")
         }
+        // How often it was delivered, nobody knows; whether it was handled neither.
+        Word::Nothing => {
+            let message = "it lay in its queue and was under way no more: whether it was handled is not known";
+            let detail = "its deliveries were used up and the broker's word on it was lost, or it was acknowledged and a \
+                          server lost its deletion; no outcome says that it ended; found by the keeper";
+            Fault::new(Code::Unknown, Effect::Unknown, Reason::OutcomeUnknown, message).with_detail(detail)
+        }
     }
 }
 
 fn lost(notice: &Notice) -> Fault {
     let how = match &notice.word {
         Word::Terminated { reason } => format!("its worker refused it for good ({reason:?}), which deleted it"),
-        Word::Deleted => "it was deleted before it was settled".to_owned(),
+        Word::Deleted | Word::Nothing => "it was deleted before it was settled".to_owned(),
         Word::GivenUp => format!("it was delivered {} times, nobody settled it, and it is gone", notice.deliveries),
     };
     let message = format!("message {} of {} is lost: {how}", notice.sequence, notice.stream);

@@ -114,7 +114,7 @@ impl Kind {
             Kind::CopyAndLetter => (
                 "copy-and-letter",
                 "the original has a letter that nobody replays and a copy on the lane",
-                "let the copy end, then discard the letter if it was handled: mesh dead-letter discard ID",
+                "let the copy end, then discard the letter if it was handled: mesh dead-letter discard ID --why 'done'",
             ),
             Kind::CopyOfDone => (
                 "copy-of-done",

@@ -99,6 +99,7 @@ impl Replays {
             return Err(changed("it holds no message: nothing can be sent again", letter));
         }
         let lane = lane_of(letter)?;
+        self.check_region(letter)?;
         self.check_consumer(&lane).await?;
         match letter.state {
             LetterState::Open => self.enter(&lane, letter).await,
@@ -121,9 +122,49 @@ impl Replays {
         let sealed = self.bus.gate().seal_own(due, headers, letter.letter.payload.clone());
         let sent = self.bus.publish(&lane.stream(), sealed).await;
         sent.map(drop).map_err(|error: PublishError| {
-            let again = "the letter says replaying; order the replay again, which sends the same copy";
-            error.into_fault(&format!("the copy of letter {}", letter.letter.id)).with_detail(again)
+            let id = &letter.letter.id;
+            let next = format!(
+                "the letter says replaying, and the same order again sends the same copy: mesh dead-letter replay {id}"
+            );
+            error.into_order_fault(&format!("the copy of letter {id}"), &next)
         })
+    }
+
+    /// Ends a replay whose copy its lane will never take: the letter has failed again, by this fault, and is open. Whether
+    /// that stands; `false`: the fault says that the copy may be on the lane all the same.
+    ///
+    /// # Errors
+    /// The bus did not confirm it: the same again is safe.
+    pub(crate) async fn fail(&self, letter: &Letter, replayed: &Replayed, fault: &Fault) -> Result<bool, Fault> {
+        if fault.effect() != Effect::None {
+            return Ok(false);
+        }
+        let again = v1::DeadLetter {
+            generation: replayed.generation,
+            fault: Some(fault.into()),
+            attempts: Vec::new(),
+            captured_at_ms: self.bus.gate().clock().now_ms(),
+            ..letter.letter.clone()
+        };
+        let record = v1::LetterRecord { record: Some(Record::Captured(again)) };
+        match append(&self.bus, &lane_of(letter)?, &replayed.letter_id, replayed.ordered_at, &record).await {
+            // Ended before: by a try whose acknowledgement was lost.
+            Err(error) if error.is_conflict() => Ok(true),
+            Err(error) => Err(error.into_fault(&format!("the end of the replay of letter {}", letter.letter.id))),
+            Ok(_) => Ok(true),
+        }
+    }
+
+    /// A copy for another region lies on a lane that nobody here reads.
+    fn check_region(&self, letter: &Letter) -> Result<(), Fault> {
+        let here = self.bus.gate().identity().region();
+        if letter.region == here.as_str() {
+            return Ok(());
+        }
+        let (id, region) = (&letter.letter.id, &letter.region);
+        let message =
+            format!("letter {id} is of the region {region}, and this is {here}: replay it there (--region {region})");
+        Err(Fault::new(Code::FailedPrecondition, Effect::None, Reason::InvalidInput, message))
     }
 
     async fn enter(&self, lane: &Lane, letter: &Letter) -> Result<Replayed, Fault> {
@@ -177,7 +218,10 @@ pub(super) async fn write(bus: &Bus, lane: &Lane, letter: &Letter, record: Recor
     match append(bus, lane, id, letter.last_sequence, &record).await {
         Ok(sequence) => Ok(sequence),
         Err(error) if error.is_conflict() => ours_after_all(bus, lane, letter, &record).await,
-        Err(error) => Err(error.into_fault(&format!("the order for letter {id}"))),
+        Err(error) => {
+            let next = format!("look first: mesh dead-letter show {id}");
+            Err(error.into_order_fault(&format!("the order for letter {id}"), &next))
+        }
     }
 }
 

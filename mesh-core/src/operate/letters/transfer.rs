@@ -10,7 +10,7 @@ use prost::Message as _;
 
 use super::Selector;
 use crate::{
-    bus::{Bus, Stop},
+    bus::{Bus, PublishError, Stop},
     dead_letter::{Letter, Letters, append},
     delayed::Lane,
     fault::{Code, Effect, Fault, Reason},
@@ -125,7 +125,7 @@ pub async fn import(bus: &Bus, history: &History) -> Result<Imported, Fault> {
                 _ if index > 0 => return Err(meanwhile(history)),
                 _ => return Ok(Imported::Skipped),
             },
-            Err(error) => return Err(error.into_fault(&format!("letter {}", history.id))),
+            Err(error) => return Err(unconfirmed(error, history)),
         };
     }
     Ok(Imported::Written)
@@ -138,10 +138,15 @@ async fn go_on(bus: &Bus, (lane, history): (&Lane, &History), found: Found) -> R
         last = match append(bus, lane, &history.id, last, record).await {
             Ok(sequence) => sequence,
             Err(error) if error.is_conflict() => return Err(meanwhile(history)),
-            Err(error) => return Err(error.into_fault(&format!("letter {}", history.id))),
+            Err(error) => return Err(unconfirmed(error, history)),
         };
     }
     Ok(Imported::Written)
+}
+
+fn unconfirmed(error: PublishError, history: &History) -> Fault {
+    let next = "import the same file again: what is there is left as it is";
+    error.into_order_fault(&format!("letter {}", history.id), next)
 }
 
 fn meanwhile(history: &History) -> Fault {

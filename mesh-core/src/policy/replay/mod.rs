@@ -35,13 +35,15 @@ pub struct Skips {
     pub replayed_by_others: u64,
     /// Their consumer is gone.
     pub without_consumer: u64,
+    /// Their order can't be given at all.
+    pub refused: u64,
 }
 
 impl Skips {
     /// All of them.
     #[must_use]
     pub const fn total(&self) -> u64 {
-        self.held + self.discarded + self.replayed_by_others + self.without_consumer
+        self.held + self.discarded + self.replayed_by_others + self.without_consumer + self.refused
     }
 }
 

@@ -93,6 +93,11 @@ impl Pace {
         Ok(())
     }
 
+    /// Gives back a moment that was taken and not used: the next letter may go that much earlier.
+    pub fn give_back(&mut self) {
+        self.due = self.due.saturating_sub(self.rate.gap());
+    }
+
     /// Begins again at `now`, without making up for the time before.
     pub fn rest(&mut self, now: Duration) {
         self.due = self.due.max(now);

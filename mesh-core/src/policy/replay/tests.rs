@@ -184,3 +184,13 @@ proptest! {
         let _ = text.parse::<AbortRule>();
     }
 }
+
+#[test]
+fn a_moment_that_is_given_back_is_the_next_ones() {
+    let ms = Duration::from_millis;
+    let mut pace = Pace::new("1/s".parse().unwrap(), ms(0));
+    assert_eq!(pace.take(ms(0)), Ok(()));
+    pace.give_back();
+    assert_eq!(pace.take(ms(5)), Ok(()));
+    assert_eq!(pace.take(ms(5)), Err(ms(1000)), "and no more than that");
+}

@@ -28,7 +28,9 @@ pub(super) fn help(fault: &Fault) -> String {
         Reason::BusUnavailable => {
             "start a cluster with mesh dev, or say which one with --cluster or --url and --seed-file"
         }
-        Reason::PublishUnconfirmed => "send it again with the same --id: the broker stores it once",
+        Reason::PublishUnconfirmed => {
+            "a message: send it again with the same --id, the broker stores it once; an order: look first whether it stands"
+        }
         Reason::StreamMissing | Reason::ConsumerMissing => "make the streams and consumers: mesh apply --config FILE",
         Reason::BrokerTooOld => "update nats-server to 2.14.3 or newer",
         Reason::LetterChanged => "look at the letter again and repeat the order only if it is still right",

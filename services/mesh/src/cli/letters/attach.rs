@@ -19,8 +19,16 @@ use crate::{ledger::grouped, stop::Stop};
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// Shows how far a job is until it has ended.
-pub(super) async fn run(bus: &Bus, id: &str, output: &Output) -> anyhow::Result<Status> {
+/// How a person looks on.
+pub(super) struct Looking {
+    /// For so long; where nothing is said until it has ended.
+    pub(super) limit: Option<Duration>,
+    /// What the job's document stands in.
+    pub(super) shape: fn(Value) -> Value,
+}
+
+/// Shows how far a job is until it has ended, or the time is over: then it goes on, and the status says so.
+pub(super) async fn run(bus: &Bus, id: &str, looking: &Looking, output: &Output) -> anyhow::Result<Status> {
     let stop = Stop::listen()?;
     let mut display = Display::new(output);
     let mut last: Option<Job> = None;
@@ -30,30 +38,39 @@ pub(super) async fn run(bus: &Bus, id: &str, output: &Output) -> anyhow::Result<
         last = Some(job.clone());
         if is_finished { Enough::Yes } else { Enough::No }
     });
-    tokio::select! {
-        () = watching => {}
-        () = stop.told() => {}
-    }
+    let is_over = async {
+        match looking.limit {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    };
+    let let_go = tokio::select! {
+        () = watching => Status::Ok,
+        () = stop.told() => Status::Ok,
+        () = is_over => Status::Failed,
+    };
     display.end();
     bus.close().await;
-    let Some(job) = last else {
-        output.remark(&format!("job {id} goes on; look again: mesh dead-letter jobs watch {id}"));
-        return Ok(Status::Ok);
-    };
-    tell(&job, output)?;
-    if !job.is_finished() {
-        output.remark(&format!("the job goes on; look again: mesh dead-letter jobs watch {id}"));
-        return Ok(Status::Ok);
+    match &last {
+        Some(job) => tell(job, looking.shape, output)?,
+        None if output.is_json() => output.json(&(looking.shape)(json!({ "id": id })))?,
+        None => {}
     }
+    let Some(job) = last.filter(Job::is_finished) else {
+        output.remark(&format!("job {id} goes on; look again: mesh dead-letter jobs watch {id}"));
+        return Ok(let_go);
+    };
     let counts = job.counts();
-    let is_good = job.state() == JobState::Done && counts.failed == 0 && counts.skipped.without_consumer == 0;
+    let is_good = job.state() == JobState::Done
+        && counts.failed == 0
+        && counts.skipped.without_consumer + counts.skipped.refused == 0;
     Ok(if is_good { Status::Ok } else { Status::Failed })
 }
 
 /// Says where a job stands.
-pub(super) fn tell(job: &Job, output: &Output) -> anyhow::Result<()> {
+pub(super) fn tell(job: &Job, shape: fn(Value) -> Value, output: &Output) -> anyhow::Result<()> {
     if output.is_json() {
-        return Ok(output.json(&document(job))?);
+        return Ok(output.json(&shape(document(job)))?);
     }
     output.line(&format!("job {}  {}", job.id, line(job)))?;
     if let Some(End::Aborted(why)) = &job.end {
@@ -80,6 +97,7 @@ pub(super) fn line(job: &Job) -> String {
         (skipped.held, "held"),
         (skipped.discarded, "discarded"),
         (skipped.without_consumer, "without a consumer"),
+        (skipped.refused, "refused"),
     ];
     for (count, what) in others.into_iter().filter(|(count, _)| *count > 0) {
         line.push_str(&format!(", {} {what}", grouped(count)));
@@ -118,6 +136,7 @@ pub(super) fn document(job: &Job) -> Value {
             "discarded": counts.skipped.discarded,
             "replayedByOthers": counts.skipped.replayed_by_others,
             "withoutConsumer": counts.skipped.without_consumer,
+            "refused": counts.skipped.refused,
         },
         "history": history.collect::<Vec<_>>(),
     })

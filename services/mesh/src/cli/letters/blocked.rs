@@ -5,12 +5,10 @@ use serde_json::{Value, json};
 
 use super::{
     super::{place::Place, text},
-    BlockedArgs, GlobalArgs, Output, Status, short,
+    BlockedArgs, GlobalArgs, Output, Status, short, shown_key,
 };
 
 const HEADER: [&str; 5] = ["KEY", "CONSUMER", "SINCE (UTC)", "BLOCKED BY", "BEHIND IT"];
-/// What stands for a key that is not to be shown.
-const MASKED: &str = "***";
 
 pub(super) async fn run(args: BlockedArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let bus = Place::find(global)?.connect().await?;
@@ -38,10 +36,6 @@ pub(super) async fn run(args: BlockedArgs, global: &GlobalArgs, output: &Output)
     Ok(Status::Ok)
 }
 
-fn shown(blocked: &Blocked, reveal: bool) -> &str {
-    if reveal { &blocked.key } else { MASKED }
-}
-
 fn row(blocked: &Blocked, reveal: bool) -> [String; 5] {
     let by = match &blocked.by {
         Head::Letter(id) => format!("letter {}", short(id)),
@@ -49,7 +43,7 @@ fn row(blocked: &Blocked, reveal: bool) -> [String; 5] {
         Head::Drained => "nothing: being handled".to_owned(),
     };
     [
-        shown(blocked, reveal).to_owned(),
+        shown_key(&blocked.key, reveal).to_owned(),
         format!("{}/{}", blocked.service, blocked.consumer),
         text::moment(blocked.since_ms),
         by,
@@ -64,7 +58,7 @@ fn summary(blocked: &Blocked, reveal: bool) -> Value {
         Head::Drained => ("draining", None),
     };
     json!({
-        "key": shown(blocked, reveal),
+        "key": shown_key(&blocked.key, reveal),
         "service": blocked.service.as_str(),
         "consumer": blocked.consumer.as_str(),
         "sinceMs": blocked.since_ms,

@@ -1,6 +1,7 @@
 //! What was exported, line by line: letters that are not there are appended, the others stay as they are.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader},
 };
@@ -53,6 +54,34 @@ struct Counts {
     read: usize,
     imported: usize,
     skipped: usize,
+    /// By the region of their lines.
+    of_region: BTreeMap<Name, usize>,
+}
+
+impl Counts {
+    /// Letters of other regions: they can't be replayed here, unless they were taken into this one.
+    fn tell_of_others(&self, here: Option<&Name>, are_taken_in: bool) {
+        let Some(here) = here else { return };
+        for (region, count) in self.of_region.iter().filter(|(region, _)| *region != here) {
+            // For programs too: it is not among the data.
+            if are_taken_in {
+                eprintln!("note: {count} of the region {region} are taken into {here}");
+            } else {
+                eprintln!(
+                    "note: {count} are of the region {region} and can't be replayed in {here}; --region {here} takes them into it"
+                );
+            }
+        }
+    }
+}
+
+/// Where the letters go.
+struct Target<'a> {
+    /// `None`: nowhere.
+    bus: Option<&'a Bus>,
+    catalog: &'a Catalog,
+    /// Into this region, whatever the line says.
+    into: Option<&'a Name>,
 }
 
 pub(super) async fn run(args: ImportArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
@@ -65,11 +94,15 @@ pub(super) async fn run(args: ImportArgs, global: &GlobalArgs, output: &Output) 
     };
     let bus = if args.dry_run { None } else { Some(Place::find(global)?.connect().await?) };
     let mut counts = Counts::default();
-    let ended = import(reader, &args.file, (bus.as_ref(), &catalog), &mut counts).await;
+    let target = Target { bus: bus.as_ref(), catalog: &catalog, into: global.region.as_ref() };
+    let ended = import(reader, &args.file, &target, &mut counts).await;
+    let bus_region = bus.as_ref().map(|bus| bus.gate().identity().region().clone());
     if let Some(bus) = bus {
         bus.close().await;
     }
-    let Counts { read, imported, skipped } = counts;
+    let here = bus_region.as_ref().or(global.region.as_ref());
+    counts.tell_of_others(here, global.region.is_some());
+    let Counts { read, imported, skipped, .. } = counts;
     if output.is_json() {
         output.json(&json!({ "read": read, "imported": imported, "skipped": skipped }))?;
     } else if args.dry_run {
@@ -83,7 +116,7 @@ pub(super) async fn run(args: ImportArgs, global: &GlobalArgs, output: &Output) 
 async fn import(
     mut reader: Box<dyn BufRead>,
     file: &str,
-    (bus, catalog): (Option<&Bus>, &Catalog),
+    target: &Target<'_>,
     counts: &mut Counts,
 ) -> anyhow::Result<()> {
     let mut number = 0;
@@ -96,15 +129,19 @@ async fn import(
             match length {
                 Ok(0) => ended = Some(Ok(())),
                 Ok(_) if text.trim().is_empty() => {}
-                Ok(_) => match read(&text, catalog) {
-                    Ok(history) => histories.push((number, history)),
+                Ok(_) => match read(&text, target.catalog) {
+                    Ok(mut history) => {
+                        *counts.of_region.entry(history.region.clone()).or_default() += 1;
+                        history.region = target.into.cloned().unwrap_or(history.region);
+                        histories.push((number, history));
+                    }
                     Err(why) => ended = Some(Err(wrong(file, number, &why))),
                 },
                 Err(error) => ended = Some(Err(wrong(file, number, &error.to_string()))),
             }
         }
         counts.read += histories.len();
-        if let Some(bus) = bus {
+        if let Some(bus) = target.bus {
             write(bus, &histories, counts).await?;
         }
         if let Some(ended) = ended {

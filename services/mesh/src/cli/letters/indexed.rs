@@ -32,6 +32,13 @@ pub(super) async fn page(
     heard(pages(bus, &query, limit).await, output)
 }
 
+/// Whether more letters than `limit` are meant. `None`: only reading them says.
+pub(super) async fn are_more_than(bus: &Bus, selection: &Selection, limit: usize) -> Option<bool> {
+    let query = ask::query(selection)?;
+    let counted = ask::count(bus, query).await.ok()?;
+    Some(counted.total > limit as u64)
+}
+
 /// Groups of like failures, the largest first. `None`: only reading every letter says.
 pub(super) async fn groups(bus: &Bus, selection: &Selection, output: &Output) -> Option<Vec<Group>> {
     let query = ask::query(selection)?;
@@ -61,6 +68,11 @@ async fn pages(bus: &Bus, query: &LetterQuery, limit: usize) -> Result<(Vec<Lett
 
 async fn read_groups(bus: &Bus, query: LetterQuery) -> Result<Vec<Group>, Fault> {
     let reply = ask::group(bus, query, GROUPS).await?;
+    let known = reply.groups.len() as u64;
+    if known < reply.total_groups {
+        // For programs too: it is not among the data.
+        eprintln!("note: the largest {known} of {} groups; filters show the others", reply.total_groups);
+    }
     let newest = reply.groups.iter().filter_map(|group| group.newest.clone()).collect();
     let letters = ask::letters(bus, newest).await?;
     let by_id: BTreeMap<&str, &Letter> = letters.iter().map(|letter| (letter.letter.id.as_str(), letter)).collect();

@@ -5,7 +5,8 @@ use mesh_core::operate::jobs::{self, Job};
 
 use super::{
     super::{place, place::Place, text},
-    GlobalArgs, Output, Status, attach,
+    GlobalArgs, Output, Status,
+    attach::{self, Looking},
 };
 
 #[derive(Debug, Subcommand)]
@@ -53,7 +54,7 @@ pub(super) async fn run(command: JobCommand, global: &GlobalArgs, output: &Outpu
         }
         JobCommand::Watch(args) => {
             let job = jobs::find(&bus, &args.id).await?;
-            return attach::run(&bus, &job.id, output).await;
+            return attach::run(&bus, &job.id, &Looking { limit: None, shape: |job| job }, output).await;
         }
         JobCommand::Show(args) => args.id,
         JobCommand::Pause(args) => {
@@ -71,7 +72,7 @@ pub(super) async fn run(command: JobCommand, global: &GlobalArgs, output: &Outpu
     };
     let job = jobs::find(&bus, &id).await?;
     bus.close().await;
-    attach::tell(&job, output)?;
+    attach::tell(&job, |job| job, output)?;
     if !output.is_json() {
         for moment in &job.history {
             let act = &moment.act;

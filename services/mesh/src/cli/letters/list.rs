@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{place::Place, text},
-    GlobalArgs, ListArgs, Output, Status, consumer, fault, indexed, last_part, short, state, table,
+    GlobalArgs, ListArgs, Output, Status, consumer, fault, indexed, last_part, short, shown_key, state, table,
     which::{Wanted, tell_unclear},
 };
 
@@ -33,7 +33,7 @@ pub(super) async fn run(args: ListArgs, global: &GlobalArgs, output: &Output) ->
     };
     bus.close().await;
     if output.is_json() {
-        output.json(&letters.iter().map(summary).collect::<Vec<_>>())?;
+        output.json(&letters.iter().map(|letter| summary(letter, args.reveal)).collect::<Vec<_>>())?;
         return Ok(Status::Ok);
     }
     if letters.is_empty() {
@@ -68,7 +68,7 @@ fn row(letter: &Letter) -> [String; 9] {
 }
 
 /// A letter in one JSON object, without its payload.
-pub(super) fn summary(letter: &Letter) -> Value {
+pub(super) fn summary(letter: &Letter, reveal: bool) -> Value {
     let facts = Facts::of(letter);
     json!({
         "id": facts.id,
@@ -77,7 +77,7 @@ pub(super) fn summary(letter: &Letter) -> Value {
         "consumer": facts.consumer,
         "messageType": facts.message_type,
         "messageId": facts.message_id,
-        "key": facts.key,
+        "key": shown_key(facts.key, reveal),
         "reason": facts.reason,
         "code": facts.code_word(),
         "effect": facts.effect_word(),

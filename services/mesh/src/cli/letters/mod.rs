@@ -85,6 +85,8 @@ pub(super) enum LetterCommand {
     #[command(after_help = "Example: mesh dead-letter export --fingerprint eb28c96b4bb4 --to letters.ndjson")]
     Export(export::ExportArgs),
     /// Append letters of an export that are not there
+    ///
+    /// A letter of another region can be replayed only there; where --region is said, all are taken into that one.
     #[command(after_help = "Example: mesh dead-letter import letters.ndjson")]
     Import(import::ImportArgs),
     /// Which keys of ordered consumers are blocked, by what, and how much waits behind them
@@ -97,6 +99,9 @@ pub(super) struct ListArgs {
     /// At most so many; 0 for all
     #[arg(long, default_value_t = 100)]
     limit: usize,
+    /// Show ordering keys, which may be personal
+    #[arg(long)]
+    reveal: bool,
     #[command(flatten)]
     filters: FilterArgs,
 }
@@ -121,19 +126,18 @@ pub(super) struct BlockedArgs {
 pub(super) struct ShowArgs {
     /// Its id, or a beginning that no other has
     id: String,
-    /// Show personal and payment fields too
+    /// Show personal and payment fields and ordering keys too
     #[arg(long)]
     reveal: bool,
 }
 
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("which").required(true).args(["ids", "all"]))]
 pub(super) struct ReplayArgs {
     /// Their ids, or beginnings that no other has
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     /// All that are open
-    #[arg(long)]
+    #[arg(long, help_heading = "Which letters")]
     all: bool,
     #[command(flatten)]
     filters: which::FilterArgs,
@@ -143,10 +147,10 @@ pub(super) struct ReplayArgs {
     /// Don't wait for what becomes of them
     #[arg(long)]
     no_wait: bool,
-    /// How long to wait for what becomes of them
-    #[arg(long, value_parser = text::duration, default_value = "30s", value_name = "TIME")]
-    timeout: Duration,
-    /// Send one that is replaying once more, even where its copy may still wait
+    /// How long to wait for what becomes of them [default: 30s; for a job until it has ended]. They go on after it
+    #[arg(long, value_parser = text::duration, value_name = "TIME")]
+    timeout: Option<Duration>,
+    /// Send one that is replaying once more, even where its copy may still wait; not for a job
     #[arg(long)]
     again: bool,
     /// Why, for its history
@@ -182,6 +186,14 @@ fn fault(letter: &Letter) -> Fault {
 /// The state's word; an open question whether something happened is *parked*.
 fn state(letter: &Letter) -> &'static str {
     if Facts::of(letter).is_parked() { "parked" } else { letter.state.word() }
+}
+
+/// What stands for an ordering key that is not to be shown.
+const MASKED: &str = "***";
+
+/// An ordering key, which may be personal.
+fn shown_key(key: &str, reveal: bool) -> &str {
+    if reveal || key.is_empty() { key } else { MASKED }
 }
 
 /// Enough of the id to be the only one, as a rule.

@@ -1,6 +1,9 @@
 //! Replay: to the consumer that failed, and to no other.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::{
+    io::{BufRead as _, IsTerminal as _, Write as _},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
 use mesh_core::{
@@ -9,16 +12,18 @@ use mesh_core::{
     fault::Fault,
     operate::letters::{self, Order, Replayed, Replays},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     super::{Failure, failure, place, place::Place},
-    GlobalArgs, Output, ReplayArgs, Status, consumer, fault, rollout, short,
+    GlobalArgs, Output, ReplayArgs, Status, consumer, fault, indexed, rollout, short,
     which::{Wanted, tell_unclear},
 };
 
 /// Replays that are ordered at once.
 const UNDER_WAY: usize = 16;
+/// How long to wait for what becomes of a few letters, where nothing is said.
+const WAIT: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     check(&args)?;
@@ -27,26 +32,21 @@ pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) 
     if args.rollout.is_wanted() {
         return rollout::run(args, bus, (global, output)).await;
     }
-    let letters = chosen(&bus, &args, global).await?;
-    if !by_ids && letters.len() > rollout::AT_ONCE {
+    let Some(letters) = chosen(&bus, &args, global).await? else {
+        check_again(&args, "more than a few letters are a job")?;
         return rollout::run(args, bus, (global, output)).await;
-    }
+    };
     if letters.is_empty() {
-        output.remark("no open letters: nothing to replay");
-        if output.is_json() {
-            output.json(&json!([]))?;
-        }
-        return Ok(Status::Ok);
+        return nothing("no open letters: nothing to replay", Status::Ok, output);
     }
     if !by_ids && !args.yes && !agreed_to(&letters)? {
-        output.remark("nothing was replayed");
-        return Ok(Status::Failed);
+        return nothing("nothing was replayed", Status::Failed, output);
     }
     let order = Order { by: place::person(), why: args.why.clone(), again: args.again, job: String::new() };
     let (replayed, refused) = order_all(&bus, &letters, &order).await;
     let letters = match args.no_wait {
         true => Vec::new(),
-        false => letters::await_end(&bus, &replayed, args.timeout).await?,
+        false => letters::await_end(&bus, &replayed, args.timeout.unwrap_or(WAIT)).await?,
     };
     bus.close().await;
     tell(&Told { replayed: &replayed, letters: &letters, waited: !args.no_wait, output })?;
@@ -68,26 +68,53 @@ fn check(args: &ReplayArgs) -> anyhow::Result<()> {
         (false, true, _) | (false, false, true) => {
             ("ids and filters exclude each other", "give ids, or filters, or --all")
         }
-        _ => return Ok(()),
+        _ => {
+            let a_job = args.rollout.is_wanted().then_some("--again goes with no option of a job");
+            return a_job.map_or(Ok(()), |why| check_again(args, why));
+        }
     };
     Err(Failure::input(what, help).into())
 }
 
-/// The letters that are meant; an id that fits nothing ends it before anything is replayed.
-async fn chosen(bus: &Bus, args: &ReplayArgs, global: &GlobalArgs) -> anyhow::Result<Vec<Letter>> {
-    if args.ids.is_empty() {
-        let listing = letters::list(bus, &args.filters.selector(Wanted::Open, global)?).await?;
+/// A job replays what is open: one that is replaying is sent once more by itself.
+fn check_again(args: &ReplayArgs, why: &str) -> anyhow::Result<()> {
+    if !args.again {
+        return Ok(());
+    }
+    let what = format!("{why}, which sends no letter again that is replaying");
+    let help = "leave out --again; or name letters that are replaying by their ids, without options of a job";
+    Err(Failure::input(what, help).into())
+}
+
+/// What a replay did, in one JSON object whatever it was: a job of the keeper's, or letters.
+pub(super) fn document(job: Value, letters: Vec<Value>) -> Value {
+    json!({ "job": job, "letters": letters })
+}
+
+/// Says why nothing was replayed.
+pub(super) fn nothing(why: &str, status: Status, output: &Output) -> anyhow::Result<Status> {
+    output.remark(why);
+    if output.is_json() {
+        output.json(&document(Value::Null, Vec::new()))?;
+    }
+    Ok(status)
+}
+
+/// The letters that are meant; an id that fits nothing ends it before anything is replayed. `None`: more than a few, which
+/// are not read here.
+async fn chosen(bus: &Bus, args: &ReplayArgs, global: &GlobalArgs) -> anyhow::Result<Option<Vec<Letter>>> {
+    if !args.ids.is_empty() {
+        return Ok(Some(letters::find_each(bus, &args.ids).await?));
+    }
+    let selector = args.filters.selector(Wanted::Open, global)?;
+    if indexed::are_more_than(bus, selector.selection(), rollout::AT_ONCE).await == Some(true) {
+        return Ok(None);
+    }
+    let listing = letters::list_few(bus, &selector, rollout::AT_ONCE).await?;
+    Ok(listing.map(|listing| {
         tell_unclear(&listing);
-        return Ok(listing.letters);
-    }
-    let mut chosen: Vec<Letter> = Vec::new();
-    for id in &args.ids {
-        let letter = letters::find(bus, id).await?;
-        if chosen.iter().all(|other| other.letter.id != letter.letter.id) {
-            chosen.push(letter);
-        }
-    }
-    Ok(chosen)
+        listing.letters
+    }))
 }
 
 fn agreed_to(letters: &[Letter]) -> anyhow::Result<bool> {
@@ -136,7 +163,7 @@ fn tell(told: &Told<'_>) -> anyhow::Result<()> {
         let ends = ends.iter().map(|(one, (word, said))| {
             json!({ "id": one.letter_id, "generation": one.generation, "state": word, "said": said })
         });
-        return Ok(told.output.json(&ends.collect::<Vec<_>>())?);
+        return Ok(told.output.json(&document(Value::Null, ends.collect()))?);
     }
     for (one, (word, said)) in &ends {
         told.output.line(&format!("{}  {word}{said}", short(&one.letter_id)))?;

@@ -6,18 +6,20 @@ use clap::Args;
 use mesh_core::{
     bus::Bus,
     operate::{
-        jobs::{self, Ask, Preview, Selection},
+        jobs::{self, Ask, MAX_IDS, Preview, Selection},
         letters,
     },
     policy::replay::{AbortRule, Canary, Rate},
     store::{Lease, LeaseSettings, Store},
     subject::KEEPER,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     super::{Failure, place, text},
-    GlobalArgs, Output, ReplayArgs, Status, attach, consumer, replay, short,
+    GlobalArgs, Output, ReplayArgs, Status,
+    attach::{self, Looking},
+    consumer, replay, short,
     which::{Wanted, tell_unclear},
 };
 
@@ -77,17 +79,12 @@ pub(super) async fn run(
         return Ok(Status::Ok);
     }
     if preview.letters == 0 {
-        output.remark("no open letters: nothing to replay");
-        if output.is_json() {
-            output.json(&json!(null))?;
-        }
-        return Ok(Status::Ok);
+        return replay::nothing("no open letters: nothing to replay", Status::Ok, output);
     }
     let consumers: Vec<_> = preview.consumers.keys().map(String::as_str).collect();
     let question = format!("replay {} letters to {}?", preview.letters, consumers.join(", "));
     if !args.yes && !replay::agreed(&question)? {
-        output.remark("nothing was replayed");
-        return Ok(Status::Failed);
+        return replay::nothing("nothing was replayed", Status::Failed, output);
     }
     let ask = Ask {
         selection,
@@ -106,11 +103,16 @@ pub(super) async fn run(
         output.remark(&format!("no keeper is active: job {} waits for one", job.id));
     }
     if args.no_wait {
-        attach::tell(&job, output)?;
+        attach::tell(&job, in_a_replay, output)?;
         bus.close().await;
         return Ok(Status::Ok);
     }
-    attach::run(&bus, &job.id, output).await
+    attach::run(&bus, &job.id, &Looking { limit: args.timeout, shape: in_a_replay }, output).await
+}
+
+/// The job's own document, in that of a replay.
+fn in_a_replay(job: Value) -> Value {
+    replay::document(job, Vec::new())
 }
 
 /// Who is the active keeper. `None`: nobody, or that is not known.
@@ -124,18 +126,31 @@ async fn keeper(bus: &Bus) -> Option<String> {
 /// What the keeper is asked for. A CEL condition is asked here, where the contracts are known: the job names the letters.
 async fn selection(bus: &Bus, args: &ReplayArgs, global: &GlobalArgs) -> anyhow::Result<Selection> {
     let mut ids = BTreeSet::new();
-    for id in &args.ids {
-        ids.insert(letters::find(bus, id).await?.letter.id);
+    if !args.ids.is_empty() {
+        ids.extend(letters::find_each(bus, &args.ids).await?.into_iter().map(|letter| letter.letter.id));
     }
     let selector = args.filters.selector(Wanted::Open, global)?;
     if selector.selection().condition.is_some() {
         let listing = letters::list(bus, &selector).await?;
         tell_unclear(&listing);
         ids.extend(listing.letters.into_iter().map(|letter| letter.letter.id));
-        // None is not all.
-        ids.insert(String::new());
+        if ids.is_empty() {
+            return Ok(Selection::nothing());
+        }
     }
+    check_count(ids.len())?;
     Ok(Selection::new(ids, selector.selection()))
+}
+
+/// Whether one job can name so many letters.
+fn check_count(count: usize) -> Result<(), Failure> {
+    if count <= MAX_IDS {
+        return Ok(());
+    }
+    let what = format!("{count} letters are meant one by one, and a job can name {MAX_IDS}");
+    let help = "say it by filters without --where, which a job keeps as they are;\n\
+                or narrow --where (--consumer, --since, --until) and ask for one job after the other";
+    Err(Failure::input(what, help))
 }
 
 fn canary(args: &RolloutArgs) -> anyhow::Result<Canary> {
@@ -181,4 +196,16 @@ fn show(preview: &Preview, output: &Output) -> anyhow::Result<()> {
     }
     output.remark("nothing was replayed");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_letters_than_a_job_can_name_are_refused_before_anything_is_asked() {
+        assert!(check_count(MAX_IDS).is_ok());
+        let said = check_count(MAX_IDS + 1).unwrap_err().to_string();
+        assert!(said.contains("10001 letters") && said.contains("10000"), "{said}");
+    }
 }

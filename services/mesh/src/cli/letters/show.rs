@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::{
     super::{contracts, hints, mask::Mask, place::Place, text},
-    GlobalArgs, Output, ShowArgs, Status, consumer,
+    GlobalArgs, MASKED, Output, ShowArgs, Status, consumer,
     diff::{self, Change, Payloads},
-    fault, payload_name, short, state,
+    fault, payload_name, short, shown_key, state,
 };
 
 pub(super) async fn run(args: ShowArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
@@ -22,14 +22,15 @@ pub(super) async fn run(args: ShowArgs, global: &GlobalArgs, output: &Output) ->
     let letter = letters::find(&bus, &args.id).await?;
     bus.close().await;
     let payload = payload(&letter.letter, &catalog, Mask { reveal: args.reveal, defaults: true });
-    let view = View { letter: &letter, payload, edits: edits(&letter, &catalog, args.reveal) };
+    let key = shown_key(&letter.letter.key, args.reveal);
+    let view = View { letter: &letter, payload, key, edits: edits(&letter, &catalog, args.reveal) };
     if output.is_json() {
         output.json(&document(&view))?;
         return Ok(Status::Ok);
     }
     output.line(page(&view, output)?.trim_end())?;
     let payload = &view.payload;
-    let masked = ["[personal]", "[payment]"].iter().any(|mask| payload.to_string().contains(mask));
+    let masked = ["[personal]", "[payment]"].iter().any(|mask| payload.to_string().contains(mask)) || key == MASKED;
     if masked {
         output.remark("(masked fields are shown with --reveal)");
     }
@@ -40,6 +41,7 @@ pub(super) async fn run(args: ShowArgs, global: &GlobalArgs, output: &Output) ->
 struct View<'l> {
     letter: &'l Letter,
     payload: Value,
+    key: &'l str,
     /// What each act of the history changed in the payload.
     edits: Vec<Vec<Change>>,
 }
@@ -93,9 +95,9 @@ impl Page<'_> {
 }
 
 fn page(view: &View<'_>, output: &Output) -> anyhow::Result<String> {
-    let View { letter, payload, edits } = view;
+    let View { letter, payload, key, edits } = view;
     let mut page = Page { out: String::new(), output };
-    head(&mut page, letter);
+    head(&mut page, letter, key);
     why(&mut page, &fault(letter));
     attempts(&mut page, &letter.letter.attempts);
     source(&mut page, &letter.letter);
@@ -117,14 +119,14 @@ fn page(view: &View<'_>, output: &Output) -> anyhow::Result<String> {
     Ok(page.out)
 }
 
-fn head(page: &mut Page<'_>, letter: &Letter) {
+fn head(page: &mut Page<'_>, letter: &Letter, key: &str) {
     page.section(&format!("Letter {}", letter.letter.id));
     page.fact("state", state(letter));
     page.fact("generation", &letter.letter.generation.to_string());
     page.fact("consumer", &consumer(letter));
     page.fact("message", &letter.letter.message_type);
     page.fact("from", &letter.letter.caller);
-    page.fact("ordering key", &letter.letter.key);
+    page.fact("ordering key", key);
     page.fact("fingerprint", &Facts::of(letter).fingerprint.to_string());
     page.fact("captured", &text::moment(letter.letter.captured_at_ms));
 }
@@ -234,7 +236,7 @@ fn next(letter: &Letter) -> Vec<String> {
 
 /// The same for programs.
 fn document(view: &View<'_>) -> Value {
-    let View { letter, payload, edits } = view;
+    let View { letter, payload, key, edits } = view;
     let inner = &letter.letter;
     let source = inner.source.clone().unwrap_or_default();
     json!({
@@ -246,7 +248,7 @@ fn document(view: &View<'_>) -> Value {
         "consumer": inner.consumer,
         "caller": inner.caller,
         "messageType": inner.message_type,
-        "key": inner.key,
+        "key": key,
         "fingerprint": Facts::of(letter).fingerprint,
         "capturedAtMs": inner.captured_at_ms,
         "fault": fault_json(&fault(letter)),

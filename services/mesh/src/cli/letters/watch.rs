@@ -23,6 +23,9 @@ pub(in crate::cli) struct WatchArgs {
     /// End after so many letters
     #[arg(long)]
     count: Option<usize>,
+    /// Show ordering keys, which may be personal
+    #[arg(long)]
+    reveal: bool,
     #[command(flatten)]
     filters: FilterArgs,
 }
@@ -54,7 +57,7 @@ pub(super) async fn run(args: WatchArgs, global: &GlobalArgs, output: &Output) -
         };
         is_away = false;
         for letter in letters.iter().take(left) {
-            show(letter, output)?;
+            show(letter, args.reveal, output)?;
         }
         left = left.saturating_sub(letters.len());
     }
@@ -62,9 +65,9 @@ pub(super) async fn run(args: WatchArgs, global: &GlobalArgs, output: &Output) -
     Ok(Status::Ok)
 }
 
-fn show(letter: &Letter, output: &Output) -> std::io::Result<()> {
+fn show(letter: &Letter, reveal: bool, output: &Output) -> std::io::Result<()> {
     if output.is_json() {
-        return output.line(&list::summary(letter).to_string());
+        return output.line(&list::summary(letter, reveal).to_string());
     }
     let facts = Facts::of(letter);
     let at = rfc3339(facts.captured_at_ms);

@@ -1,0 +1,105 @@
+//! A few letters of very many: read by the newest record of each, and no more of them than are wanted.
+
+use super::{Answer, Listing, Selector};
+use crate::{
+    bus::{Bus, Start},
+    dead_letter::{ActKind, Letter, LetterState, Letters, kind},
+    envelope::Envelope,
+    fault::Fault,
+    subject::DEAD_LETTER_STREAM,
+};
+use mesh_proto::v1;
+use prost::Message as _;
+
+/// The letters that are meant, the oldest capture first, where there are no more than `limit`. `None`: there are more.
+///
+/// Open letters that nobody did anything to come without what was before their newest capture.
+///
+/// # Errors
+/// The bus can't be reached, or this identity may not read letters.
+pub async fn list_few(bus: &Bus, selector: &Selector, limit: usize) -> Result<Option<Listing>, Fault> {
+    let mut listing = Listing::default();
+    if bus.stream_state(DEAD_LETTER_STREAM).await?.is_none() {
+        return Ok(Some(listing));
+    }
+    let mut reading = bus.follow_from(DEAD_LETTER_STREAM, vec![selector.subject()], Start::NewestOfEach).await?;
+    for _ in 0..reading.stored() {
+        let newest = reading.next().await?.open().envelope;
+        let Some(letter) = wanted(bus, selector, &newest).await? else { continue };
+        match selector.ask(&letter) {
+            Answer::Yes => listing.letters.push(letter),
+            Answer::No | Answer::Ask => {}
+            Answer::Unclear(why) => {
+                listing.unclear += 1;
+                listing.why.get_or_insert(why);
+            }
+        }
+        if listing.letters.len() > limit {
+            break;
+        }
+    }
+    reading.close().await;
+    if listing.letters.len() > limit {
+        return Ok(None);
+    }
+    listing.letters.sort_by_key(|letter| letter.letter.captured_at_ms);
+    Ok(Some(listing))
+}
+
+/// The letter of a newest record, if its state may be one of those that are meant.
+async fn wanted(bus: &Bus, selector: &Selector, newest: &Envelope) -> Result<Option<Letter>, Fault> {
+    let record = v1::LetterRecord::decode(newest.payload.clone()).ok().and_then(|record| record.record);
+    let Some(what) = record.as_ref().map(kind) else { return Ok(None) };
+    let states = &selector.selection().states;
+    let may_be = |state: LetterState| states.is_empty() || states.contains(&state);
+    let is_wanted = match what {
+        ActKind::Captured => may_be(LetterState::Open),
+        ActKind::Edited | ActKind::Released => may_be(LetterState::Open) || may_be(LetterState::Held),
+        ActKind::Held => may_be(LetterState::Held),
+        ActKind::Replayed => may_be(LetterState::Replaying),
+        ActKind::Resolved => may_be(LetterState::Resolved),
+        ActKind::Discarded => may_be(LetterState::Discarded),
+    };
+    if !is_wanted {
+        return Ok(None);
+    }
+    if what == ActKind::Captured {
+        let mut alone = Letters::default();
+        alone.apply(newest);
+        return Ok(alone.into_map().into_values().next());
+    }
+    let mut whole = Reading::of(&newest.subject);
+    whole.go_on(bus).await?;
+    Ok(whole.letter())
+}
+
+/// One letter, record by record: for a few at a time, each is a question of its own.
+#[derive(Debug)]
+pub(super) struct Reading {
+    subject: String,
+    /// The first sequence that was not read.
+    next: u64,
+    letters: Letters,
+}
+
+impl Reading {
+    /// Of the one letter on a subject, or on those that match it. Nothing is read yet.
+    pub(super) fn of(subject: &str) -> Reading {
+        Reading { subject: subject.to_owned(), next: 1, letters: Letters::default() }
+    }
+
+    /// Reads what was not read before.
+    pub(super) async fn go_on(&mut self, bus: &Bus) -> Result<(), Fault> {
+        while let Some(message) = bus.next_on(DEAD_LETTER_STREAM, &self.subject, self.next).await? {
+            let envelope = message.open().envelope;
+            self.next = envelope.delivery.as_ref().map_or(self.next, |delivery| delivery.sequence) + 1;
+            self.letters.apply(&envelope);
+        }
+        Ok(())
+    }
+
+    /// The letter as far as it was read.
+    pub(super) fn letter(&self) -> Option<Letter> {
+        self.letters.iter().next().map(|(_, letter)| letter.clone())
+    }
+}
