@@ -72,6 +72,19 @@ impl Ordered {
     }
 }
 
+impl Hand {
+    /// Takes another delivery of its message. The one that tells more of it is handled: the copy with the attempts that its
+    /// original does not know of, and the replay, whose letter has to end.
+    fn join(&mut self, come: Come) {
+        let Come { envelope, refusal, came, sequence, reply, lease, .. } = come;
+        let tells = |envelope: &Envelope| envelope.note.lane.as_ref().map(|lane| (lane.letter.is_some(), lane.attempt));
+        if tells(&envelope) > tells(&self.envelope) {
+            (self.envelope, self.refusal) = (Arc::new(envelope), refusal);
+        }
+        self.deliveries.push(held_of(&came, sequence, reply, lease));
+    }
+}
+
 impl Hands {
     /// How many messages of the stream are here.
     pub(super) fn of_stream(&self) -> usize {
@@ -109,8 +122,7 @@ impl Hands {
                 if hand.begun {
                     hand.late.push(come);
                 } else {
-                    let Come { came, sequence, reply, lease, .. } = come;
-                    hand.deliveries.push(held_of(&came, sequence, reply, lease));
+                    hand.join(come);
                 }
                 None
             }
