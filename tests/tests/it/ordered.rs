@@ -469,14 +469,15 @@ async fn a_record_of_a_blocked_key_without_a_copy_blocks_nothing() {
     check(&log, 10);
 }
 
-/// Takes what is first in `stream` for the partition of `key`, as a process would that is killed then.
-async fn take_first(broker: &TestBroker, stream: &str, key: &str) -> async_nats::jetstream::Message {
+/// Takes the first ones in `stream` for the partition of `key`, as a process would that is killed or stopped then.
+async fn take(broker: &TestBroker, stream: &str, key: &str, count: usize) -> Vec<async_nats::jetstream::Message> {
     let options = async_nats::ConnectOptions::with_nkey(broker.seed("mail").unwrap().to_owned());
     let client = options.custom_inbox_prefix("_INBOX.mail").connect(broker.server.client_url()).await.unwrap();
     let durable = format!("mail_work_p{}", mesh_core::subject::partition(key.as_bytes()));
     let context = async_nats::jetstream::new(client);
     let consumer = context.get_consumer_from_stream::<pull::Config, _, _>(durable, stream).await.unwrap();
-    consumer.batch().max_messages(1).messages().await.unwrap().next().await.unwrap().unwrap()
+    let messages = consumer.batch().max_messages(count).messages().await.unwrap();
+    messages.take(count).map(Result::unwrap).collect().await
 }
 
 /// What processes leave that are killed after they delayed a message and before they acked it. Of the number 1 the copy waits
@@ -500,10 +501,10 @@ async fn a_message_that_comes_beside_its_copy_and_fails_again_is_not_lost() {
         let number: u64 = envelope.message_id.rsplit('/').next().unwrap().parse().unwrap();
         let key = format!("c{}", number % 2);
         envelope.order = Some(envelope::Order { key: key.clone(), fence: 0 });
-        drop(take_first(&broker, "mesh1-event-orders", &key).await);
+        take(&broker, "mesh1-event-orders", &key, 1).await;
         delayed::delay(writer.bus(), &lane, &envelope, (2, 0), &Attempts::default()).await.unwrap();
         if number == 2 {
-            take_first(&broker, &lane.stream(), &key).await.double_ack().await.unwrap();
+            take(&broker, &lane.stream(), &key, 1).await[0].double_ack().await.unwrap();
             continue;
         }
         let record = BlockedKey {
@@ -536,4 +537,31 @@ async fn a_message_that_comes_beside_its_copy_and_fails_again_is_not_lost() {
     assert_eq!(tried[&2], [1, 2, 3]);
     let left = operator.bus().stream_state(&lane.stream()).await.unwrap().unwrap();
     assert_eq!(left.messages, 0);
+}
+
+/// A process that was stopped in the middle of its acks, which reach the broker after the next owner has their messages too.
+#[tokio::test(flavor = "multi_thread")]
+async fn acks_that_come_after_the_takeover_stop_nothing() {
+    let broker = broker().await;
+    publish(&broker, 1, 1..=5).await;
+    let stopped = take(&broker, "mesh1-event-orders", "c0", 3).await;
+    let log = Log::of(1);
+    log.lock().unwrap().given_up.extend([1, 2]);
+    let accept: Verdict = Arc::new(|_, _| Ok(()));
+    let mesh = process(&broker, &log, &accept, settings()).await;
+    let operator = broker.connect("operator").await.unwrap();
+    let durable = format!("mail_work_p{}", mesh_core::subject::partition(b"c0"));
+    eventually("two of three come to it, and two new ones", || async {
+        stopped[2].ack_with(async_nats::jetstream::AckKind::Progress).await.unwrap();
+        let state = operator.bus().consumer_state("mesh1-event-orders", &durable).await.unwrap().unwrap();
+        (state.deliveries == 7).then_some(())
+    })
+    .await;
+    for message in &stopped[..2] {
+        message.double_ack().await.unwrap();
+    }
+    assert_eq!(done(&log), 0, "the third one is still with the process that was stopped");
+    eventually("the other three", || async { (done(&log) == 3).then_some(()) }).await;
+    mesh.drain().await;
+    check(&log, 3);
 }
