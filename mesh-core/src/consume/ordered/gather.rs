@@ -38,12 +38,24 @@ pub(super) struct Waits {
     since: Instant,
     /// Since when more is here than is under way: a process that was stopped settled some of it after that came again.
     too_many: Option<Instant>,
+    /// What others have under way, before any of it came here.
+    others: Option<u64>,
     is_told: bool,
 }
 
 impl Waits {
     pub(super) fn new() -> Waits {
-        Waits { since: Instant::now(), too_many: None, is_told: false }
+        Waits { since: Instant::now(), too_many: None, others: None, is_told: false }
+    }
+
+    /// Whether the numbers are the same and yet some of what others had is missing (`again`: what came again of it): something
+    /// was settled meanwhile, and nobody tells whether that is here, and what it stands for is not.
+    fn misses(&mut self, here: u64, in_flight: u64, again: u64) -> bool {
+        if again == 0 {
+            let others = in_flight.saturating_sub(here);
+            self.others = Some(self.others.unwrap_or(others).min(others));
+        }
+        again > 0 && in_flight == here && self.others.is_some_and(|others| again < others)
     }
 
     /// Whether more is here than the broker counts, and that does not pass.
@@ -169,11 +181,13 @@ impl Term {
             if Instant::now() >= next {
                 match self.under_way(of).await {
                     Ok((in_flight, pending, number)) => {
-                        let mine = here.len() as u64;
-                        if in_flight == mine && (came == Came::Stream || pending == 0) {
+                        let (mine, again) =
+                            (here.len() as u64, into.iter().filter(|come| come.is_again()).count() as u64);
+                        let is_settled_late = waits.misses(mine, in_flight, again);
+                        if in_flight == mine && !is_settled_late && (came == Came::Stream || pending == 0) {
                             return number;
                         }
-                        if waits.has_too_many(mine, in_flight) {
+                        if is_settled_late || waits.has_too_many(mine, in_flight) {
                             // Which one was settled elsewhere nobody tells. What is handed back and comes again is all there is.
                             self.give.stop();
                         }
@@ -185,6 +199,7 @@ impl Term {
                 pause = (pause * 2).min(ASK.1);
             }
             if pull.asked() == 0
+                && waits.others.is_some()
                 && let Err(error) = pull.ask(BATCH).await
             {
                 tracing::debug!(%error, consumer = of.1, "the pull was not sent");

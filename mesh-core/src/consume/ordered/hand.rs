@@ -53,6 +53,11 @@ pub(super) struct Hands {
 }
 
 impl Come {
+    /// Whether it was delivered before, here or elsewhere.
+    pub(super) fn is_again(&self) -> bool {
+        self.envelope.delivery.as_ref().is_some_and(|delivery| delivery.deliveries > 1)
+    }
+
     /// Where it is to be settled. Its lease is kept alive no more.
     pub(super) fn into_reply(self) -> Arc<str> {
         self.reply
