@@ -113,12 +113,7 @@ impl Worker {
     }
 
     /// `next`: the number of the next attempt, and when it is due.
-    pub(super) async fn again(
-        &self,
-        envelope: &Envelope,
-        next: (u32, i64),
-        attempts: &v1::Attempts,
-    ) -> Result<(), GivenUp> {
+    async fn again(&self, envelope: &Envelope, next: (u32, i64), attempts: &v1::Attempts) -> Result<(), GivenUp> {
         let put_aside = || delayed::delay(&self.bus, &self.lane, envelope, next, attempts);
         self.until_confirmed("a delayed copy", put_aside).await?;
         crash_point("settle.delayed");

@@ -34,7 +34,26 @@ pub async fn delay(
     next: (u32, i64),
     attempts: &v1::Attempts,
 ) -> Result<(), PublishError> {
-    later(bus, lane, envelope, (next.0, next.1, "delay"), attempts).await
+    let id = format!("delay/{}/{}", lane.durable(), unique(envelope));
+    later(bus, lane, envelope, next, (attempts, id)).await
+}
+
+/// Puts a delivery of an ordered consumer aside, as [`delay`] does, but once for each `turn`, an attempt of one owner.
+///
+/// An owner settles an original together with the copy that an owner before it made. Were the next copy taken for that one, the
+/// message would be nowhere. One copy too many is recognised.
+///
+/// # Errors
+/// The broker has not confirmed it: the original must not be settled.
+pub async fn delay_in_turn(
+    bus: &Bus,
+    lane: &Lane,
+    envelope: &Envelope,
+    next: (u32, i64),
+    (attempts, turn): (&v1::Attempts, &str),
+) -> Result<(), PublishError> {
+    let id = format!("delay/{}/{}/{turn}", lane.durable(), unique(envelope));
+    later(bus, lane, envelope, next, (attempts, id)).await
 }
 
 /// Puts a delivery aside until `due_ms` that was not begun, as the same attempt. Its copy has an id of its own: should the
@@ -49,27 +68,26 @@ pub async fn put_aside(
     due_ms: i64,
     attempts: &v1::Attempts,
 ) -> Result<(), PublishError> {
-    later(bus, lane, envelope, (envelope.attempt(), due_ms, "aside"), attempts).await
+    let id = format!("aside/{}/{}", lane.durable(), unique(envelope));
+    later(bus, lane, envelope, (envelope.attempt(), due_ms), (attempts, id)).await
 }
 
 async fn later(
     bus: &Bus,
     lane: &Lane,
     envelope: &Envelope,
-    next: (u32, i64, &str),
-    attempts: &v1::Attempts,
+    (attempt, due_ms): (u32, i64),
+    (attempts, id): (&v1::Attempts, String),
 ) -> Result<(), PublishError> {
-    let (attempt, due_ms, word) = next;
-    let unique = unique(envelope);
     let mut headers = lane::own_headers(envelope);
     headers.extend([
-        (Cow::Borrowed(header::MESSAGE_ID), format!("{word}/{}/{unique}", lane.durable())),
+        (Cow::Borrowed(header::MESSAGE_ID), id),
         (Cow::Borrowed(SCHEDULE), format!("@at {}", rfc3339(due_ms))),
         (Cow::Borrowed(SCHEDULE_TARGET), lane.due_for(&envelope.subject)),
         (Cow::Borrowed(header::ATTEMPTS), encode_attempts(attempts)),
     ]);
     headers.extend(note(envelope, attempt).encode().map(|note| (Cow::Borrowed(header::MESH), note)));
-    let hold = subject::lane_hold(&lane.region, &lane.service, &lane.consumer, &unique);
+    let hold = subject::lane_hold(&lane.region, &lane.service, &lane.consumer, &unique(envelope));
     let sealed = bus.gate().seal_own(hold, headers, envelope.payload.clone());
     bus.publish(&lane.stream(), sealed).await.map(drop)
 }

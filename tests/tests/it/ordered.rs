@@ -6,12 +6,14 @@ use std::{
     time::Duration,
 };
 
+use async_nats::jetstream::consumer::pull;
 use futures_util::StreamExt as _;
 use mesh_core::{
     Context, Fault, Mesh,
     bus::StreamLimits,
     consume::{ConsumerSettings, OrderSettings},
     dead_letter::{Letter, LetterState},
+    delayed,
     operate::{
         keys,
         letters::{self, Order, Selector},
@@ -465,4 +467,107 @@ async fn a_record_of_a_blocked_key_without_a_copy_blocks_nothing() {
     .await;
     mesh.drain().await;
     check(&log, 10);
+}
+
+/// Takes the first ones in `stream` for the partition of `key`, as a process would that is killed or stopped then.
+async fn take(broker: &TestBroker, stream: &str, key: &str, count: usize) -> Vec<async_nats::jetstream::Message> {
+    let options = async_nats::ConnectOptions::with_nkey(broker.seed("mail").unwrap().to_owned());
+    let client = options.custom_inbox_prefix("_INBOX.mail").connect(broker.server.client_url()).await.unwrap();
+    let durable = format!("mail_work_p{}", mesh_core::subject::partition(key.as_bytes()));
+    let context = async_nats::jetstream::new(client);
+    let consumer = context.get_consumer_from_stream::<pull::Config, _, _>(durable, stream).await.unwrap();
+    let messages = consumer.batch().max_messages(count).messages().await.unwrap();
+    messages.take(count).map(Result::unwrap).collect().await
+}
+
+/// What processes leave that are killed after they delayed a message and before they acked it. Of the number 1 the copy waits
+/// beside its original; that of the number 2 was handled since. Both fail again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_comes_beside_its_copy_and_fails_again_is_not_lost() {
+    use mesh_core::{
+        envelope,
+        proto::v1::{Attempts, BlockedKey, blocked_key::State},
+        store::Store,
+    };
+    use prost::Message as _;
+    let broker = broker().await;
+    publish(&broker, 2, 1..=10).await;
+    let (writer, operator) = (broker.connect("mail").await.unwrap(), broker.connect("operator").await.unwrap());
+    let name = |name: &str| name.parse().unwrap();
+    let lane = delayed::Lane { region: name("local"), service: name("mail"), consumer: name("work") };
+    for sequence in [1, 2] {
+        let message = operator.bus().message_at("mesh1-event-orders", sequence).await.unwrap().unwrap();
+        let mut envelope = message.open().envelope;
+        let number: u64 = envelope.message_id.rsplit('/').next().unwrap().parse().unwrap();
+        let key = format!("c{}", number % 2);
+        envelope.order = Some(envelope::Order { key: key.clone(), fence: 0 });
+        take(&broker, "mesh1-event-orders", &key, 1).await;
+        delayed::delay(writer.bus(), &lane, &envelope, (2, 0), &Attempts::default()).await.unwrap();
+        if number == 2 {
+            take(&broker, &lane.stream(), &key, 1).await[0].double_ack().await.unwrap();
+            continue;
+        }
+        let record = BlockedKey {
+            state: State::Delayed.into(),
+            key: key.clone(),
+            sequence,
+            stored_at_ms: envelope.delivery.as_ref().unwrap().stored_at_ms,
+            hold: delayed::unique(&envelope),
+            message_id: envelope.message_id.clone(),
+            ..BlockedKey::default()
+        };
+        let partition = mesh_core::subject::partition(key.as_bytes());
+        let place = format!("blocked.work.{partition}.{}", delayed::block_of(&key));
+        Store::own(writer.bus()).put(&place, record.encode_to_vec().into(), 0, None).await.unwrap();
+    }
+    let tried = Arc::new(Mutex::new(BTreeMap::<u64, Vec<u32>>::new()));
+    let trying = Arc::clone(&tried);
+    let verdict: Verdict = Arc::new(move |event, attempt| {
+        let number = event.order_id.parse().unwrap();
+        trying.lock().unwrap().entry(number).or_default().push(attempt);
+        if number <= 2 && attempt <= 2 { Err(Fault::unavailable("a moment, please")) } else { Ok(()) }
+    });
+    let log = Log::of(2);
+    let mesh = process(&broker, &log, &verdict, settings()).await;
+    eventually("all", || async { (done(&log) == 10).then_some(()) }).await;
+    mesh.drain().await;
+    check(&log, 10);
+    let tried = tried.lock().unwrap().clone();
+    assert_eq!(tried[&1], [2, 3], "the attempt that its copy tells of counts");
+    assert_eq!(tried[&2], [1, 2, 3]);
+    let left = operator.bus().stream_state(&lane.stream()).await.unwrap().unwrap();
+    assert_eq!(left.messages, 0);
+}
+
+/// A process that was stopped in the middle of its acks, which reach the broker after the next owner has their messages too.
+#[tokio::test(flavor = "multi_thread")]
+async fn acks_that_come_after_the_takeover_stop_nothing() {
+    let broker = broker().await;
+    publish(&broker, 1, 1..=5).await;
+    let stopped = take(&broker, "mesh1-event-orders", "c0", 3).await;
+    let log = Log::of(1);
+    log.lock().unwrap().given_up.extend([1, 2]);
+    let accept: Verdict = Arc::new(|_, _| Ok(()));
+    let mesh = process(&broker, &log, &accept, settings()).await;
+    let operator = broker.connect("operator").await.unwrap();
+    let durable = format!("mail_work_p{}", mesh_core::subject::partition(b"c0"));
+    eventually("two of three come to it, and two new ones", || async {
+        stopped[2].ack_with(async_nats::jetstream::AckKind::Progress).await.unwrap();
+        let state = operator.bus().consumer_state("mesh1-event-orders", &durable).await.unwrap().unwrap();
+        (state.deliveries == 7).then_some(())
+    })
+    .await;
+    for message in &stopped[..2] {
+        message.double_ack().await.unwrap();
+        // After the first one as many are under way as are here, though not the same ones.
+        let looks = tokio::time::Instant::now() + Duration::from_millis(400);
+        while tokio::time::Instant::now() < looks {
+            stopped[2].ack_with(async_nats::jetstream::AckKind::Progress).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert_eq!(done(&log), 0, "the third one is still with the process that was stopped");
+    eventually("the other three", || async { (done(&log) == 3).then_some(()) }).await;
+    mesh.drain().await;
+    check(&log, 3);
 }

@@ -29,6 +29,62 @@ const PATIENCE: usize = 256;
 /// How long to wait before asking a broker again that was away.
 const AWAY: Duration = Duration::from_millis(250);
 
+/// How long more may be here than the broker counts, which forgets a little when it is killed; and how long a partition may
+/// stand still before somebody is told.
+const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+
+/// What the gathering waits for.
+pub(super) struct Waits {
+    since: Instant,
+    /// Since when more is here than is under way: a process that was stopped settled some of it after that came again.
+    too_many: Option<Instant>,
+    /// What others have under way, before any of it came here.
+    others: Option<u64>,
+    is_told: bool,
+}
+
+impl Waits {
+    pub(super) fn new() -> Waits {
+        Waits { since: Instant::now(), too_many: None, others: None, is_told: false }
+    }
+
+    /// Whether the numbers are the same and yet some of what others had is missing (`again`: what came again of it): something
+    /// was settled meanwhile, and nobody tells whether that is here, and what it stands for is not.
+    fn misses(&mut self, here: u64, in_flight: u64, again: u64) -> bool {
+        if again == 0 {
+            let others = in_flight.saturating_sub(here);
+            self.others = Some(self.others.unwrap_or(others).min(others));
+        }
+        again > 0 && in_flight == here && self.others.is_some_and(|others| again < others)
+    }
+
+    /// Whether more is here than the broker counts, and that does not pass.
+    pub(super) fn has_too_many(&mut self, here: u64, in_flight: u64) -> bool {
+        if in_flight >= here {
+            self.too_many = None;
+            return false;
+        }
+        self.too_many.get_or_insert_with(Instant::now).elapsed() > WAITS.0
+    }
+
+    /// Tells once what a partition waits for that stands still for long.
+    pub(super) fn tell(&mut self, consumer: &str, of: (&str, &str), (here, in_flight, pending): (u64, u64, u64)) {
+        if self.is_told || self.since.elapsed() < WAITS.1 {
+            return;
+        }
+        self.is_told = true;
+        tracing::warn!(
+            consumer,
+            stream = of.0,
+            partition = of.1,
+            here,
+            in_flight,
+            pending,
+            "the partition stands still until what another process has in hand comes here: look for a process of this consumer that hangs, and end it"
+        );
+    }
+}
+
 /// What stands at the beginning of an ownership.
 pub(super) struct Gathered {
     pub(super) book: Book,
@@ -120,14 +176,22 @@ impl Term {
     async fn collect(&self, of: (&str, &str), pull: &mut Pull, came: Came, into: &mut Vec<Come>) -> u64 {
         let mut here: BTreeSet<u64> = BTreeSet::new();
         let (mut pause, mut next) = (ASK.0, Instant::now());
+        let mut waits = Waits::new();
         loop {
             if Instant::now() >= next {
                 match self.under_way(of).await {
                     Ok((in_flight, pending, number)) => {
-                        let is_all = in_flight == here.len() as u64 && (came == Came::Stream || pending == 0);
-                        if is_all {
+                        let (mine, again) =
+                            (here.len() as u64, into.iter().filter(|come| come.is_again()).count() as u64);
+                        let is_settled_late = waits.misses(mine, in_flight, again);
+                        if in_flight == mine && !is_settled_late && (came == Came::Stream || pending == 0) {
                             return number;
                         }
+                        if is_settled_late || waits.has_too_many(mine, in_flight) {
+                            // Which one was settled elsewhere nobody tells. What is handed back and comes again is all there is.
+                            self.give.stop();
+                        }
+                        waits.tell(self.ordered.consumer(), of, (mine, in_flight, pending));
                     }
                     Err(error) => tracing::debug!(%error, consumer = of.1, "the broker does not say what is under way"),
                 }
@@ -135,6 +199,7 @@ impl Term {
                 pause = (pause * 2).min(ASK.1);
             }
             if pull.asked() == 0
+                && waits.others.is_some()
                 && let Err(error) = pull.ask(BATCH).await
             {
                 tracing::debug!(%error, consumer = of.1, "the pull was not sent");

@@ -53,6 +53,11 @@ pub(super) struct Hands {
 }
 
 impl Come {
+    /// Whether it was delivered before, here or elsewhere.
+    pub(super) fn is_again(&self) -> bool {
+        self.envelope.delivery.as_ref().is_some_and(|delivery| delivery.deliveries > 1)
+    }
+
     /// Where it is to be settled. Its lease is kept alive no more.
     pub(super) fn into_reply(self) -> Arc<str> {
         self.reply
@@ -69,6 +74,19 @@ impl Ordered {
         let key = if refusal.is_none() { self.worker.work.key(&envelope) } else { None };
         envelope.order = key.map(|key| Order { key, fence });
         Some(Come { envelope, refusal, came, sequence, number, reply, lease })
+    }
+}
+
+impl Hand {
+    /// Takes another delivery of its message. The one that tells more of it is handled: the copy with the attempts that its
+    /// original does not know of, and the replay, whose letter has to end.
+    fn join(&mut self, come: Come) {
+        let Come { envelope, refusal, came, sequence, reply, lease, .. } = come;
+        let tells = |envelope: &Envelope| envelope.note.lane.as_ref().map(|lane| (lane.letter.is_some(), lane.attempt));
+        if tells(&envelope) > tells(&self.envelope) {
+            (self.envelope, self.refusal) = (Arc::new(envelope), refusal);
+        }
+        self.deliveries.push(held_of(&came, sequence, reply, lease));
     }
 }
 
@@ -109,8 +127,7 @@ impl Hands {
                 if hand.begun {
                     hand.late.push(come);
                 } else {
-                    let Come { came, sequence, reply, lease, .. } = come;
-                    hand.deliveries.push(held_of(&came, sequence, reply, lease));
+                    hand.join(come);
                 }
                 None
             }

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    gather::{Gathered, NotGathered},
+    gather::{Gathered, NotGathered, Waits},
     hand::{Come, Hands},
     turn::{Report, Term, Turn},
 };
@@ -62,6 +62,8 @@ struct Owner {
     away: HashMap<Came, Instant>,
     counted: (i64, i64),
     was_full: bool,
+    /// What it waits for while something is under way elsewhere.
+    waits: Option<Waits>,
 }
 
 /// Owns the partition until it is to be given up, or is lost.
@@ -125,6 +127,7 @@ async fn run(
         away: HashMap::new(),
         counted: (0, 0),
         was_full: false,
+        waits: None,
     };
     let is_lost = owner.work((&mut main, &mut lane), reports, give, news).await;
     owner.count(0, 0);
@@ -452,15 +455,27 @@ impl Owner {
                 self.spawn(Arc::clone(&self.term).look_at_letters(letters, false));
             }
         }
-        if self.book.is_open() {
+        if !self.book.is_open() {
+            self.look_for_the_rest().await;
+        }
+    }
+
+    /// Looks whether what another process got is here now.
+    async fn look_for_the_rest(&mut self) {
+        let worker = &self.term.ordered.worker;
+        let (stream, durable) = (&self.term.ordered.stream, worker.lane.partition_durable(self.partition));
+        let Ok((in_flight, pending, number)) = self.term.under_way((stream, &durable)).await else { return };
+        let here = self.hands.of_stream() as u64;
+        if in_flight == here && number == self.last_number {
+            self.waits = None;
+            self.book.open();
             return;
         }
-        let durable = self.term.ordered.worker.lane.partition_durable(self.partition);
-        let under_way = self.term.under_way((&self.term.ordered.stream, &durable)).await;
-        if under_way.is_ok_and(|(in_flight, _, number)| {
-            in_flight == self.hands.of_stream() as u64 && number == self.last_number
-        }) {
-            self.book.open();
+        let waits = self.waits.get_or_insert_with(Waits::new);
+        // While attempts end, their acks may be ahead of what they tell.
+        if waits.has_too_many(if self.busy == 0 { here } else { 0 }, in_flight) {
+            self.term.give.stop();
         }
+        waits.tell(self.term.ordered.consumer(), (stream, &durable), (here, in_flight, pending));
     }
 }

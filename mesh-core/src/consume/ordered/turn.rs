@@ -27,7 +27,7 @@ use crate::{
     dead_letter,
     delayed::{self, unique},
     envelope::{Envelope, LetterNote, TraceContext},
-    fault::Fault,
+    fault::{Fault, crash_point},
     policy::order::{Ending, Plan, Slot},
     store::Written,
     telemetry::{metrics::How, trace},
@@ -186,9 +186,12 @@ impl Term {
         }
         let is_settled = match ended {
             Ended::Again { due_ms, attempt } => {
-                if worker.again(envelope, (attempt, due_ms), &attempts).await.is_err() {
+                let (next, of) = ((attempt, due_ms), format!("{}-{slot}", self.blocks.fence));
+                let put_aside = || delayed::delay_in_turn(&worker.bus, &worker.lane, envelope, next, (&attempts, &of));
+                if worker.until_confirmed("a delayed copy", put_aside).await.is_err() {
                     return Ok(Report::HandedBack);
                 }
+                crash_point("settle.delayed");
                 if !self.is_live() {
                     // The next owner has the delivery in hand: the copy is one too many, and is recognised.
                     return Err(Lost);

@@ -52,6 +52,8 @@ struct World {
     unacked: BTreeSet<u64>,
     lane: BTreeMap<u64, Copy>,
     copies: u64,
+    /// Delayed copies that the broker knows: the same once more changes nothing.
+    known: BTreeSet<Turn>,
     records: HashMap<Arc<str>, Record>,
     letters: BTreeMap<u64, Letter>,
     fence: u64,
@@ -71,12 +73,15 @@ impl World {
     }
 }
 
+/// An attempt: the owner's fence and the number in its hand.
+type Turn = (u64, Slot);
+
 /// One step of a process that something could come between.
 #[derive(Debug, Clone)]
 enum Step {
     Write(Arc<str>, Plan, Ending),
     Follow(u64),
-    Delay(u64, bool),
+    Delay(u64, bool, Turn),
     Capture(u64),
     Resolve(u64),
     Ack(Slot),
@@ -219,7 +224,11 @@ impl Process {
         }
         match &ending {
             Ending::Done => drop(world.done.insert(sequence)),
-            Ending::Again => steps.push(Step::Delay(sequence, replay)),
+            // The broker's answer may be lost: it is sent again then.
+            Ending::Again => {
+                let times = 1 + usize::from(roll & 8 != 0);
+                steps.extend(vec![Step::Delay(sequence, replay, (self.fence, slot)); times]);
+            }
             Ending::Letter(_) => steps.push(Step::Capture(sequence)),
         }
         steps.extend([Step::Ack(slot), Step::Settled(slot, ending)]);
@@ -269,7 +278,11 @@ impl Process {
                 (Plan::Free | Plan::Settle, _) => world.records.remove(&key),
             }),
             Step::Follow(sequence) => world.put(Copy { sequence, replay: false, due: true }),
-            Step::Delay(sequence, replay) => world.put(Copy { sequence, replay, due: false }),
+            Step::Delay(sequence, replay, turn) => {
+                if world.known.insert(turn) {
+                    world.put(Copy { sequence, replay, due: false });
+                }
+            }
             Step::Capture(sequence) => {
                 if self.fence != world.fence {
                     world.excused.insert(sequence);
