@@ -252,14 +252,20 @@ fn bad_input_is_told_with_what_to_do_and_does_nothing() {
 #[test]
 fn what_the_words_lack_is_told_as_text_and_as_json() {
     let home = TempDir::new().unwrap();
-    for words in [&["dead-letter", "replay"][..], &["nonsense"], &["call"], &["call", "x", "--timeout", "soon"]] {
+    for (words, said) in [
+        (&["dead-letter", "replay"][..], "error[MESH-0208]: which letters?"),
+        (&["dead-letter", "discard"], "error: "),
+        (&["nonsense"], "error: "),
+        (&["call"], "error: "),
+        (&["call", "x", "--timeout", "soon"], "error: "),
+    ] {
         let run = |more: &[&str]| {
             let case = case("words", &[words, more].concat(), Reason::InvalidInput, &[]);
             case.command(home.path()).output().unwrap()
         };
         let ended = run(&[]);
         assert_eq!((ended.status.code(), ended.stdout.len()), (Some(2), 0), "{words:?}");
-        assert!(String::from_utf8_lossy(&ended.stderr).contains("error: "), "{words:?}");
+        assert!(String::from_utf8_lossy(&ended.stderr).contains(said), "{words:?}");
         let ended = run(&["-o", "json"]);
         let document: serde_json::Value = serde_json::from_slice(&ended.stderr).unwrap();
         assert_eq!((ended.status.code(), &document["error"]["reason"]), (Some(2), &"MESH-0208".into()), "{words:?}");
