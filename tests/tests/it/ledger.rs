@@ -190,7 +190,9 @@ async fn work_that_is_taken_away_by_hand_is_named() {
     assert_eq!(document["lines"][0]["published"], 5);
 
     // An outcome: nobody can say any more that it was done.
-    let retry = RetryRule { max_attempts: 2, base: Duration::from_secs(600), ..RetryRule::default() };
+    // With full jitter only a wait of hours is never over while somebody looks.
+    let hours = Duration::from_secs(20 * 3600);
+    let retry = RetryRule { max_attempts: 2, base: hours, cap: hours, ..RetryRule::default() };
     bank.serve(PaymentsServer::new(Bank::default())).retry(retry).start().await.unwrap();
     eventually("the others are done", || async {
         let document = operator.json(1, &["ledger"]).await;
