@@ -58,11 +58,31 @@ pub async fn obtain(environment: &Environment, listener: Listener<'_>) -> Result
     }
 }
 
-/// A port of 127.0.0.1 that is free now. Another program may take it before it is used: prefer port 0 where the server can choose,
-/// and use this where a port must be known beforehand, as in the routes of a cluster.
+/// Where [`free_loopback_port`] looks: below the ranges out of which the systems choose ports for outgoing connections and for port 0
+/// (Linux from 32768, IANA from 49152), so that no connection of a neighbour takes the port before it is used.
+const FIRST_PORT: u32 = 20_000;
+/// How many ports it looks through.
+const PORTS: u32 = 12_000;
+
+/// A port of 127.0.0.1 that is free now, and a different one at each call of one process. Another program may still take it before it
+/// is used: prefer port 0 where the server can choose, and use this where a port must be known beforehand, as in the routes of a cluster.
 ///
 /// # Errors
-/// What the system says.
+/// What the system says, when none of the ports looked at is free.
 pub fn free_loopback_port() -> std::io::Result<u16> {
-    std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr().map(|address| address.port())
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    // Processes of one machine begin apart: their ids are often neighbours, so they are spread.
+    let start = std::process::id().wrapping_mul(2_654_435_761) >> 8;
+    let mut last = None;
+    for _ in 0..PORTS {
+        let step = CALLS.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST_PORT + (start.wrapping_add(step)) % PORTS;
+        let Ok(port) = u16::try_from(port) else { continue };
+        match std::net::TcpListener::bind(("127.0.0.1", port)) {
+            Ok(_) => return Ok(port),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into()))
 }
