@@ -45,6 +45,9 @@ pub(crate) async fn worker(run: &mut Run) -> anyhow::Result<Played> {
     let mut points = 0;
     for point in WORKER_POINTS.into_iter().filter(|point| *point != "settle.resolved") {
         for hit in hits.clone() {
+            if point.starts_with("inbox.") {
+                leave_suspects(&stage, hit).await?;
+            }
             let mut worker = stage.worker(Some((point, hit))).await?;
             worker.crashed().await.map_err(|error| error.context(format!("{point}:{hit}")))?;
             points += 1;
@@ -60,6 +63,15 @@ pub(crate) async fn worker(run: &mut Run) -> anyhow::Result<Played> {
     run.note("kills", kills);
     run.note("points", points);
     Ok(Played::Account(stage.account(&sent).await?))
+}
+
+/// Leaves messages that were delivered and not settled. Only such a one is written down before it is tried again, and a worker
+/// that is killed at a random moment may have had nothing in hand.
+async fn leave_suspects(stage: &Stage<TestBroker>, count: u32) -> anyhow::Result<()> {
+    for _ in 0..count {
+        stage.worker(Some(("attempt.handled", 1))).await?.crashed().await?;
+    }
+    Ok(())
 }
 
 /// Sends all letters again, with an operator and a worker that crash between their steps. Each must take effect once.
