@@ -1,6 +1,7 @@
 //! Time that can be injected, absolute deadlines, and tasks that have a parent.
 
 mod deadline;
+mod patience;
 mod tasks;
 pub mod watchdog;
 
@@ -11,6 +12,7 @@ use std::{
 };
 
 pub use deadline::Deadline;
+pub(crate) use patience::patient_delays;
 pub use tasks::TaskScope;
 
 /// Where the time of day comes from. Durations are measured by the runtime's clock, which tests pause.

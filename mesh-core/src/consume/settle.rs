@@ -3,9 +3,8 @@
 //! A crash between the two leaves the delivery unacknowledged; the successor is then found to be there already. When the
 //! broker does not take the successor (full, away), the work waits here, with its lease kept alive, and says so.
 
-use std::{future::Future, time::Duration};
+use std::future::Future;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use mesh_proto::v1;
 use prost::Message as _;
 use tokio::time::Instant;
@@ -13,6 +12,7 @@ use tokio::time::Instant;
 use super::{attempt::Ended, worker::Worker};
 use crate::{
     bus::Ack,
+    clock::patient_delays,
     dead_letter, delayed,
     envelope::Envelope,
     fault::{Fault, crash_point},
@@ -154,12 +154,7 @@ impl Worker {
         F: Fn() -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let mut delays = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(100))
-            .with_max_delay(Duration::from_secs(5))
-            .with_jitter()
-            .without_max_times()
-            .build();
+        let mut delays = patient_delays();
         loop {
             let error = tokio::select! {
                 biased;
@@ -171,7 +166,7 @@ impl Worker {
             };
             tracing::warn!(%error, what, consumer = %self.lane.consumer, "the bus does not take it: the work waits");
             tokio::select! {
-                () = tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(5))) => {}
+                () = tokio::time::sleep(delays.next().unwrap_or_default()) => {}
                 () = self.abort.stopped() => return Err(GivenUp),
             }
         }

@@ -49,6 +49,20 @@ pub struct Listing {
     pub why: Option<String>,
 }
 
+impl Listing {
+    /// Puts a letter in if it is meant.
+    fn take(&mut self, selector: &Selector, letter: Letter) {
+        match selector.ask(&letter) {
+            Answer::Yes => self.letters.push(letter),
+            Answer::No | Answer::Ask => {}
+            Answer::Unclear(why) => {
+                self.unclear += 1;
+                self.why.get_or_insert(why);
+            }
+        }
+    }
+}
+
 /// The letters that are meant, the oldest capture first.
 ///
 /// # Errors
@@ -56,14 +70,7 @@ pub struct Listing {
 pub async fn list(bus: &Bus, selector: &Selector) -> Result<Listing, Fault> {
     let mut listing = Listing::default();
     for letter in read(bus, &selector.subject()).await? {
-        match selector.ask(&letter) {
-            Answer::Yes => listing.letters.push(letter),
-            Answer::No | Answer::Ask => {}
-            Answer::Unclear(why) => {
-                listing.unclear += 1;
-                listing.why.get_or_insert(why);
-            }
-        }
+        listing.take(selector, letter);
     }
     listing.letters.sort_by_key(|letter| letter.letter.captured_at_ms);
     Ok(listing)

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
-
 use super::Selection;
 use crate::{
     bus::Bus,
+    clock::patient_delays,
     dead_letter::{ActKind, Letter, LetterState, Letters},
     fault::{Code, Fault, Reason},
     operate::letters::{Replayed, Replays},
@@ -60,7 +59,7 @@ impl Errand {
     pub(super) async fn dispatch(&self, letter: Box<Letter>) -> Outcome {
         let subject = subject_of(&letter);
         let mut todo = Todo::Order(letter);
-        let (mut delays, mut unchanged) = (delays(), 0);
+        let (mut delays, mut unchanged) = (patient_delays(), 0);
         loop {
             let letter = match todo {
                 Todo::Nothing(outcome) => return outcome,
@@ -101,7 +100,7 @@ impl Errand {
     }
 
     pub(super) async fn copy(&self, letter: &Letter, replayed: &Replayed) -> Outcome {
-        let mut delays = delays();
+        let mut delays = patient_delays();
         while let Err(fault) = self.replays.send(letter, replayed).await {
             // What its lane will never take has failed again: it is open, and nobody waits for it.
             let given_up =
@@ -117,7 +116,7 @@ impl Errand {
 
     /// What is to be done with a letter that something happened to.
     pub(super) async fn look_up(&self, subject: &str) -> Todo {
-        let mut delays = delays();
+        let mut delays = patient_delays();
         loop {
             match read_letter(&self.bus, subject, self.cut_off).await {
                 Ok((then, now)) => return self.todo(then, now),
@@ -182,12 +181,7 @@ fn refused(letter: &Letter, fault: &Fault) -> Outcome {
     Outcome::Skipped(Skip::Refused)
 }
 
-fn delays() -> impl Iterator<Item = Duration> + Send {
-    let delays = ExponentialBuilder::default().with_min_delay(Duration::from_millis(100));
-    delays.with_max_delay(Duration::from_secs(5)).with_jitter().without_max_times().build()
-}
-
 async fn wait(delays: &mut (impl Iterator<Item = Duration> + Send), fault: &Fault, what: &str) {
     tracing::warn!(%fault, "{what}: it is tried again");
-    tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(5))).await;
+    tokio::time::sleep(delays.next().unwrap_or_default()).await;
 }

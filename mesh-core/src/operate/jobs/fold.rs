@@ -205,7 +205,7 @@ trait OrSlow {
 impl OrSlow for Option<Rate> {
     /// A rate that can't be is no rate at all: one letter a second harms nobody.
     fn unwrap_or_slow(self) -> Rate {
-        self.or_else(|| Rate::per_second(1.0)).unwrap_or_else(|| unreachable!("one a second is a rate"))
+        self.unwrap_or(Rate::SLOW)
     }
 }
 

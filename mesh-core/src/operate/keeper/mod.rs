@@ -15,11 +15,9 @@ mod serve;
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
-
 use crate::{
     bus::Bus,
-    clock::TaskScope,
+    clock::{TaskScope, patient_delays},
     fault::Fault,
     store::{Lease, LeaseSettings, Store},
     telemetry::metrics::Metrics,
@@ -127,17 +125,12 @@ where
     F: Fn() -> Fut,
     Fut: Future<Output = Result<T, Fault>>,
 {
-    let mut delays = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(5))
-        .with_jitter()
-        .without_max_times()
-        .build();
+    let mut delays = patient_delays();
     loop {
         match act().await {
             Ok(done) => return done,
             Err(fault) => tracing::warn!(%fault, "{what} can't be had or written now: the keeper waits"),
         }
-        tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(5))).await;
+        tokio::time::sleep(delays.next().unwrap_or_default()).await;
     }
 }

@@ -1,6 +1,6 @@
 //! A few letters of very many: read by the newest record of each, and no more of them than are wanted.
 
-use super::{Answer, Listing, Selector};
+use super::{Listing, Selector};
 use crate::{
     bus::{Bus, Start},
     dead_letter::{ActKind, Letter, LetterState, Letters, kind},
@@ -26,14 +26,7 @@ pub async fn list_few(bus: &Bus, selector: &Selector, limit: usize) -> Result<Op
     for _ in 0..reading.stored() {
         let newest = reading.next().await?.open().envelope;
         let Some(letter) = wanted(bus, selector, &newest).await? else { continue };
-        match selector.ask(&letter) {
-            Answer::Yes => listing.letters.push(letter),
-            Answer::No | Answer::Ask => {}
-            Answer::Unclear(why) => {
-                listing.unclear += 1;
-                listing.why.get_or_insert(why);
-            }
-        }
+        listing.take(selector, letter);
         if listing.letters.len() > limit {
             break;
         }

@@ -13,6 +13,9 @@ impl Rate {
     /// The slowest: one a day. The fastest: more than any broker takes.
     const RANGE: std::ops::RangeInclusive<f64> = 1.0 / 86_400.0..=1_000_000.0;
 
+    /// One letter a second: it harms nobody.
+    pub const SLOW: Rate = Rate(1.0);
+
     /// So many a second. `None`: below one a day or above a million a second.
     #[must_use]
     pub fn per_second(rate: f64) -> Option<Rate> {
