@@ -45,6 +45,12 @@ pub(crate) async fn worker(run: &mut Run) -> anyhow::Result<Played> {
     let mut points = 0;
     for point in WORKER_POINTS.into_iter().filter(|point| *point != "settle.resolved") {
         for hit in hits.clone() {
+            // What an earlier end left comes to its end in peace: two ends of one message, alone, rightly make a letter of it.
+            if point.starts_with("inbox.") || point == "attempt.handled" {
+                let mut calm = stage.worker(None).await?;
+                publisher.more(MORE_THAN_A_LEASE).await?;
+                calm.stop().await?;
+            }
             if point.starts_with("inbox.") {
                 leave_suspects(&stage, hit).await?;
             }
@@ -64,6 +70,9 @@ pub(crate) async fn worker(run: &mut Run) -> anyhow::Result<Played> {
     run.note("points", points);
     Ok(Played::Account(stage.account(&sent).await?))
 }
+
+/// So many are published in longer than the broker waits for a sign of life (200 a second, two seconds).
+const MORE_THAN_A_LEASE: usize = 600;
 
 /// Leaves messages that were delivered and not settled. Only such a one is written down before it is tried again, and a worker
 /// that is killed at a random moment may have had nothing in hand.
