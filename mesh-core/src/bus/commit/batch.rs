@@ -26,16 +26,46 @@ const NOT_AS_A_BATCH: [u64; 3] = [10174, 10176, 10210];
 /// A refused batch is sent anew in so many pieces.
 const PIECES: usize = 8;
 
-/// Publishes a batch and answers each of its callers.
-pub(super) async fn publish(bus: &Bus, stream: &Arc<str>, mut batch: Vec<Waiting>) {
-    let Err(error) = send(bus, &batch).await.map(|last| answer(stream, last, &mut batch)) else { return };
-    tracing::debug!(%error, stream = &**stream, messages = batch.len(), "a batch was not stored as one");
-    if !one_is_to_blame(&error) {
-        return alone(bus, batch).await;
+/// A batch on its way: its members are sent as they come, all but the last, which commits it.
+///
+/// The broker prepares a place on its disk when the first member comes, which costs it as much as hundreds of members:
+/// meanwhile the others are collected.
+pub(super) struct Batch<'a> {
+    bus: &'a Bus,
+    stream: &'a Arc<str>,
+    sending: Sending,
+    members: Vec<Waiting>,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn begin(bus: &'a Bus, stream: &'a Arc<str>) -> Batch<'a> {
+        Batch { bus, stream, sending: Sending::new(), members: Vec::new() }
     }
-    for mut piece in pieces(batch) {
-        if piece.len() <= MAX_SINGLES || send(bus, &piece).await.map(|last| answer(stream, last, &mut piece)).is_err() {
-            alone(bus, piece).await;
+
+    pub(super) async fn add(&mut self, more: impl IntoIterator<Item = Waiting>) {
+        self.members.extend(more);
+        let ready = self.members.len().saturating_sub(1);
+        self.sending.send(self.bus, &self.members[..ready]).await;
+    }
+
+    /// Ends the batch and answers each of its callers.
+    pub(super) async fn commit(mut self) {
+        let (bus, stream) = (self.bus, self.stream);
+        let error = match self.sending.commit(bus, &self.members).await {
+            Ok(last) => return answer(stream, last, &mut self.members),
+            Err(error) => error,
+        };
+        let messages = self.members.len();
+        tracing::debug!(%error, stream = &**stream, messages, "a batch was not stored as one");
+        if !one_is_to_blame(&error) {
+            return alone(bus, self.members).await;
+        }
+        for mut piece in pieces(self.members) {
+            let is_large = piece.len() > MAX_SINGLES;
+            match if is_large { Sending::new().commit(bus, &piece).await } else { Err(error.clone()) } {
+                Ok(last) => answer(stream, last, &mut piece),
+                Err(_) => alone(bus, piece).await,
+            }
         }
     }
 }
@@ -66,20 +96,51 @@ async fn alone(bus: &Bus, batch: Vec<Waiting>) {
     .await;
 }
 
-/// Sends a batch; the sequence of its last message when all of it is stored.
-async fn send(bus: &Bus, batch: &[Waiting]) -> Result<u64, PublishError> {
-    let Some((last, others)) = batch.split_last() else { return Err(PublishError::NotSent("nothing to send".into())) };
-    let id = nuid::next();
-    let marks = |number: usize| [(BATCH_ID, Cow::Borrowed(id.as_str())), (BATCH_SEQUENCE, number.to_string().into())];
-    for (index, one) in others.iter().enumerate() {
-        bus.send_sealed(&one.sealed, None, marks(index + 1)).await?;
+/// How far a batch is sent.
+struct Sending {
+    id: String,
+    sent: usize,
+    /// Why no more of it can be sent.
+    failed: Option<PublishError>,
+}
+
+impl Sending {
+    fn new() -> Sending {
+        Sending { id: nuid::next().to_string(), sent: 0, failed: None }
     }
-    let asked = bus.0.mux.register(last.sealed.subject());
-    let commit = marks(batch.len()).into_iter().chain([(BATCH_COMMIT, Cow::Borrowed("1"))]);
-    bus.send_sealed(&last.sealed, Some(asked.inbox()), commit).await?;
-    let ack = single::acknowledged(asked).await?;
-    // Else the members' sequences can't be told: the broker is asked of each.
-    if ack.count != Some(batch.len()) { Err(PublishError::TimedOut) } else { Ok(ack.stored.sequence) }
+
+    fn marks(&self, number: usize) -> [(&'static str, Cow<'_, str>); 2] {
+        [(BATCH_ID, Cow::Borrowed(self.id.as_str())), (BATCH_SEQUENCE, number.to_string().into())]
+    }
+
+    /// Sends those of `members` that were not sent yet.
+    async fn send(&mut self, bus: &Bus, members: &[Waiting]) {
+        for one in &members[self.sent..] {
+            if self.failed.is_some() {
+                return;
+            }
+            let sent = bus.send_sealed(&one.sealed, None, self.marks(self.sent + 1)).await;
+            self.failed = sent.err();
+            self.sent += 1;
+        }
+    }
+
+    /// Sends what is left, the last as the commit; the sequence of the last when all are stored.
+    async fn commit(mut self, bus: &Bus, members: &[Waiting]) -> Result<u64, PublishError> {
+        let Some((last, others)) = members.split_last() else {
+            return Err(PublishError::NotSent("nothing to send".into()));
+        };
+        self.send(bus, others).await;
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let asked = bus.0.mux.register(last.sealed.subject());
+        let commit = self.marks(members.len()).into_iter().chain([(BATCH_COMMIT, Cow::Borrowed("1"))]);
+        bus.send_sealed(&last.sealed, Some(asked.inbox()), commit).await?;
+        let ack = single::acknowledged(asked).await?;
+        // Else the members' sequences can't be told: the broker is asked of each.
+        if ack.count != Some(members.len()) { Err(PublishError::TimedOut) } else { Ok(ack.stored.sequence) }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! Which of the messages that wait may go as one batch.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    hash::BuildHasher as _,
+};
 
 use crate::gate::Sealed;
 
@@ -11,20 +14,45 @@ const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// What the batch's own headers add to a message, at most.
 const OWN_BYTES: usize = 256;
 
-/// How many from the front go together, at least one. Order is kept: the first that does not fit ends the batch.
+/// What a batch holds so far, as far as it matters for the next.
 ///
-/// The broker holds an expectation of a subject's last sequence against what was there before the batch. So a subject with
-/// an expectation is alone in its batch. A message that with the batch's headers is more than `max_payload` goes alone.
-pub(super) fn size<'a>(waiting: impl Iterator<Item = &'a Sealed>, max_payload: usize) -> usize {
-    let mut bytes = 0;
-    let mut expects_by_subject: HashMap<&str, bool> = HashMap::new();
-    let fits = waiting.take(MAX_MESSAGES).take_while(|sealed| {
+/// Order is kept: the first that does not fit ends the batch. The broker holds an expectation of a subject's last sequence
+/// against what was there before the batch. So a subject with an expectation is alone in its batch. A message that with the
+/// batch's headers is more than `max_payload` goes alone.
+pub(super) struct Group {
+    max_payload: usize,
+    messages: usize,
+    bytes: usize,
+    /// Of each subject's hash, whether its last sequence is expected. Two subjects with one hash only end a batch early.
+    expects: HashMap<u64, bool, RandomState>,
+}
+
+impl Group {
+    pub(super) fn new(max_payload: usize) -> Group {
+        Group { max_payload, messages: 0, bytes: 0, expects: HashMap::default() }
+    }
+
+    /// Whether this message may go with those before it; if so it counts.
+    pub(super) fn takes(&mut self, sealed: &Sealed) -> bool {
         let (size, expects) = (sealed.size(), sealed.expects_last());
-        bytes += size;
-        let before = expects_by_subject.insert(sealed.subject(), expects);
-        bytes <= MAX_BYTES && size + OWN_BYTES <= max_payload && before.is_none_or(|expected| !expected && !expects)
-    });
-    fits.count().max(1)
+        let has_room = self.messages < MAX_MESSAGES && self.bytes + size <= MAX_BYTES;
+        if !has_room || size + OWN_BYTES > self.max_payload {
+            return false;
+        }
+        let subject = self.expects.hasher().hash_one(sealed.subject());
+        if self.expects.get(&subject).is_some_and(|before| *before || expects) {
+            return false;
+        }
+        self.expects.insert(subject, expects);
+        self.messages += 1;
+        self.bytes += size;
+        true
+    }
+
+    /// How many of these, from the front, may go with those before them; they count.
+    pub(super) fn take<'a>(&mut self, mut waiting: impl Iterator<Item = &'a Sealed>) -> usize {
+        waiting.by_ref().take_while(|sealed| self.takes(sealed)).count()
+    }
 }
 
 #[cfg(test)]
@@ -49,7 +77,7 @@ mod tests {
     }
 
     fn size_of(waiting: &[Sealed]) -> usize {
-        size(waiting.iter(), MAX_PAYLOAD)
+        Group::new(MAX_PAYLOAD).take(waiting.iter())
     }
 
     #[test]
@@ -74,6 +102,6 @@ mod tests {
     fn one_that_would_be_too_large_in_a_batch_goes_alone() {
         let (small, large) = (sealed("a", None, 1), sealed("a", None, MAX_PAYLOAD - OWN_BYTES + 1));
         assert_eq!(size_of(&[small.clone(), large.clone(), small.clone()]), 1);
-        assert_eq!(size_of(&[large, small]), 1);
+        assert_eq!(size_of(&[large, small]), 0);
     }
 }

@@ -4,12 +4,14 @@
 //! about twelve messages alone, however small it is. So:
 //!
 //! - Up to [`MAX_SINGLES`] messages go alone, at once. When more wait, all that wait go as one batch ([`group`] says which
-//!   may go together).
+//!   may go together), and those who come while it is being sent go with it: the broker makes a place for a batch when its
+//!   first message comes, and needs about two milliseconds for it.
 //! - One batch at a time: while it is under way the next one gathers. Two at once would only be two smaller ones, since a
 //!   stream takes them one after the other.
-//! - Those whose messages were just stored are about to come with their next: after a batch the committer steps back until
-//!   no more come ([`gather`]). Otherwise its callers fall into two groups that wait for each other by turns. There is no
-//!   timer: a caller that is alone never waits for company.
+//! - Those whose messages were just stored are about to come with their next: the committer steps back until no more come
+//!   before it ends a batch, and before it takes what is left for a few messages alone ([`gather`]). Otherwise its callers
+//!   fall into two groups that wait for each other by turns. There is no timer: a caller that is alone never waits for
+//!   company.
 //!
 //! Each caller gets its own result; what happens when a batch is refused or its answer does not come, see [`batch`].
 //! A caller that goes away before its message has a place leaves nothing behind; afterwards the message goes its way without
@@ -29,6 +31,8 @@ use super::{
     error::{PublishError, Stored},
 };
 use crate::gate::Sealed;
+use batch::Batch;
+use group::Group;
 
 pub(super) use single::ApiError;
 
@@ -118,10 +122,8 @@ impl Worker {
             }
             let Some(bus) = self.bus.upgrade().map(Bus) else { break };
             while waiting.len() > MAX_SINGLES {
-                let size = group::size(waiting.iter().map(|one| &one.sealed), bus.0.client.max_payload());
-                let next = waiting.drain(..size).collect();
-                self.send(&bus, next).await;
-                gather(&mut queue, &mut waiting).await;
+                self.together(&bus, &mut queue, &mut waiting).await;
+                gather(&mut queue, &mut waiting, MAX_SINGLES + 1).await;
             }
             let free = MAX_SINGLES.saturating_sub(self.singles.len()).min(waiting.len());
             self.alone(&bus, waiting.drain(..free));
@@ -129,13 +131,24 @@ impl Worker {
         while self.singles.next().await.is_some() {}
     }
 
-    /// Sends what may go together, as a batch where that is faster.
-    async fn send(&mut self, bus: &Bus, together: Vec<Waiting>) {
-        if together.len() <= MAX_SINGLES {
-            self.alone(bus, together);
+    /// Sends what may go together: as a batch where that is faster, and with it those who come while it is being sent.
+    async fn together(&mut self, bus: &Bus, queue: &mut mpsc::Receiver<Waiting>, waiting: &mut Vec<Waiting>) {
+        let mut group = Group::new(bus.0.client.max_payload());
+        let fitting = group.take(waiting.iter().map(|one| &one.sealed));
+        if fitting <= MAX_SINGLES {
+            self.alone(bus, waiting.drain(..fitting.max(1)));
             return;
         }
-        let batch = batch::publish(bus, &self.stream, together);
+        let batch = async {
+            let mut batch = Batch::begin(bus, &self.stream);
+            let mut fitting = fitting;
+            while fitting > 0 {
+                batch.add(waiting.drain(..fitting)).await;
+                gather(queue, waiting, group::MAX_MESSAGES).await;
+                fitting = group.take(waiting.iter().map(|one| &one.sealed));
+            }
+            batch.commit().await;
+        };
         tokio::pin!(batch);
         loop {
             // Singles first: what came before the batch is sent before it.
@@ -158,10 +171,10 @@ impl Worker {
     }
 }
 
-/// Lets those who are ready to publish come, until nobody does.
-async fn gather(queue: &mut mpsc::Receiver<Waiting>, waiting: &mut Vec<Waiting>) {
+/// Lets those who are ready to publish come, until there are `enough` or nobody comes.
+async fn gather(queue: &mut mpsc::Receiver<Waiting>, waiting: &mut Vec<Waiting>, enough: usize) {
     let mut in_vain = 0;
-    while in_vain < STEPS_BACK {
+    while in_vain < STEPS_BACK && waiting.len() < enough {
         tokio::task::yield_now().await;
         let before = waiting.len();
         while waiting.len() < group::MAX_MESSAGES {
