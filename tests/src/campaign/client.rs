@@ -77,13 +77,25 @@ impl CounterClient {
         Ok(())
     }
 
+    /// How many ids that hold the word have taken effect.
+    ///
+    /// # Errors
+    /// The counter does not answer.
+    pub async fn count(&self, word: &str) -> anyhow::Result<usize> {
+        Ok(serde_json::from_slice(&self.get(&format!("/count?{word}")).await?)?)
+    }
+
     /// Everything that it knows.
     ///
     /// # Errors
     /// The counter does not answer.
     pub async fn report(&self) -> anyhow::Result<Report> {
-        let request = self.request(Method::GET, "/report").body(Full::default())?;
+        Ok(serde_json::from_slice(&self.get("/report").await?)?)
+    }
+
+    async fn get(&self, path: &str) -> anyhow::Result<Bytes> {
+        let request = self.request(Method::GET, path).body(Full::default())?;
         let answer = self.http.request(request).await.context("the counter does not answer")?;
-        Ok(serde_json::from_slice(&answer.into_body().collect().await?.to_bytes())?)
+        Ok(answer.into_body().collect().await?.to_bytes())
     }
 }

@@ -146,8 +146,18 @@ impl Counter {
                 let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
                 reply(StatusCode::OK, serde_json::to_vec(&*entries).unwrap_or_default().into())
             }
+            (&Method::GET, "/count") => {
+                let count = self.count(parts.uri.query().unwrap_or_default());
+                reply(StatusCode::OK, count.to_string().into())
+            }
             _ => reply(StatusCode::NOT_FOUND, Bytes::new()),
         }
+    }
+
+    /// How many ids that hold the word have taken effect.
+    fn count(&self, word: &str) -> usize {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().filter(|(id, entry)| !entry.keys.is_empty() && id.split('-').any(|it| it == word)).count()
     }
 }
 
@@ -189,6 +199,10 @@ mod tests {
         let entries = counter.entries.lock().unwrap();
         assert_eq!((entries["e-good-1"].calls, entries["e-good-1"].keys.len()), (2, 1));
         assert_eq!(entries["e-good-2"].keys.len(), 2);
+        drop(entries);
+        counter.rules.lock().unwrap().insert("bad".into(), Rule::Refuse);
+        counter.effect("e-bad-3", "k", 1);
+        assert_eq!((counter.count("good"), counter.count("bad"), counter.count("goo")), (2, 0, 0));
     }
 
     #[test]

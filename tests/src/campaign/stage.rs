@@ -238,16 +238,18 @@ impl<B: Broker> Stage<B> {
         Ok(publisher.sent())
     }
 
-    /// Publishes bytes that are no message under these ids.
+    /// Publishes bytes that are no message under these ids, one after the other, with so much time between them.
     ///
     /// # Errors
     /// The broker does not take them.
-    pub async fn send_garbled(&self, ids: Vec<&String>) -> anyhow::Result<Sent> {
+    pub async fn send_garbled(&self, ids: &[String], between: Duration) -> anyhow::Result<Sent> {
         let seed = self.broker.seed(SENDER).unwrap_or_default().to_owned();
         let options = async_nats::ConnectOptions::with_nkey(seed).custom_inbox_prefix(inbox_prefix(&SENDER.parse()?));
         let jetstream = async_nats::jetstream::new(options.connect(self.broker.url()).await?);
         let mut sent = Sent::default();
+        let mut pace = tokio::time::interval(between.max(Duration::from_nanos(1)));
         for id in ids {
+            pace.tick().await;
             let mut headers = async_nats::HeaderMap::new();
             headers.insert("Nats-Msg-Id", format!("{SENDER}/{EVENT}/{id}"));
             let subject = format!("mesh1.event.{REGION}.{SENDER}.{EVENT}.0");
@@ -264,15 +266,10 @@ impl<B: Broker> Stage<B> {
     /// They have not, after the time that the stage has to come to rest.
     pub async fn effects_of(&self, word: &str, count: usize) -> anyhow::Result<()> {
         let waiting = async {
-            loop {
-                let report = self.counter.report().await?;
-                let there =
-                    report.iter().filter(|(id, entry)| id.split('-').any(|w| w == word) && !entry.keys.is_empty());
-                if there.count() >= count {
-                    return anyhow::Ok(());
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
+            while self.counter.count(word).await? < count {
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
+            anyhow::Ok(())
         };
         tokio::time::timeout(self.settings.rest, waiting).await?
     }

@@ -79,7 +79,7 @@ fn of_hundred(percent: usize, sent: &Sent, report: &Report) -> u64 {
 }
 
 /// Sorts them, too.
-fn median(figures: &mut [u64]) -> u64 {
+pub(crate) fn median(figures: &mut [u64]) -> u64 {
     figures.sort_unstable();
     figures[figures.len() / 2]
 }
