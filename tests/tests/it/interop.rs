@@ -19,7 +19,7 @@ use mesh_core::{
     policy::compile::Declaration,
     proto::v1,
 };
-use mesh_tests::{TestBroker, eventually};
+use mesh_tests::{Seen, TestBroker, eventually};
 use prost::Message as _;
 use serde_json::{Value, json};
 use shop_proto::shop::{
@@ -32,7 +32,7 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
 };
 
-use crate::shop::{Bank, PAYMENTS, Seen, bank, consumer, declaration, order, orders, till};
+use crate::shop::{Bank, PAYMENTS, bank, consumer, declaration, order, orders, till};
 
 const NOTIFICATIONS: &str = "shop.notifications.v1.Notifications";
 

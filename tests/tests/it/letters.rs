@@ -16,14 +16,14 @@ use mesh_core::{
     policy::retry::RetryRule,
     proto::v1,
 };
-use mesh_tests::{TestBroker, eventually};
+use mesh_tests::{Seen, TestBroker, eventually};
 use prost::Message as _;
 use shop_proto::shop::{
     orders::v1::OrderPlaced,
     payments::v1::{PaymentsClient, PaymentsServer},
 };
 
-use crate::shop::{Bank, Seen, bank, charge_of, consumer, order, orders, till};
+use crate::shop::{Bank, bank, charge_of, consumer, order, orders, till};
 
 async fn letters(broker: &TestBroker) -> Vec<Letter> {
     let operator = broker.connect("operator").await.unwrap();
