@@ -21,6 +21,7 @@ mod ordered;
 mod outbox;
 mod own_contracts;
 mod replay;
+mod replay_preview;
 mod replay_refused;
 mod shop;
 mod store;

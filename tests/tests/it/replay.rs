@@ -48,6 +48,18 @@ pub(crate) struct Shelf {
     refuse_from: Arc<AtomicUsize>,
 }
 
+impl Shelf {
+    /// One that takes nothing.
+    pub(crate) fn refusing() -> Shelf {
+        Shelf { refuse: Arc::new(AtomicBool::new(true)), ..Shelf::default() }
+    }
+
+    /// Whether the order of this number came by.
+    pub(crate) async fn saw(&self, number: usize) -> bool {
+        self.seen.lock().await.iter().any(|id| id.ends_with(&format!("/{number}")))
+    }
+}
+
 pub(crate) async fn work(broker: &TestBroker, service: &str, shelf: &Shelf) -> Mesh {
     let mesh = broker.connect(service).await.unwrap();
     let shelf = shelf.clone();
