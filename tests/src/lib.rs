@@ -3,6 +3,7 @@
 pub mod binary;
 pub mod broker;
 pub mod campaign;
+pub mod foreign;
 pub mod letters;
 pub mod postgres;
 pub mod seen;

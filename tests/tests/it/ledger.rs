@@ -20,7 +20,7 @@ use mesh_core::{
     policy::retry::RetryRule,
     proto::v1,
 };
-use mesh_tests::{TestBroker, eventually};
+use mesh_tests::{TestBroker, eventually, foreign};
 use prost::Message as _;
 use serde_json::{Value, json};
 use shop_proto::shop::{
@@ -145,9 +145,7 @@ async fn a_busy_mesh_adds_up_at_every_moment() {
 
 /// Somebody with a client that is not ours, who may do everything.
 async fn admin(broker: &TestBroker) -> jetstream::Context {
-    let seed = broker.seed("operator").unwrap().to_owned();
-    let options = async_nats::ConnectOptions::with_nkey(seed).custom_inbox_prefix("_INBOX.operator");
-    jetstream::new(options.connect(broker.server.client_url()).await.unwrap())
+    jetstream::new(foreign::client(broker, "operator").await)
 }
 
 async fn delete(admin: &jetstream::Context, stream: &str, sequence: u64) {

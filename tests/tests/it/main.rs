@@ -15,6 +15,7 @@ mod keeper;
 mod ledger;
 mod letters;
 mod letters_cli;
+mod letters_contested;
 mod letters_edit;
 mod letters_transfer;
 mod ordered;
