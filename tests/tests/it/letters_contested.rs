@@ -179,14 +179,15 @@ async fn contest(people: &[Person; 2], clerk: &Clerk, (number, id): (usize, &str
         if seen.0.state.is_ended() {
             break;
         }
-        let (replays, why) = ([random.bool(), random.bool()], format!("round {round} of {number}"));
-        let told = tokio::join!(people[0].act(&seen.0, replays[0], &why), people[1].act(&seen.1, replays[1], &why));
+        let mut replays = || random.u8(..3) > 0;
+        let (acts, why) = ([replays(), replays()], format!("round {round} of {number}"));
+        let told = tokio::join!(people[0].act(&seen.0, acts[0], &why), people[1].act(&seen.1, acts[1], &why));
         let (first, loser) = match told {
             (Some(first), None) => (first, &people[1]),
             (None, Some(first)) => (first, &people[0]),
             both => panic!("of two who saw the same, one wins: {both:?}"),
         };
-        let again = loser.act(&loser.look(id).await, random.bool(), &format!("{why}, again")).await;
+        let again = loser.act(&loser.look(id).await, replays(), &format!("{why}, again")).await;
         let orders = [Some(first), again].into_iter().flatten().filter(|granted| granted.is_replay).count();
         clerk.settled[number].acquire_many(u32::try_from(orders).unwrap()).await.unwrap().forget();
     }
