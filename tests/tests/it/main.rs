@@ -17,6 +17,7 @@ mod letters;
 mod letters_cli;
 mod letters_contested;
 mod letters_edit;
+mod letters_terminals;
 mod letters_transfer;
 mod ordered;
 mod outbox;

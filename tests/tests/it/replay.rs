@@ -54,6 +54,11 @@ impl Shelf {
         Shelf { refuse: Arc::new(AtomicBool::new(true)), ..Shelf::default() }
     }
 
+    /// How many letters came by, none of them twice.
+    pub(crate) async fn handled(&self) -> usize {
+        each_once(&self.seen.lock().await)
+    }
+
     /// Whether the order of this number came by.
     pub(crate) async fn saw(&self, number: usize) -> bool {
         self.seen.lock().await.iter().any(|id| id.ends_with(&format!("/{number}")))
