@@ -61,13 +61,13 @@ async fn die(worker: &Worker) {
 }
 
 /// A keeper in this process, at work until it is stopped.
-struct Running {
+pub(crate) struct Running {
     mesh: Mesh,
     scope: TaskScope,
 }
 
 impl Running {
-    async fn start(broker: &TestBroker) -> Running {
+    pub(crate) async fn start(broker: &TestBroker) -> Running {
         let settings = KeeperSettings {
             lease: LeaseSettings { lasts: Duration::from_secs(2), ask_every: Duration::from_millis(50) },
             sweep_every: Duration::from_millis(200),
@@ -78,7 +78,7 @@ impl Running {
         Running { mesh, scope }
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.scope.stop();
         self.scope.idle().await;
         self.mesh.drain().await;

@@ -30,6 +30,7 @@ use shop_proto::shop::{
 
 use crate::{
     command_line::Operator,
+    keeper::Running,
     shop::{Bank, bank, charge_of, consumer, order, orders, till},
 };
 
@@ -141,6 +142,28 @@ async fn a_busy_mesh_adds_up_at_every_moment() {
     let work = &document["lines"][1];
     assert_eq!((&work["stream"], &work["consumer"]), (&json!(WORK), &json!(BANK)));
     assert_eq!((&work["accepted"], &work["dead"]), (&json!(8 * tenth), &json!(2 * tenth)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_that_keeps_its_lease_is_no_message_on_its_way() {
+    let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
+    let running = Running::start(&broker).await;
+    let lease = async || {
+        let mesh = broker.connect("operator").await.unwrap();
+        let state = mesh.bus().stream_state("mesh1-store-keeper").await.unwrap();
+        mesh.drain().await;
+        state.map_or(0, |state| state.last_sequence)
+    };
+    let begun = eventually("the lease", async || Some(lease().await).filter(|sequence| *sequence > 0)).await;
+    // As long as the lease is written anew, which is all that moves.
+    let words = ["ledger", "--wait", "--timeout", "20s"];
+    let document = eventually("a lease that moved while it was read", async || {
+        let document = Operator::at(&broker, "operator").json(0, &words).await;
+        (lease().await > begun).then_some(document)
+    })
+    .await;
+    assert_eq!(document["moving"], json!(false));
+    running.stop().await;
 }
 
 /// Somebody with a client that is not ours, who may do everything.

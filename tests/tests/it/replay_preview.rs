@@ -69,8 +69,14 @@ async fn a_preview_shows_what_edits_changed_and_says_how_many_more_there_are() {
     let letters = all(office.bus()).await;
     let plain = letters.iter().find(|letter| letter.mended().is_none()).unwrap();
     let dry = person.json(0, &["dead-letter", "replay", &plain.letter.id[..12], "--dry-run"]).await;
-    assert_eq!((&dry["letters"], &dry["mended"]), (&1.into(), &0.into()));
+    assert_eq!((&dry["letters"], &dry["mended"], &dry["stay"]), (&1.into(), &0.into(), &Value::Array(vec![])));
     assert!(letters.iter().all(|letter| letter.history.len() <= 2), "it changes nothing");
+    // And one that can't go: said, not only left out.
+    person.json(0, &["dead-letter", "hold", &plain.letter.id, "--why", "x"]).await;
+    let held = ["dead-letter", "replay", &plain.letter.id, "--dry-run"];
+    let dry = person.json(0, &held).await;
+    assert_eq!((&dry["letters"], &dry["stay"][0]["why"]), (&0.into(), &"it is held".into()));
+    assert!(text(&person, &held).await.1.contains("would not go: it is held"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,8 +2,9 @@
 
 use mesh_core::{
     contract::Catalog,
-    dead_letter::{Act, Letter},
+    dead_letter::{Act, Letter, LetterState},
     operate::jobs::Preview,
+    subject::Name,
 };
 use serde_json::{Value, json};
 
@@ -13,6 +14,38 @@ use super::{
     short,
     show::history_line,
 };
+
+/// What is shown.
+pub(super) struct Shown<'a> {
+    pub(super) preview: &'a Preview,
+    /// Letters that were named and would not go.
+    pub(super) stay: Vec<Stays<'a>>,
+    pub(super) catalog: &'a Catalog,
+    /// Personal and payment fields too.
+    pub(super) reveal: bool,
+}
+
+/// A letter that would not go, and why.
+pub(super) struct Stays<'l> {
+    letter: &'l Letter,
+    why: String,
+}
+
+/// Those of the letters that a replay in this region does not send.
+pub(super) fn that_stay<'l>(letters: &'l [Letter], here: &Name) -> Vec<Stays<'l>> {
+    let why = |letter: &Letter| {
+        let holds_none = letter.letter.source.as_ref().is_none_or(|source| source.subject.is_empty());
+        match letter.state {
+            LetterState::Open if holds_none => Some("it holds no message".to_owned()),
+            LetterState::Open if letter.region != here.as_str() => {
+                Some(format!("it is of the region {}", letter.region))
+            }
+            LetterState::Open => None,
+            state => Some(format!("it is {}", state.word())),
+        }
+    };
+    letters.iter().filter_map(|letter| why(letter).map(|why| Stays { letter, why })).collect()
+}
 
 /// A letter that would go with another payload than failed.
 struct Mended<'l> {
@@ -25,10 +58,11 @@ struct Mended<'l> {
 ///
 /// # Errors
 /// Nobody reads any more.
-pub(super) fn show(preview: &Preview, catalog: &Catalog, reveal: bool, output: &Output) -> anyhow::Result<()> {
-    let mended = mended(&preview.first_mended, catalog, reveal);
+pub(super) fn show(shown: &Shown<'_>, output: &Output) -> anyhow::Result<()> {
+    let Shown { preview, stay, catalog, reveal } = shown;
+    let mended = mended(&preview.first_mended, catalog, *reveal);
     if output.is_json() {
-        return Ok(output.json(&document(preview, &mended))?);
+        return Ok(output.json(&document(preview, &mended, stay))?);
     }
     for (consumer, count) in &preview.consumers {
         output.line(&format!("{count:>9}  {consumer}"))?;
@@ -47,6 +81,9 @@ pub(super) fn show(preview: &Preview, catalog: &Catalog, reveal: bool, output: &
         output.line(&format!("  {}", history_line(last)))?;
     }
     tell_more(preview.mended, mended.len(), " that were mended: mesh dead-letter show ID shows each", output);
+    for Stays { letter, why } in stay {
+        output.remark(&format!("{} would not go: {why}", short(&letter.letter.id)));
+    }
     output.remark("nothing was replayed");
     Ok(())
 }
@@ -69,7 +106,7 @@ fn mended<'l>(letters: &'l [Letter], catalog: &Catalog, reveal: bool) -> Vec<Men
 }
 
 /// The same for programs.
-fn document(preview: &Preview, mended: &[Mended<'_>]) -> Value {
+fn document(preview: &Preview, mended: &[Mended<'_>], stay: &[Stays<'_>]) -> Value {
     let first: Vec<_> = preview.first.iter().map(|letter| letter.letter.id.as_str()).collect();
     let edits = mended.iter().map(|Mended { letter, last, changes }| {
         json!({
@@ -81,6 +118,7 @@ fn document(preview: &Preview, mended: &[Mended<'_>]) -> Value {
             "changes": diff::documents(changes),
         })
     });
+    let stay = stay.iter().map(|Stays { letter, why }| json!({ "id": letter.letter.id, "why": why }));
     json!({
         "letters": preview.letters,
         "cutOff": preview.cut_off,
@@ -88,5 +126,6 @@ fn document(preview: &Preview, mended: &[Mended<'_>]) -> Value {
         "first": first,
         "mended": preview.mended,
         "edits": edits.collect::<Vec<_>>(),
+        "stay": stay.collect::<Vec<_>>(),
     })
 }

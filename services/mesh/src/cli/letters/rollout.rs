@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use clap::Args;
 use mesh_core::{
     bus::Bus,
+    dead_letter::Letter,
     operate::{
         jobs::{self, Ask, MAX_IDS, Selection},
         letters,
@@ -19,7 +20,8 @@ use super::{
     super::{Failure, contracts, place, text},
     GlobalArgs, Output, ReplayArgs, Status,
     attach::{self, Looking},
-    preview, replay,
+    preview::{self, Shown},
+    replay,
     which::{Wanted, tell_unclear},
 };
 
@@ -76,11 +78,13 @@ pub(super) async fn run(
     let (canary, abort_if) = (canary(&args.rollout)?, abort_if(&args.rollout)?);
     let at_ms = args.rollout.at.map(|at| at.ahead_ms(now_ms));
     let catalog = contracts::catalog(global)?;
-    let selection = selection(&bus, &args, global).await?;
+    let named = letters::find_each(&bus, &args.ids).await?;
+    let selection = selection(&bus, &named, &args, global).await?;
     let preview = jobs::preview(&bus, &selection).await?;
     if args.rollout.dry_run {
+        let stay = preview::that_stay(&named, bus.gate().identity().region());
         bus.close().await;
-        preview::show(&preview, &catalog, args.rollout.reveal, output)?;
+        preview::show(&Shown { preview: &preview, stay, catalog: &catalog, reveal: args.rollout.reveal }, output)?;
         return Ok(Status::Ok);
     }
     if preview.letters == 0 {
@@ -129,11 +133,8 @@ async fn keeper(bus: &Bus) -> Option<String> {
 }
 
 /// What the keeper is asked for. A CEL condition is asked here, where the contracts are known: the job names the letters.
-async fn selection(bus: &Bus, args: &ReplayArgs, global: &GlobalArgs) -> anyhow::Result<Selection> {
-    let mut ids = BTreeSet::new();
-    if !args.ids.is_empty() {
-        ids.extend(letters::find_each(bus, &args.ids).await?.into_iter().map(|letter| letter.letter.id));
-    }
+async fn selection(bus: &Bus, named: &[Letter], args: &ReplayArgs, global: &GlobalArgs) -> anyhow::Result<Selection> {
+    let mut ids: BTreeSet<String> = named.iter().map(|letter| letter.letter.id.clone()).collect();
     let selector = args.filters.selector(Wanted::Open, global)?;
     if selector.selection().condition.is_some() {
         let listing = letters::list(bus, &selector).await?;
