@@ -15,22 +15,17 @@ use std::{
 };
 
 use clap::Parser as _;
-use futures_util::{StreamExt as _, stream};
 use mesh_core::{
     Context, Fault,
     bus::{Bus, Stop, StreamLimits},
-    dead_letter,
-    delayed::Lane,
-    envelope::{Delivery, Envelope, Note},
     operate::jobs::{self, Ask, Job, Selection},
     policy::compile::{Consumes, Declaration},
-    proto::v1,
 };
-use mesh_tests::TestBroker;
-use prost::Message as _;
+use mesh_tests::{
+    TestBroker,
+    letters::{EVENT, capture},
+};
 use shop_proto::shop::orders::v1::OrderPlaced;
-
-const EVENT: &str = "shop.orders.v1.OrderPlaced";
 
 #[derive(clap::Parser)]
 struct Args {
@@ -61,7 +56,7 @@ async fn main() {
     let (operator, keeper) = (broker.connect("operator").await.unwrap(), broker.connect("keeper").await.unwrap());
 
     let started = Instant::now();
-    capture(operator.bus(), args.letters).await;
+    capture(operator.bus(), "a", (0..args.letters as u64).map(order)).await;
     let captured = rate(args.letters, started.elapsed());
 
     // Nobody handles them yet: this is the keeper's own pace.
@@ -113,36 +108,10 @@ fn rate(count: usize, took: Duration) -> u128 {
     count as u128 * 1000 / took.as_millis().max(1)
 }
 
-async fn capture(bus: &Bus, letters: usize) {
-    let name = |text: &str| text.parse().unwrap();
-    let lane = Lane { region: name("local"), service: name("a"), consumer: name("work") };
-    let captures = (0..letters).map(|number| {
-        let order =
-            OrderPlaced { order_id: number.to_string(), customer_id: "x".repeat(200), ..OrderPlaced::default() };
-        let envelope = Envelope {
-            subject: format!("mesh1.event.local.orders.{EVENT}.3"),
-            message_id: format!("orders/{EVENT}/{number}"),
-            caller: "orders".into(),
-            trace: None,
-            note: Note::default(),
-            headers: Vec::new(),
-            order: None,
-            payload: order.encode_to_vec().into(),
-            delivery: Some(Delivery {
-                stream: "mesh1-event-orders".into(),
-                sequence: number as u64 + 1,
-                deliveries: 1,
-                consumer_sequence: 0,
-                stored_at_ms: 1,
-            }),
-        };
-        let lane = &lane;
-        async move {
-            let fault = Fault::invalid("not today");
-            dead_letter::capture(bus, lane, &envelope, &fault, v1::Attempts::default()).await.unwrap();
-        }
-    });
-    stream::iter(captures).buffer_unordered(2048).collect::<Vec<()>>().await;
+/// An order as large as they are.
+fn order(number: u64) -> (u64, OrderPlaced) {
+    let (order_id, customer_id) = (number.to_string(), "x".repeat(200));
+    (number, OrderPlaced { order_id, customer_id, ..OrderPlaced::default() })
 }
 
 async fn ask(bus: &Bus, letters: usize) -> Job {

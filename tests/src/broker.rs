@@ -17,7 +17,11 @@ use crate::mesh_binary;
 /// The region of every test.
 pub const REGION: &str = "local";
 
-/// A broker of its own for one test, with a user for every declared service, one called `operator` and one called `keeper`.
+/// People who are operators, each a user of their own.
+pub const PEOPLE: [&str; 2] = ["ada", "eve"];
+
+/// A broker of its own for one test, with a user for every declared service, one called `operator`, one for each of
+/// [`PEOPLE`] and one called `keeper`.
 pub struct TestBroker {
     /// The server: to be killed and restarted.
     pub server: Server,
@@ -103,15 +107,15 @@ impl TestBroker {
     }
 }
 
-/// A user for every declared service and one called `operator`, with the seeds by name.
+/// A user for every declared service and those of operators and the keeper, with the seeds by name.
 pub(crate) fn users_of(declarations: &[Declaration]) -> anyhow::Result<(Vec<UserEntry>, HashMap<String, String>)> {
     let region: Name = REGION.parse()?;
     let (mut users, mut seeds) = (Vec::new(), HashMap::new());
     let permissions = declarations.iter().map(|d| (d.service.to_string(), compile(d, &region)));
-    let own = [
-        ("operator".to_owned(), operator(&"operator".parse()?)),
-        (KEEPER.to_owned(), keeper(&KEEPER.parse()?, &region)),
-    ];
+    let mut own = vec![(KEEPER.to_owned(), keeper(&KEEPER.parse()?, &region))];
+    for name in ["operator"].into_iter().chain(PEOPLE) {
+        own.push((name.to_owned(), operator(&name.parse()?)));
+    }
     for (name, permissions) in permissions.chain(own) {
         let pair = nkeys::KeyPair::new_user();
         seeds.insert(name, pair.seed()?);

@@ -3,10 +3,14 @@
 pub mod binary;
 pub mod broker;
 pub mod campaign;
+pub mod foreign;
+pub mod letters;
 pub mod postgres;
+pub mod seen;
 pub mod wait;
 
 pub use binary::mesh_binary;
 pub use broker::TestBroker;
 pub use postgres::TestPostgres;
+pub use seen::Seen;
 pub use wait::eventually;

@@ -43,6 +43,15 @@ pub struct Letter {
     pub region: String,
 }
 
+/// What was mended in a letter since it failed last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mended<'l> {
+    /// The payload that failed.
+    pub failed: &'l Bytes,
+    /// The last edit since then.
+    pub last: &'l Act,
+}
+
 /// All letters that were read so far, by id.
 #[derive(Debug, Default)]
 pub struct Letters(BTreeMap<String, Letter>);
@@ -102,6 +111,16 @@ impl Letters {
 }
 
 impl Letter {
+    /// What would be sent, told against what failed last. `None`: the same bytes would go, also where an edit was taken back.
+    #[must_use]
+    pub fn mended(&self) -> Option<Mended<'_>> {
+        let captured = self.history.iter().rposition(|act| act.kind == ActKind::Captured)?;
+        let since = self.history.get(captured..)?;
+        let failed = since.first()?.payload.as_ref()?;
+        let last = since.iter().rfind(|act| act.kind == ActKind::Edited)?;
+        (*failed != self.letter.payload).then_some(Mended { failed, last })
+    }
+
     fn follow(&mut self, record: Record) {
         let Some(state) = self.state.after(kind(&record)) else { return };
         match record {
@@ -134,7 +153,6 @@ impl Letter {
     }
 }
 
-/// What a record says was done.
 /// What a record does.
 #[must_use]
 pub fn kind(record: &Record) -> ActKind {
@@ -204,6 +222,27 @@ mod tests {
         assert_eq!((letter.state, letter.letter.payload.as_ref()), (LetterState::Held, [7].as_slice()));
         let letter = fold([captured(0), Record::Held(act(0)), Record::Released(act(0)), Record::Replaying(act(1))]);
         assert_eq!(letter.unwrap().state, LetterState::Replaying);
+    }
+
+    #[test]
+    fn what_is_mended_is_told_against_what_failed_last() {
+        let captured = |generation, byte: u8| {
+            Record::Captured(v1::DeadLetter { generation, payload: vec![byte].into(), ..Default::default() })
+        };
+        let edited = |byte: u8| Record::Edited(v1::LetterEdit { act: Some(act(0)), payload: vec![byte].into() });
+        let failed = |letter: &Letter| letter.mended().map(|mended| mended.failed[0]);
+        let mut records = vec![captured(0, 1)];
+        for (next, expected) in [
+            (edited(2), Some(1)),
+            (edited(1), None),
+            (edited(3), Some(1)),
+            (Record::Replaying(act(1)), Some(1)),
+            (captured(1, 3), None),
+            (edited(4), Some(3)),
+        ] {
+            records.push(next);
+            assert_eq!(failed(&fold(records.clone()).unwrap()), expected, "{}", records.len());
+        }
     }
 
     fn record() -> impl Strategy<Value = Record> {

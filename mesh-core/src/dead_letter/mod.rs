@@ -16,5 +16,5 @@ pub(crate) use capture::append;
 pub use capture::{Captured, capture, letter_id, resolve, source};
 pub use facts::Facts;
 pub use fingerprint::{Fingerprint, InvalidFingerprint, normalised};
-pub use fold::{Act, Letter, Letters, kind};
+pub use fold::{Act, Letter, Letters, Mended, kind};
 pub use life::{ActKind, LetterState};

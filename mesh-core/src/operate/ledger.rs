@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::topology::Topology;
-use crate::{bus::Bus, fault::Fault};
+use crate::{bus::Bus, fault::Fault, subject};
 
 pub use account::{Account, Line, Rules, account};
 pub use finding::{Finding, Kind, Which};
@@ -76,12 +76,14 @@ pub async fn check(bus: &Bus, check: Check<'_>) -> Result<Checked, Fault> {
     Ok(checked)
 }
 
-/// Where everything stands: the last sequence and the messages of streams, what consumers got and settled.
+/// Where everything stands: the last sequence and the messages of streams, what consumers got and settled. Stores hold no
+/// messages, and a keeper writes its lease there every few seconds.
 type Pulse = (Vec<(u64, u64)>, Vec<(u64, u64, u64)>);
 
 async fn read_once(bus: &Bus, check: &Check<'_>) -> Result<(Pulse, Account), Fault> {
     let picture = Box::pin(read::picture(bus)).await?;
-    let streams = picture.streams.iter().map(|facts| (facts.last_sequence, facts.messages)).collect();
+    let of_messages = picture.streams.iter().filter(|facts| !subject::is_store_stream(&facts.name));
+    let streams = of_messages.map(|facts| (facts.last_sequence, facts.messages)).collect();
     let consumers = picture.consumers.iter().map(|c| (c.deliveries, c.waiting, c.in_flight)).collect();
     Ok(((streams, consumers), account(&picture, check.rules, check.topology)))
 }

@@ -149,6 +149,12 @@ pub fn store_stream(service: &str) -> String {
     format!("{WIRE}-store-{service}")
 }
 
+/// Whether a stream is a service's store.
+#[must_use]
+pub fn is_store_stream(stream: &str) -> bool {
+    stream.strip_prefix(WIRE).is_some_and(|rest| rest.starts_with("-store-"))
+}
+
 /// The broker's name of a consumer: unique across services.
 #[must_use]
 pub fn durable(service: &Name, consumer: &Name) -> String {

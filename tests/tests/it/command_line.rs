@@ -10,13 +10,13 @@ use std::{
 };
 
 use mesh_core::{Context, Fault, proto::v1};
-use mesh_tests::{TestBroker, eventually, mesh_binary};
+use mesh_tests::{Seen, TestBroker, eventually, mesh_binary};
 use prost::Message as _;
 use serde_json::Value;
 use shop_proto::shop::{orders::v1::OrderPlaced, payments::v1::PaymentsServer};
 use tempfile::TempDir;
 
-use crate::shop::{Bank, Seen, bank, consumer, declaration, order, orders, till};
+use crate::shop::{Bank, bank, consumer, declaration, order, orders, till};
 
 /// A person at a terminal, connected to a broker.
 pub(crate) struct Operator {

@@ -19,12 +19,16 @@ use mesh_core::{
     clock::TaskScope,
     dead_letter,
     delayed::{self, Lane},
-    envelope::{Delivery, Envelope, Note, header},
+    envelope::{Envelope, header},
     gate::{Sealed, Unopened},
     proto::v1,
     subject::{self, DEAD_LETTER_STREAM, Name},
 };
-use mesh_tests::{TestBroker, eventually, mesh_binary};
+use mesh_tests::{
+    TestBroker, eventually,
+    letters::{self, in_hand},
+    mesh_binary,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy},
     net::{TcpListener, TcpStream},
@@ -47,7 +51,7 @@ fn name(text: &str) -> Name {
 }
 
 fn lane() -> Lane {
-    Lane { region: name("local"), service: name("a"), consumer: name("work") }
+    letters::lane("a")
 }
 
 /// An event with an id, as an operator's tool may send it.
@@ -64,23 +68,7 @@ fn record(bus: &Bus, letter: &str, expected: u64) -> Sealed {
 
 /// A delivery that was stored as number `number`.
 fn delivery(number: u64) -> Envelope {
-    Envelope {
-        subject: subject::event(&name("local"), "orders", "shop.orders.v1.OrderPlaced", 0),
-        message_id: format!("orders/shop.orders.v1.OrderPlaced/{number}"),
-        caller: "orders".into(),
-        trace: None,
-        note: Note::default(),
-        headers: Vec::new(),
-        order: None,
-        payload: Bytes::from_static(b"x"),
-        delivery: Some(Delivery {
-            stream: STREAM.into(),
-            sequence: number,
-            deliveries: 1,
-            consumer_sequence: 0,
-            stored_at_ms: 1,
-        }),
-    }
+    in_hand(number, Bytes::from_static(b"x"))
 }
 
 /// What a stream holds: by sequence the message's id and whether it came in a batch.

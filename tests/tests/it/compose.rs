@@ -14,16 +14,16 @@ use mesh::engine::{
     AllowResponses, Child, Environment, Guard, GuardedCommand, UserEntry, free_loopback_port, obtain, users_text,
 };
 use mesh_core::{
-    Context, Mesh,
+    Mesh,
     policy::compile::{compile, keeper, operator},
     subject::{KEEPER, Name, event_stream, inbox_prefix},
 };
-use mesh_tests::{eventually, mesh_binary};
+use mesh_tests::{Seen, eventually, mesh_binary, seen::notes};
 use serde_json::Value;
 use shop_proto::shop::orders::v1::OrderPlaced;
 use tokio::process::Command;
 
-use crate::shop::{Seen, order};
+use crate::shop::order;
 
 const PASSWORD: &str = "a-password-between-servers";
 
@@ -318,15 +318,7 @@ async fn the_three_servers_are_a_cluster_that_loses_one_and_nothing_else() {
 
     let payments = trio.connect("payments").await;
     let seen = Seen::default();
-    let into = std::sync::Arc::clone(&seen);
-    let handler = move |_cx: Context, event: OrderPlaced| {
-        let into = std::sync::Arc::clone(&into);
-        async move {
-            into.lock().await.push(event.order_id);
-            Ok(())
-        }
-    };
-    payments.consumer::<OrderPlaced>("charge").start(handler).await.unwrap();
+    payments.consumer::<OrderPlaced>("charge").start(notes(&seen)).await.unwrap();
     let orders = trio.connect("orders").await;
     let publisher = orders.publisher::<OrderPlaced>();
     let publish = |numbers: RangeInclusive<usize>| {

@@ -14,11 +14,11 @@ use mesh_core::{
     operate::letters::{self, Selector},
     store::Store,
 };
-use mesh_tests::{TestBroker, eventually};
+use mesh_tests::{Seen, TestBroker, eventually, seen::notes};
 use shop_proto::shop::{orders::v1::OrderPlaced, payments::v1::PaymentsClient};
 use tokio::{runtime::Runtime, sync::Notify};
 
-use crate::shop::{Seen, bank, charge_of, consumer, order, orders, till};
+use crate::shop::{bank, charge_of, consumer, order, orders, till};
 
 const ACK_WAIT: Duration = Duration::from_secs(1);
 
@@ -83,16 +83,8 @@ async fn with_an_inbox_each_event_is_handled_once_though_the_broker_forgets_its_
     let mut broker = TestBroker::with(&[orders(), consumer("mail", "confirm")], true, &limits()).await.unwrap();
     let mesh = broker.connect("mail").await.unwrap();
     let seen = Seen::default();
-    let into = Arc::clone(&seen);
-    let handler = move |_cx: Context, event: OrderPlaced| {
-        let into = Arc::clone(&into);
-        async move {
-            into.lock().await.push(event.order_id);
-            Ok(())
-        }
-    };
     let consumer = mesh.consumer::<OrderPlaced>("confirm").settings(settings());
-    consumer.inbox(Duration::from_secs(3600)).start(handler).await.unwrap();
+    consumer.inbox(Duration::from_secs(3600)).start(notes(&seen)).await.unwrap();
     publish(&broker, COUNT).await;
     for kill in 1..=3usize {
         eventually("some", || async { (seen.lock().await.len() >= kill * COUNT / 4).then_some(()) }).await;
@@ -196,16 +188,8 @@ async fn an_event_whose_process_ended_is_tried_again_alone_and_is_no_letter() {
     doomed.end();
 
     let done = Seen::default();
-    let into = Arc::clone(&done);
-    let works = move |_cx: Context, event: OrderPlaced| {
-        let into = Arc::clone(&into);
-        async move {
-            into.lock().await.push(event.order_id);
-            Ok(())
-        }
-    };
     let second = broker.connect("mail").await.unwrap();
-    second.consumer::<OrderPlaced>("confirm").settings(settings()).start(works).await.unwrap();
+    second.consumer::<OrderPlaced>("confirm").settings(settings()).start(notes(&done)).await.unwrap();
     eventually("all done", || async { (done.lock().await.len() == 5).then_some(()) }).await;
     second.drain().await;
     assert!(letters(&broker).await.is_empty());

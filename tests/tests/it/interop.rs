@@ -19,7 +19,7 @@ use mesh_core::{
     policy::compile::Declaration,
     proto::v1,
 };
-use mesh_tests::{TestBroker, eventually};
+use mesh_tests::{Seen, TestBroker, eventually, foreign};
 use prost::Message as _;
 use serde_json::{Value, json};
 use shop_proto::shop::{
@@ -32,7 +32,7 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
 };
 
-use crate::shop::{Bank, PAYMENTS, Seen, bank, consumer, declaration, order, orders, till};
+use crate::shop::{Bank, PAYMENTS, bank, consumer, declaration, order, orders, till};
 
 const NOTIFICATIONS: &str = "shop.notifications.v1.Notifications";
 
@@ -283,11 +283,7 @@ async fn micro_clients_see_our_services() {
     let broker = TestBroker::start(&[till(), bank()]).await.unwrap();
     let bank = broker.connect("bank").await.unwrap();
     bank.serve(PaymentsServer::new(Bank::default())).start().await.unwrap();
-    let client = async_nats::ConnectOptions::with_nkey(broker.seed("operator").unwrap().to_owned())
-        .custom_inbox_prefix("_INBOX.operator")
-        .connect(broker.server.client_url())
-        .await
-        .unwrap();
+    let client = foreign::client(&broker, "operator").await;
     let ask = async |verb: &str| -> Value {
         let answer = client.request(format!("$SRV.{verb}.bank"), "".into()).await.unwrap();
         serde_json::from_slice(&answer.payload).unwrap()
@@ -318,11 +314,7 @@ async fn a_process_that_serves_two_services_is_seen_once_with_both() {
     let mesh = broker.connect("bank").await.unwrap();
     mesh.serve(PaymentsServer::new(Bank::default())).start().await.unwrap();
     mesh.serve(NotificationsServer::new(Post)).start().await.unwrap();
-    let client = async_nats::ConnectOptions::with_nkey(broker.seed("operator").unwrap().to_owned())
-        .custom_inbox_prefix("_INBOX.operator")
-        .connect(broker.server.client_url())
-        .await
-        .unwrap();
+    let client = foreign::client(&broker, "operator").await;
     let answer = client.request("$SRV.INFO.bank", "".into()).await.unwrap();
     let info: Value = serde_json::from_slice(&answer.payload).unwrap();
     let names: BTreeSet<&str> =

@@ -10,11 +10,11 @@ use mesh_core::{
     operate::letters::{self, Selector},
     policy::retry::RetryRule,
 };
-use mesh_tests::{TestBroker, eventually};
+use mesh_tests::{Seen, TestBroker, eventually};
 use shop_proto::shop::orders::v1::OrderPlaced;
 use tokio::sync::watch;
 
-use crate::shop::{Seen, consumer, order, orders};
+use crate::shop::{consumer, order, orders};
 
 const COUNT: usize = 600;
 

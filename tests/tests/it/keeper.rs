@@ -2,8 +2,6 @@
 
 use std::{path::Path, process::Stdio, time::Duration};
 
-use async_nats::Message;
-use futures_util::StreamExt as _;
 use mesh_core::{
     Fault, Mesh,
     bus::{Probed, Stop, StreamLimits},
@@ -20,7 +18,11 @@ use mesh_core::{
     store::{Lease, LeaseSettings, Store, Written},
     subject::{ADVISORY_STREAM, KEEPER},
 };
-use mesh_tests::{TestBroker, eventually, mesh_binary};
+use mesh_tests::{
+    TestBroker, eventually,
+    foreign::{self, Worker},
+    mesh_binary,
+};
 use prost::Message as _;
 use shop_proto::shop::{
     orders::v1::OrderPlaced,
@@ -51,55 +53,21 @@ fn lane(service: &str, consumer: &str) -> Lane {
     Lane { region: name("local"), service: name(service), consumer: name(consumer) }
 }
 
-/// A worker that is not ours: it pulls, and does not settle.
-struct Worker {
-    client: async_nats::Client,
-    next: String,
-}
-
-impl Worker {
-    async fn new(broker: &TestBroker, service: &str, (stream, durable): (&str, &str)) -> Worker {
-        let client = async_nats::ConnectOptions::with_nkey(broker.seed(service).unwrap().to_owned())
-            .custom_inbox_prefix(format!("_INBOX.{service}"))
-            .connect(broker.server.client_url())
-            .await
-            .unwrap();
-        Worker { client, next: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}") }
-    }
-
-    async fn pull(&self) -> Message {
-        let mut messages = self.ask(10).await;
-        let message = tokio::time::timeout(Duration::from_secs(15), messages.next()).await.unwrap().unwrap();
-        assert!(message.status.is_none(), "{message:?}");
-        message
-    }
-
-    /// Takes one message as often as it is delivered, and dies with it.
-    async fn die(&self) {
-        for _ in 0..MAX_DELIVER {
-            self.pull().await;
-        }
-    }
-
-    /// Asks for one more, for so many seconds.
-    async fn ask(&self, seconds: u64) -> async_nats::Subscriber {
-        let inbox = self.client.new_inbox();
-        let subscriber = self.client.subscribe(inbox.clone()).await.unwrap();
-        let request = format!(r#"{{"batch":1,"expires":{}}}"#, seconds * 1_000_000_000);
-        self.client.publish_with_reply(self.next.clone(), inbox, request.into()).await.unwrap();
-        self.client.flush().await.unwrap();
-        subscriber
+/// Takes one message as often as it is delivered, and dies with it.
+async fn die(worker: &Worker) {
+    for _ in 0..MAX_DELIVER {
+        worker.pull().await;
     }
 }
 
 /// A keeper in this process, at work until it is stopped.
-struct Running {
+pub(crate) struct Running {
     mesh: Mesh,
     scope: TaskScope,
 }
 
 impl Running {
-    async fn start(broker: &TestBroker) -> Running {
+    pub(crate) async fn start(broker: &TestBroker) -> Running {
         let settings = KeeperSettings {
             lease: LeaseSettings { lasts: Duration::from_secs(2), ask_every: Duration::from_millis(50) },
             sweep_every: Duration::from_millis(200),
@@ -110,7 +78,7 @@ impl Running {
         Running { mesh, scope }
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.scope.stop();
         self.scope.idle().await;
         self.mesh.drain().await;
@@ -175,7 +143,7 @@ async fn die_of_work(broker: &TestBroker, number: usize) -> (Worker, mesh_core::
     let client = PaymentsClient::new(&till);
     let receipt = client.charge().enqueue(&charge_of(number, 100)).id(number.to_string()).await.unwrap();
     let worker = Worker::new(broker, "bank", WORK).await;
-    worker.die().await;
+    die(&worker).await;
     let next = client.charge().enqueue(&charge_of(number + 1, 100)).id(format!("{number}+1")).await.unwrap();
     let healthy = worker.pull().await;
     let expected = format!("$JS.ACK.{}.{}.1.{}.", WORK.0, WORK.1, next.sequence);
@@ -190,7 +158,7 @@ async fn work_that_killed_its_last_worker_is_one_letter_and_leaves_the_queue() {
     for standing in [true, false] {
         let broker = broker().await;
         let (worker, receipt) = die_of_work(&broker, 1).await;
-        let stands = if standing { Some(worker.ask(60).await) } else { None };
+        let stands = if standing { Some(worker.ask(1, 60).await) } else { None };
         // Nobody listens at that moment: the keeper comes later.
         let keeper = Running::start(&broker).await;
         let letter = some_letters(&broker, 1).await.remove(0);
@@ -222,8 +190,8 @@ async fn an_event_that_killed_its_last_consumer_is_one_letter() {
         let sender = broker.connect("orders").await.unwrap();
         sender.publisher::<OrderPlaced>().publish(&order(1)).id("1").await.unwrap();
         let worker = Worker::new(&broker, "mail", EVENTS).await;
-        worker.die().await;
-        let stands = if standing { Some(worker.ask(60).await) } else { None };
+        die(&worker).await;
+        let stands = if standing { Some(worker.ask(1, 60).await) } else { None };
         let keeper = Running::start(&broker).await;
         let letter = some_letters(&broker, 1).await.remove(0).letter;
         let id = letter_id(&lane("mail", "confirm"), (EVENTS.0, 1), "orders/shop.orders.v1.OrderPlaced/1");
@@ -241,14 +209,14 @@ async fn what_died_on_a_lane_is_a_letter_of_its_original_and_a_replay_is_its_nex
     let sender = broker.connect("orders").await.unwrap();
     sender.publisher::<OrderPlaced>().publish(&order(1)).id("1").await.unwrap();
     let worker = Worker::new(&broker, "mail", EVENTS).await;
-    worker.die().await;
+    die(&worker).await;
     let keeper = Running::start(&broker).await;
     let letter = some_letters(&broker, 1).await.remove(0);
 
     let operator = broker.connect("operator").await.unwrap();
     let order = Order { by: "ada".into(), why: "again".into(), again: false, job: String::new() };
     letters::replay(operator.bus(), &letter, &order).await.unwrap();
-    Worker::new(&broker, "mail", LANE).await.die().await;
+    die(&Worker::new(&broker, "mail", LANE).await).await;
     let again = eventually("the next generation", || async {
         let letter = some_letters(&broker, 1).await.remove(0);
         (letter.letter.generation == 1 && letter.state == LetterState::Open).then_some(letter)
@@ -330,7 +298,7 @@ async fn of_a_worker_and_two_keepers_that_capture_at_once_one_writes_the_letter(
 /// The broker's word on a delivery of work comes with the next pull, and is lost.
 async fn lose_the_word(broker: &TestBroker) {
     let keeper = broker.connect(KEEPER).await.unwrap();
-    let operator = async_nats::jetstream::new(Worker::new(broker, "operator", WORK).await.client);
+    let operator = async_nats::jetstream::new(foreign::client(broker, "operator").await);
     eventually("the broker's word", || async {
         keeper.bus().probe(WORK.0, WORK.1).await.unwrap();
         (messages(broker, ADVISORY_STREAM).await == 1).then_some(())
@@ -402,7 +370,7 @@ async fn a_message_that_was_deleted_under_its_consumer_is_a_letter_that_says_so(
     let sender = broker.connect("orders").await.unwrap();
     sender.publisher::<OrderPlaced>().publish(&order(1)).id("1").await.unwrap();
     Worker::new(&broker, "mail", EVENTS).await.pull().await;
-    let jetstream = async_nats::jetstream::new(Worker::new(&broker, "operator", EVENTS).await.client);
+    let jetstream = async_nats::jetstream::new(foreign::client(&broker, "operator").await);
     jetstream.get_stream(EVENTS.0).await.unwrap().delete_message(1).await.unwrap();
 
     let running = Running::start(&broker).await;

@@ -20,7 +20,7 @@ use mesh_core::{
     policy::retry::RetryRule,
     proto::v1,
 };
-use mesh_tests::{TestBroker, eventually};
+use mesh_tests::{TestBroker, eventually, foreign};
 use prost::Message as _;
 use serde_json::{Value, json};
 use shop_proto::shop::{
@@ -30,6 +30,7 @@ use shop_proto::shop::{
 
 use crate::{
     command_line::Operator,
+    keeper::Running,
     shop::{Bank, bank, charge_of, consumer, order, orders, till},
 };
 
@@ -143,11 +144,31 @@ async fn a_busy_mesh_adds_up_at_every_moment() {
     assert_eq!((&work["accepted"], &work["dead"]), (&json!(8 * tenth), &json!(2 * tenth)));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_that_keeps_its_lease_is_no_message_on_its_way() {
+    let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
+    let running = Running::start(&broker).await;
+    let lease = async || {
+        let mesh = broker.connect("operator").await.unwrap();
+        let state = mesh.bus().stream_state("mesh1-store-keeper").await.unwrap();
+        mesh.drain().await;
+        state.map_or(0, |state| state.last_sequence)
+    };
+    let begun = eventually("the lease", async || Some(lease().await).filter(|sequence| *sequence > 0)).await;
+    // As long as the lease is written anew, which is all that moves.
+    let words = ["ledger", "--wait", "--timeout", "20s"];
+    let document = eventually("a lease that moved while it was read", async || {
+        let document = Operator::at(&broker, "operator").json(0, &words).await;
+        (lease().await > begun).then_some(document)
+    })
+    .await;
+    assert_eq!(document["moving"], json!(false));
+    running.stop().await;
+}
+
 /// Somebody with a client that is not ours, who may do everything.
 async fn admin(broker: &TestBroker) -> jetstream::Context {
-    let seed = broker.seed("operator").unwrap().to_owned();
-    let options = async_nats::ConnectOptions::with_nkey(seed).custom_inbox_prefix("_INBOX.operator");
-    jetstream::new(options.connect(broker.server.client_url()).await.unwrap())
+    jetstream::new(foreign::client(broker, "operator").await)
 }
 
 async fn delete(admin: &jetstream::Context, stream: &str, sequence: u64) {

@@ -16,14 +16,14 @@ use mesh_core::{
     policy::retry::RetryRule,
     proto::v1,
 };
-use mesh_tests::{TestBroker, eventually};
+use mesh_tests::{Seen, TestBroker, eventually, foreign};
 use prost::Message as _;
 use shop_proto::shop::{
     orders::v1::OrderPlaced,
     payments::v1::{PaymentsClient, PaymentsServer},
 };
 
-use crate::shop::{Bank, Seen, bank, charge_of, consumer, order, orders, till};
+use crate::shop::{Bank, bank, charge_of, consumer, order, orders, till};
 
 async fn letters(broker: &TestBroker) -> Vec<Letter> {
     let operator = broker.connect("operator").await.unwrap();
@@ -180,10 +180,7 @@ async fn bytes_that_are_no_message_become_a_letter_with_the_bytes() {
     let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
     let accept = Arc::new(AtomicBool::new(false));
     let (_mesh, seen) = consume(&broker, "a", &accept).await;
-    let foreign = async_nats::ConnectOptions::with_nkey(broker.seed("orders").unwrap().to_owned())
-        .connect(broker.server.client_url())
-        .await
-        .unwrap();
+    let foreign = foreign::client(&broker, "orders").await;
     let subject = "mesh1.event.local.orders.shop.orders.v1.OrderPlaced.0";
     foreign.publish(subject, vec![0xff, 0xff, 0xff].into()).await.unwrap();
     foreign.flush().await.unwrap();

@@ -14,9 +14,7 @@ use mesh_core::{
     Context, Fault, Mesh,
     bus::{Bus, Stop, StreamLimits},
     clock::TaskScope,
-    dead_letter::{self, ActKind, Letter, LetterState},
-    delayed::Lane,
-    envelope::{Delivery, Envelope, Note},
+    dead_letter::{ActKind, Letter, LetterState},
     fault::Reason,
     operate::{
         jobs::{self, Ask, End, Job, JobState, Selection},
@@ -26,45 +24,19 @@ use mesh_core::{
     proto::v1::{self, letter_record::Record},
     subject::DEAD_LETTER_STREAM,
 };
-use mesh_tests::{TestBroker, eventually};
+use mesh_tests::{Seen, TestBroker, eventually};
 use prost::Message as _;
 use shop_proto::shop::orders::v1::OrderPlaced;
 use tokio::task::AbortHandle;
 
 use crate::{
     command_line::Operator,
-    shop::{EVENT, Seen, consumer, order, orders},
+    shop::{consumer, order, orders},
 };
 
-/// Letters as a consumer leaves them, without one: `count` of `service/work`.
+/// Letters of `service/work` of the orders with these numbers.
 pub(crate) async fn capture(bus: &Bus, service: &str, numbers: std::ops::Range<usize>) {
-    let name = |text: &str| text.parse().unwrap();
-    let lane = Lane { region: name("local"), service: name(service), consumer: name("work") };
-    let captures = numbers.map(|number| {
-        let envelope = Envelope {
-            subject: format!("mesh1.event.local.orders.{EVENT}.3"),
-            message_id: format!("orders/{EVENT}/{number}"),
-            caller: "orders".into(),
-            trace: None,
-            note: Note::default(),
-            headers: Vec::new(),
-            order: None,
-            payload: order(number).encode_to_vec().into(),
-            delivery: Some(Delivery {
-                stream: "mesh1-event-orders".into(),
-                sequence: number as u64 + 1,
-                deliveries: 1,
-                consumer_sequence: 0,
-                stored_at_ms: 1,
-            }),
-        };
-        let lane = &lane;
-        async move {
-            let fault = Fault::invalid("not today");
-            dead_letter::capture(bus, lane, &envelope, &fault, v1::Attempts::default()).await.unwrap();
-        }
-    });
-    stream::iter(captures).buffer_unordered(512).collect::<Vec<()>>().await;
+    mesh_tests::letters::capture(bus, service, numbers.map(|number| (number as u64, order(number)))).await;
 }
 
 /// What a consumer does with what it gets.
@@ -74,6 +46,23 @@ pub(crate) struct Shelf {
     refuse: Arc<AtomicBool>,
     /// From so many on it refuses. 0: never.
     refuse_from: Arc<AtomicUsize>,
+}
+
+impl Shelf {
+    /// One that takes nothing.
+    pub(crate) fn refusing() -> Shelf {
+        Shelf { refuse: Arc::new(AtomicBool::new(true)), ..Shelf::default() }
+    }
+
+    /// How many letters came by, none of them twice.
+    pub(crate) async fn handled(&self) -> usize {
+        each_once(&self.seen.lock().await)
+    }
+
+    /// Whether the order of this number came by.
+    pub(crate) async fn saw(&self, number: usize) -> bool {
+        self.seen.lock().await.iter().any(|id| id.ends_with(&format!("/{number}")))
+    }
 }
 
 pub(crate) async fn work(broker: &TestBroker, service: &str, shelf: &Shelf) -> Mesh {

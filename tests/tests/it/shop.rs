@@ -1,18 +1,19 @@
 //! What the tests declare and send.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use mesh_core::{
     Context, Fault,
     policy::compile::{Consumes, Declaration},
 };
+use mesh_tests::Seen;
 use shop_proto::shop::{
     orders::v1::OrderPlaced,
     payments::v1::{ChargeReply, ChargeRequest, Payments},
 };
-use tokio::sync::Mutex;
 
-pub(crate) const EVENT: &str = "shop.orders.v1.OrderPlaced";
+pub(crate) use mesh_tests::letters::EVENT;
+
 pub(crate) const PAYMENTS: &str = "shop.payments.v1.Payments";
 
 pub(crate) fn declaration(name: &str) -> Declaration {
@@ -52,9 +53,6 @@ pub(crate) fn order(number: usize) -> OrderPlaced {
 pub(crate) fn charge_of(number: usize, cents: i64) -> ChargeRequest {
     ChargeRequest { order_id: number.to_string(), amount_cents: cents, currency: "usd".into(), ..Default::default() }
 }
-
-/// Every id in the order that it was seen.
-pub(crate) type Seen = Arc<Mutex<Vec<String>>>;
 
 /// A bank that refuses 0, declines over 1,000,000 and writes down what it charged.
 #[derive(Clone, Default)]

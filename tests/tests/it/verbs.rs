@@ -8,13 +8,13 @@ use mesh_core::{
     bus::StreamLimits,
     fault::{Code, Effect, Reason},
 };
-use mesh_tests::{TestBroker, eventually};
+use mesh_tests::{Seen, TestBroker, eventually, seen::notes};
 use shop_proto::shop::{
     orders::v1::OrderPlaced,
     payments::v1::{PaymentsClient, PaymentsServer},
 };
 
-use crate::shop::{Bank, Seen, bank, charge_of, consumer, declaration, order, orders, till};
+use crate::shop::{Bank, bank, charge_of, consumer, declaration, order, orders, till};
 
 async fn publish_many(broker: &TestBroker, count: usize) -> BTreeSet<String> {
     let mesh = broker.connect("orders").await.unwrap();
@@ -38,15 +38,7 @@ async fn what_is_published_is_consumed_by_every_consumer_once() {
     for (service, name) in [("payments", "charge"), ("mail", "confirm")] {
         let mesh = broker.connect(service).await.unwrap();
         let ids = Seen::default();
-        let into = Arc::clone(&ids);
-        let handler = move |_cx: Context, event: OrderPlaced| {
-            let into = Arc::clone(&into);
-            async move {
-                into.lock().await.push(event.order_id);
-                Ok(())
-            }
-        };
-        mesh.consumer::<OrderPlaced>(name).start(handler).await.unwrap();
+        mesh.consumer::<OrderPlaced>(name).start(notes(&ids)).await.unwrap();
         seen.push((mesh, ids));
     }
     let published = publish_many(&broker, 2000).await;
@@ -190,15 +182,7 @@ async fn a_broker_that_is_killed_and_comes_back_loses_nothing() {
     let mut broker = TestBroker::start(&[orders(), consumer("mail", "confirm")]).await.unwrap();
     let mesh = broker.connect("mail").await.unwrap();
     let seen = Seen::default();
-    let into = Arc::clone(&seen);
-    let handler = move |_cx: Context, event: OrderPlaced| {
-        let into = Arc::clone(&into);
-        async move {
-            into.lock().await.push(event.order_id);
-            Ok(())
-        }
-    };
-    mesh.consumer::<OrderPlaced>("confirm").start(handler).await.unwrap();
+    mesh.consumer::<OrderPlaced>("confirm").start(notes(&seen)).await.unwrap();
     let sender = broker.connect("orders").await.unwrap();
     let publisher = sender.publisher::<OrderPlaced>();
     let events = futures_util::stream::iter((1..=3000).map(|n| (n.to_string(), order(n))));

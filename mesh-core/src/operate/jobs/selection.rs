@@ -20,7 +20,7 @@ use crate::{
 const MAX_FILTERS: usize = 32;
 /// Ids that one job may name: its record must fit into a message.
 pub const MAX_IDS: usize = 10_000;
-/// Letters that a preview names.
+/// Letters that a preview names: of all, and of those that were mended.
 const NAMED: usize = 10;
 
 /// Which open letters are meant. The default: all.
@@ -97,6 +97,10 @@ pub struct Preview {
     pub consumers: BTreeMap<String, u64>,
     /// The first of them, in the order of the stream, as they stand.
     pub first: Vec<Letter>,
+    /// How many of them would go with another payload than failed.
+    pub mended: u64,
+    /// The first of these.
+    pub first_mended: Vec<Letter>,
 }
 
 impl Preview {
@@ -104,6 +108,12 @@ impl Preview {
         self.letters += 1;
         let consumer = format!("{}/{}", letter.letter.service, letter.letter.consumer);
         *self.consumers.entry(consumer).or_default() += 1;
+        if letter.mended().is_some() {
+            self.mended += 1;
+            if self.first_mended.len() < NAMED {
+                self.first_mended.push(letter.clone());
+            }
+        }
         if self.first.len() < NAMED {
             self.first.push(letter);
         }

@@ -77,8 +77,8 @@ pub(super) enum Command {
     DeadLetter(LetterCommand),
     /// Count what became of every message, from the broker's own numbers, and name what does not add up
     ///
-    /// For each stream and consumer: published = accepted + delayed + dead + held + given up + in flight + waiting. The exit
-    /// status is 0 if all adds up and 1 if not. What is found is read twice: it counts only if it stands in both readings.
+    /// For each stream and consumer: published = accepted + delayed + dead + held + given up + in flight + waiting +
+    /// missing. The exit status is 0 if all adds up and 1 if not. What is found is read twice: it counts only if it stands in both readings.
     ///
     /// What it costs: it reads every outcome and every record of letters once, and asks the broker once for each message on
     /// a lane. It keeps about 300 bytes for each letter and for each message on a lane, and next to nothing for the rest. It

@@ -34,7 +34,7 @@ pub(super) struct LedgerArgs {
     #[arg(long)]
     wait: bool,
     /// With --wait: for how long at most
-    #[arg(long, value_parser = text::duration, default_value = "60s", value_name = "TIME")]
+    #[arg(long, requires = "wait", value_parser = text::duration, default_value = "60s", value_name = "TIME")]
     timeout: Duration,
     /// How long a replay or a schedule may be late before it is named
     #[arg(long, value_parser = text::duration, default_value = "30s", value_name = "TIME")]

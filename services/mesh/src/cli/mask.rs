@@ -26,21 +26,23 @@ enum Hidden {
 impl Mask {
     /// A payload as JSON. What can't be decoded is shown by its length alone: nobody knows what it holds.
     pub(super) fn payload(self, catalog: &Catalog, message: &str, payload: &[u8]) -> Value {
+        self.read(catalog, message, payload).unwrap_or_else(undecoded)
+    }
+
+    /// The same, where it can be read.
+    ///
+    /// # Errors
+    /// It can't; why, and nothing of what it holds.
+    pub(super) fn read(self, catalog: &Catalog, message: &str, payload: &[u8]) -> Result<Value, String> {
         let Some(descriptor) = catalog.message(message) else {
-            return json!({ "undecoded": format!("{} bytes of an unknown type {message:?}", payload.len()) });
+            return Err(format!("{} bytes of an unknown type {message:?}", payload.len()));
         };
-        let decoded = match catalog.decode(message, payload) {
-            Ok(decoded) => decoded,
-            Err(error) => return json!({ "undecoded": error.to_string() }),
-        };
+        let decoded = catalog.decode(message, payload).map_err(|error| error.to_string())?;
         let options = SerializeOptions::new().skip_default_fields(!self.defaults);
-        match decoded.serialize_with_options(serde_json::value::Serializer, &options) {
-            Ok(mut value) => {
-                self.message(&descriptor, &mut value, Hidden::Masked);
-                value
-            }
-            Err(error) => json!({ "undecoded": error.to_string() }),
-        }
+        let value = decoded.serialize_with_options(serde_json::value::Serializer, &options);
+        let mut value = value.map_err(|error| error.to_string())?;
+        self.message(&descriptor, &mut value, Hidden::Masked);
+        Ok(value)
     }
 
     /// A message as JSON for an editor: what may not be shown is left out.
@@ -99,6 +101,11 @@ impl Mask {
             _ => None,
         }
     }
+}
+
+/// What stands for a payload that can't be read.
+pub(super) fn undecoded(why: String) -> Value {
+    json!({ "undecoded": why })
 }
 
 #[cfg(test)]

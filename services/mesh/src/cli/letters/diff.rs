@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use mesh_core::contract::Catalog;
+use mesh_core::{contract::Catalog, dead_letter::Letter};
 use serde_json::{Value, json};
 
-use super::{super::mask::Mask, payload_name};
+use super::{
+    super::mask::{Mask, undecoded},
+    Output, consumer, last_part, payload_name, short,
+};
 
 /// One value that changed: as it may be shown.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,7 +18,12 @@ pub(super) struct Change {
     pub(super) before: Option<Value>,
     /// `None`: it is not there any more.
     pub(super) after: Option<Value>,
+    /// What people read instead of both, where the payload is told as a whole.
+    pub(super) note: Option<String>,
 }
+
+/// The path of a payload that is told as a whole.
+const WHOLE: &str = "(payload)";
 
 /// A message type and the payloads before and after.
 pub(super) struct Payloads<'a> {
@@ -24,16 +32,48 @@ pub(super) struct Payloads<'a> {
     pub(super) after: &'a [u8],
 }
 
-/// The values that changed. They are compared as they are and shown as they may be.
+/// The values that changed. They are compared as they are and shown as they may be. A payload that can't be read here is
+/// told as a whole.
 pub(super) fn changes(payloads: &Payloads<'_>, catalog: &Catalog, reveal: bool) -> Vec<Change> {
     let name = payload_name(payloads.message_type, catalog);
-    let read = |reveal: bool, payload: &[u8]| Mask { reveal, defaults: true }.payload(catalog, name, payload);
+    let read = |reveal: bool, payload: &[u8]| Mask { reveal, defaults: true }.read(catalog, name, payload);
+    let both = |reveal: bool| (read(reveal, payloads.before), read(reveal, payloads.after));
+    match (both(true), both(reveal)) {
+        ((Ok(before), Ok(after)), (Ok(shown_before), Ok(shown_after))) => {
+            let (real, shown) = ((Some(&before), Some(&after)), (Some(&shown_before), Some(&shown_after)));
+            let mut found = Vec::new();
+            walk(String::new(), real, shown, &mut found);
+            found
+        }
+        (_, shown) if payloads.before != payloads.after => vec![unread(payloads, shown)],
+        _ => Vec::new(),
+    }
+}
+
+/// The same, and a word where bytes changed and no value: what the contract here does not know, or how it is written.
+pub(super) fn differences(payloads: &Payloads<'_>, catalog: &Catalog, reveal: bool) -> Vec<Change> {
+    let mut found = changes(payloads, catalog, reveal);
     let (before, after) = (payloads.before, payloads.after);
-    let mut found = Vec::new();
-    let real = (Some(&read(true, before)), Some(&read(true, after)));
-    let shown = (Some(&read(reveal, before)), Some(&read(reveal, after)));
-    walk(String::new(), real, shown, &mut found);
+    if found.is_empty() && before != after {
+        let (before, after) = (bytes(before.len()), bytes(after.len()));
+        let note = format!("{before} -> {after}, alike in every field that the contract here knows");
+        let path = WHOLE.to_owned();
+        found.push(Change { path, before: Some(before.into()), after: Some(after.into()), note: Some(note) });
+    }
     found
+}
+
+fn bytes(length: usize) -> String {
+    format!("{length} bytes")
+}
+
+/// Two payloads that are not alike, one of which can't be read: nobody knows what stands there, so it is not shown.
+fn unread(payloads: &Payloads<'_>, (before, after): (Result<Value, String>, Result<Value, String>)) -> Change {
+    let alike = payloads.before.iter().zip(payloads.after).take_while(|(before, after)| before == after).count();
+    let text = |read: &Result<Value, String>| read.as_ref().map_or_else(String::clone, Value::to_string);
+    let note = format!("{} -> {}; the first {} are alike", text(&before), text(&after), bytes(alike));
+    let value = |read: Result<Value, String>| Some(read.unwrap_or_else(undecoded));
+    Change { path: WHOLE.to_owned(), before: value(before), after: value(after), note: Some(note) }
 }
 
 type Pair<'v> = (Option<&'v Value>, Option<&'v Value>);
@@ -63,14 +103,19 @@ fn walk(path: String, real: Pair<'_>, shown: Pair<'_>, found: &mut Vec<Change>) 
                 walk(path, (a.as_ref(), b.as_ref()), (c.as_ref(), d.as_ref()), found);
             }
         }
-        (before, after) => found.push(Change { path, before: before.cloned(), after: after.cloned() }),
+        (before, after) => {
+            found.push(Change { path, before: before.cloned(), after: after.cloned(), note: None });
+        }
     }
 }
 
 impl Change {
     /// One line.
     pub(super) fn line(&self) -> String {
-        let Change { path, before, after } = self;
+        let Change { path, before, after, note } = self;
+        if let Some(note) = note {
+            return format!("{path}: {note}");
+        }
         match (before, after) {
             (Some(before), Some(after)) if before == after => format!("{path}: {before} changed (--reveal shows it)"),
             (Some(before), Some(after)) => format!("{path}: {before} -> {after}"),
@@ -82,8 +127,27 @@ impl Change {
 
     /// The same for programs.
     pub(super) fn document(&self) -> Value {
-        json!({ "path": self.path, "before": self.before, "after": self.after })
+        let mut document = json!({ "path": self.path, "before": self.before, "after": self.after });
+        if let Some(note) = &self.note {
+            document["note"] = note.as_str().into();
+        }
+        document
     }
+}
+
+/// A letter and what changes in it, for people.
+///
+/// # Errors
+/// Nobody reads any more.
+pub(super) fn show(letter: &Letter, changes: &[Change], output: &Output) -> std::io::Result<()> {
+    let (id, message) = (short(&letter.letter.id), last_part(&letter.letter.message_type));
+    output.line(&format!("{id}  {}  {message}", consumer(letter)))?;
+    changes.iter().try_for_each(|change| output.line(&format!("  {}", change.line())))
+}
+
+/// What changes in a letter, for programs.
+pub(super) fn documents(changes: &[Change]) -> Value {
+    changes.iter().map(Change::document).collect()
 }
 
 #[cfg(test)]
@@ -97,6 +161,30 @@ mod tests {
         let (before, after) = (bytes(before), bytes(after));
         let payloads = Payloads { message_type: name, before: &before, after: &after };
         changes(&payloads, &catalog, reveal).iter().map(Change::line).collect()
+    }
+
+    #[test]
+    fn what_cant_be_read_is_told_by_its_size_and_not_shown() {
+        let catalog = Catalog::new([mesh_core::proto::DESCRIPTORS, shop_proto::DESCRIPTORS]).unwrap();
+        let of = |message_type: &str, before: &[u8], after: &[u8]| {
+            let payloads = Payloads { message_type, before, after };
+            (changes(&payloads, &catalog, true).len(), differences(&payloads, &catalog, true))
+        };
+        let (count, told) = of("x.v1.Nobody", b"ada@example.org", b"ada@example.com");
+        let unknown = "15 bytes of an unknown type \"x.v1.Nobody\"";
+        let note = format!("(payload): {unknown} -> {unknown}; the first 12 bytes are alike");
+        assert_eq!((count, told.len(), told[0].line()), (1, 1, note));
+        assert_eq!(told[0].document()["after"]["undecoded"], unknown);
+        let order = "shop.orders.v1.OrderPlaced";
+        let (_, told) = of(order, &[0xff, 0xff], &[0x0a, 1, b'7']);
+        let line = told[0].line();
+        assert!(line.starts_with("(payload): the 2 bytes are not a shop.orders.v1.OrderPlaced: "), "{line}");
+        assert!(line.contains("\"orderId\":\"7\"") && line.ends_with("; the first 0 bytes are alike"), "{line}");
+        // What only a newer contract knows: no edit by field, and said all the same.
+        let (count, told) = of(order, &[0x0a, 1, b'7'], &[0x0a, 1, b'7', 0xa2, 0x06, 1, b'x']);
+        let note = "(payload): 3 bytes -> 7 bytes, alike in every field that the contract here knows";
+        assert_eq!((count, told[0].line().as_str()), (0, note));
+        assert!(of("x.v1.Nobody", b"x", b"x").1.is_empty() && of(order, &[0xff], &[0xff]).1.is_empty());
     }
 
     #[test]

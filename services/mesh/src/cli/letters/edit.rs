@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 
 use super::{
     super::{Failure, contracts, mask::Mask, place, place::Place},
-    GlobalArgs, Output, Status, acts, ask, consumer,
+    GlobalArgs, Output, Status, acts, ask,
     diff::{self, Change, Payloads},
     editor::{self, Draft},
-    last_part, payload_name, short,
+    payload_name, short,
     which::WhichArgs,
 };
 
@@ -153,11 +153,7 @@ fn set_all(mut message: DynamicMessage, letter: &Letter, sets: &[(String, String
 
 fn show(plans: &[Plan], unchanged: usize, dry_run: bool, output: &Output) -> anyhow::Result<()> {
     if !output.is_json() {
-        for Plan { letter, changes, .. } in plans.iter().take(SHOWN) {
-            let (id, message) = (short(&letter.letter.id), last_part(&letter.letter.message_type));
-            output.line(&format!("{id}  {}  {message}", consumer(letter)))?;
-            changes.iter().try_for_each(|change| output.line(&format!("  {}", change.line())))?;
-        }
+        plans.iter().take(SHOWN).try_for_each(|plan| diff::show(&plan.letter, &plan.changes, output))?;
     }
     if plans.len() > SHOWN {
         output.remark(&format!("and {} more", plans.len() - SHOWN));
@@ -179,6 +175,5 @@ fn finish(plans: &[Plan], output: &Output) -> anyhow::Result<Status> {
 }
 
 fn document(plan: &Plan) -> Value {
-    let changes: Vec<_> = plan.changes.iter().map(Change::document).collect();
-    json!({ "id": plan.letter.letter.id, "changes": changes, "written": false })
+    json!({ "id": plan.letter.letter.id, "changes": diff::documents(&plan.changes), "written": false })
 }

@@ -5,21 +5,23 @@ use std::collections::BTreeSet;
 use clap::Args;
 use mesh_core::{
     bus::Bus,
+    dead_letter::Letter,
     operate::{
-        jobs::{self, Ask, MAX_IDS, Preview, Selection},
+        jobs::{self, Ask, MAX_IDS, Selection},
         letters,
     },
     policy::replay::{AbortRule, Canary, Rate},
     store::{Lease, LeaseSettings, Store},
     subject::KEEPER,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
-    super::{Failure, place, text},
+    super::{Failure, contracts, place, text},
     GlobalArgs, Output, ReplayArgs, Status,
     attach::{self, Looking},
-    consumer, replay, short,
+    preview::{self, Shown},
+    replay,
     which::{Wanted, tell_unclear},
 };
 
@@ -31,9 +33,12 @@ const CANARY_RULE: &str = "failed > 5%";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "As a job of the keeper")]
 pub(super) struct RolloutArgs {
-    /// Only say what would go
+    /// Only say what would go, and what was mended in it since it failed
     #[arg(long)]
     dry_run: bool,
+    /// Show personal and payment fields too, in what was mended
+    #[arg(long, requires = "dry_run")]
+    reveal: bool,
     /// So many letters in a second, minute or hour: 50/s, 100/m
     #[arg(long, value_name = "RATE")]
     rate: Option<Rate>,
@@ -72,10 +77,14 @@ pub(super) async fn run(
     // What is wrong with the words is said before anything is read.
     let (canary, abort_if) = (canary(&args.rollout)?, abort_if(&args.rollout)?);
     let at_ms = args.rollout.at.map(|at| at.ahead_ms(now_ms));
-    let selection = selection(&bus, &args, global).await?;
+    let catalog = contracts::catalog(global)?;
+    let named = letters::find_each(&bus, &args.ids).await?;
+    let selection = selection(&bus, &named, &args, global).await?;
     let preview = jobs::preview(&bus, &selection).await?;
     if args.rollout.dry_run {
-        show(&preview, output)?;
+        let stay = preview::that_stay(&named, bus.gate().identity().region());
+        bus.close().await;
+        preview::show(&Shown { preview: &preview, stay, catalog: &catalog, reveal: args.rollout.reveal }, output)?;
         return Ok(Status::Ok);
     }
     if preview.letters == 0 {
@@ -124,11 +133,8 @@ async fn keeper(bus: &Bus) -> Option<String> {
 }
 
 /// What the keeper is asked for. A CEL condition is asked here, where the contracts are known: the job names the letters.
-async fn selection(bus: &Bus, args: &ReplayArgs, global: &GlobalArgs) -> anyhow::Result<Selection> {
-    let mut ids = BTreeSet::new();
-    if !args.ids.is_empty() {
-        ids.extend(letters::find_each(bus, &args.ids).await?.into_iter().map(|letter| letter.letter.id));
-    }
+async fn selection(bus: &Bus, named: &[Letter], args: &ReplayArgs, global: &GlobalArgs) -> anyhow::Result<Selection> {
+    let mut ids: BTreeSet<String> = named.iter().map(|letter| letter.letter.id.clone()).collect();
     let selector = args.filters.selector(Wanted::Open, global)?;
     if selector.selection().condition.is_some() {
         let listing = letters::list(bus, &selector).await?;
@@ -168,34 +174,6 @@ fn abort_if(args: &RolloutArgs) -> anyhow::Result<Option<AbortRule>> {
         )
     })?;
     Ok(Some(rule))
-}
-
-/// What would go.
-fn show(preview: &Preview, output: &Output) -> anyhow::Result<()> {
-    if output.is_json() {
-        let first: Vec<_> = preview.first.iter().map(|letter| letter.letter.id.as_str()).collect();
-        let document = json!({
-            "letters": preview.letters,
-            "cutOff": preview.cut_off,
-            "consumers": preview.consumers,
-            "first": first,
-        });
-        return Ok(output.json(&document)?);
-    }
-    for (consumer, count) in &preview.consumers {
-        output.line(&format!("{count:>9}  {consumer}"))?;
-    }
-    output.line(&format!("{:>9}  letters would go", preview.letters))?;
-    for letter in &preview.first {
-        let line = format!("{}  {}  {}", short(&letter.letter.id), consumer(letter), letter.letter.message_type);
-        output.line(&line)?;
-    }
-    let named = preview.first.len() as u64;
-    if named < preview.letters {
-        output.remark(&format!("… and {} more", preview.letters - named));
-    }
-    output.remark("nothing was replayed");
-    Ok(())
 }
 
 #[cfg(test)]

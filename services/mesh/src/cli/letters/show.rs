@@ -55,7 +55,7 @@ fn edits(letter: &Letter, catalog: &Catalog, reveal: bool) -> Vec<Vec<Change>> {
     let message_type = letter.letter.message_type.as_str();
     let mut before: Option<&[u8]> = None;
     let of_act = |act: &Act, before: &[u8], after: &[u8]| match act.kind {
-        ActKind::Edited => diff::changes(&Payloads { message_type, before, after }, catalog, reveal),
+        ActKind::Edited => diff::differences(&Payloads { message_type, before, after }, catalog, reveal),
         _ => Vec::new(),
     };
     let mut all = Vec::new();
@@ -191,7 +191,8 @@ fn source(page: &mut Page<'_>, letter: &v1::DeadLetter) {
     }
 }
 
-fn history_line(act: &Act) -> String {
+/// Who did what to a letter, when and why.
+pub(super) fn history_line(act: &Act) -> String {
     let what = act.kind.word();
     let why = if act.why.is_empty() { String::new() } else { format!(": {}", act.why) };
     let job = if act.job.is_empty() { String::new() } else { format!(" (job {})", act.job) };
@@ -306,7 +307,7 @@ fn act_json((act, changes): (&Act, &Vec<Change>)) -> Value {
         "job": act.job,
     });
     if act.kind == ActKind::Edited {
-        json["changes"] = changes.iter().map(Change::document).collect();
+        json["changes"] = diff::documents(changes);
     }
     json
 }

@@ -22,7 +22,7 @@ pub(super) struct FilterArgs {
     /// Only of this consumer: NAME, or SERVICE/NAME
     #[arg(long, value_name = "CONSUMER")]
     consumer: Option<Consumer>,
-    /// Only in this state. Left out: all that have not ended, where it is not said otherwise
+    /// Only in this state. Left out: for replay open, for export and watch all, else all that have not ended
     #[arg(long)]
     state: Option<Wanted>,
     /// Only this event or operation: its full name or the end of it, such as OrderPlaced or Payments/Charge

@@ -1,0 +1,131 @@
+//! What a replay would send: how many letters to whom, the first of them, and what was mended in their payloads.
+
+use mesh_core::{
+    contract::Catalog,
+    dead_letter::{Act, Letter, LetterState},
+    operate::jobs::Preview,
+    subject::Name,
+};
+use serde_json::{Value, json};
+
+use super::{
+    Output, consumer,
+    diff::{self, Change, Payloads},
+    short,
+    show::history_line,
+};
+
+/// What is shown.
+pub(super) struct Shown<'a> {
+    pub(super) preview: &'a Preview,
+    /// Letters that were named and would not go.
+    pub(super) stay: Vec<Stays<'a>>,
+    pub(super) catalog: &'a Catalog,
+    /// Personal and payment fields too.
+    pub(super) reveal: bool,
+}
+
+/// A letter that would not go, and why.
+pub(super) struct Stays<'l> {
+    letter: &'l Letter,
+    why: String,
+}
+
+/// Those of the letters that a replay in this region does not send.
+pub(super) fn that_stay<'l>(letters: &'l [Letter], here: &Name) -> Vec<Stays<'l>> {
+    let why = |letter: &Letter| {
+        let holds_none = letter.letter.source.as_ref().is_none_or(|source| source.subject.is_empty());
+        match letter.state {
+            LetterState::Open if holds_none => Some("it holds no message".to_owned()),
+            LetterState::Open if letter.region != here.as_str() => {
+                Some(format!("it is of the region {}", letter.region))
+            }
+            LetterState::Open => None,
+            state => Some(format!("it is {}", state.word())),
+        }
+    };
+    letters.iter().filter_map(|letter| why(letter).map(|why| Stays { letter, why })).collect()
+}
+
+/// A letter that would go with another payload than failed.
+struct Mended<'l> {
+    letter: &'l Letter,
+    last: &'l Act,
+    changes: Vec<Change>,
+}
+
+/// Shows it and changes nothing.
+///
+/// # Errors
+/// Nobody reads any more.
+pub(super) fn show(shown: &Shown<'_>, output: &Output) -> anyhow::Result<()> {
+    let Shown { preview, stay, catalog, reveal } = shown;
+    let mended = mended(&preview.first_mended, catalog, *reveal);
+    if output.is_json() {
+        return Ok(output.json(&document(preview, &mended, stay))?);
+    }
+    for (consumer, count) in &preview.consumers {
+        output.line(&format!("{count:>9}  {consumer}"))?;
+    }
+    output.line(&format!("{:>9}  letters would go", preview.letters))?;
+    for letter in &preview.first {
+        let line = format!("{}  {}  {}", short(&letter.letter.id), consumer(letter), letter.letter.message_type);
+        output.line(&line)?;
+    }
+    tell_more(preview.letters, preview.first.len(), "", output);
+    if preview.mended > 0 {
+        output.line(&format!("{:>9}  of them were mended since they failed", preview.mended))?;
+    }
+    for Mended { letter, last, changes } in &mended {
+        diff::show(letter, changes, output)?;
+        output.line(&format!("  {}", history_line(last)))?;
+    }
+    tell_more(preview.mended, mended.len(), " that were mended: mesh dead-letter show ID shows each", output);
+    for Stays { letter, why } in stay {
+        output.remark(&format!("{} would not go: {why}", short(&letter.letter.id)));
+    }
+    output.remark("nothing was replayed");
+    Ok(())
+}
+
+fn tell_more(all: u64, named: usize, what: &str, output: &Output) {
+    let more = all.saturating_sub(named as u64);
+    if more > 0 {
+        output.remark(&format!("… and {more} more{what}"));
+    }
+}
+
+fn mended<'l>(letters: &'l [Letter], catalog: &Catalog, reveal: bool) -> Vec<Mended<'l>> {
+    let of = |letter: &'l Letter| {
+        let mended = letter.mended()?;
+        let (before, after) = (mended.failed.as_ref(), letter.letter.payload.as_ref());
+        let payloads = Payloads { message_type: &letter.letter.message_type, before, after };
+        Some(Mended { letter, last: mended.last, changes: diff::differences(&payloads, catalog, reveal) })
+    };
+    letters.iter().filter_map(of).collect()
+}
+
+/// The same for programs.
+fn document(preview: &Preview, mended: &[Mended<'_>], stay: &[Stays<'_>]) -> Value {
+    let first: Vec<_> = preview.first.iter().map(|letter| letter.letter.id.as_str()).collect();
+    let edits = mended.iter().map(|Mended { letter, last, changes }| {
+        json!({
+            "id": letter.letter.id,
+            "generation": letter.letter.generation,
+            "by": last.by,
+            "why": last.why,
+            "atMs": last.at_ms,
+            "changes": diff::documents(changes),
+        })
+    });
+    let stay = stay.iter().map(|Stays { letter, why }| json!({ "id": letter.letter.id, "why": why }));
+    json!({
+        "letters": preview.letters,
+        "cutOff": preview.cut_off,
+        "consumers": preview.consumers,
+        "first": first,
+        "mended": preview.mended,
+        "edits": edits.collect::<Vec<_>>(),
+        "stay": stay.collect::<Vec<_>>(),
+    })
+}
