@@ -26,5 +26,6 @@ mod shop;
 mod store;
 mod tidy;
 mod trace;
+mod vendor_retry;
 mod verbs;
 mod wire;
