@@ -22,7 +22,7 @@ pub(super) fn show(duration: Duration) -> String {
     let ms = duration.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
     // A day is said as 24h, as people write it.
-    let fits = |(unit, name): &(u128, &str)| ms >= *unit && ms % unit == 0 && (*name != "d" || ms > *unit);
+    let fits = |(unit, name): &(u128, &str)| ms >= *unit && ms.is_multiple_of(*unit) && (*name != "d" || ms > *unit);
     match units.iter().find(|unit| fits(unit)) {
         Some((unit, name)) => format!("{}{name}", ms / unit),
         None => format!("{ms}ms"),

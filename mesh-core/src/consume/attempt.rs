@@ -266,15 +266,11 @@ impl Worker {
 
 /// The letter's fault is the last attempt's, with why there is no further one.
 fn explained(fault: Fault, why: Why) -> Fault {
-    let note = match why {
-        Why::Refused => return fault,
-        Why::Parked => "parked: it may have happened, and its contract does not allow to repeat it blindly",
-        Why::AttemptsExhausted => "every attempt was used up",
-        Why::TooOld => "it is older than the rule allows to try again",
-        Why::DeadlineBeforeRetry => "its deadline comes before the next attempt",
-    };
-    let detail = if fault.detail().is_empty() { note.to_owned() } else { format!("{note}; {}", fault.detail()) };
-    fault.with_detail(detail)
+    match (why, why.explain()) {
+        (_, None) => fault,
+        (Why::Parked, Some(note)) => fault.with_note(&format!("parked: {note}")),
+        (_, Some(note)) => fault.with_note(note),
+    }
 }
 
 pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -4,6 +4,7 @@
 
 mod access;
 mod bad_input;
+mod call_retry;
 mod command_line;
 mod commit;
 mod compose;
