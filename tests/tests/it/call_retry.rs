@@ -70,8 +70,11 @@ struct Saw {
 struct Scripted {
     name: &'static str,
     saw: Arc<Mutex<Vec<Saw>>>,
-    answer: Arc<dyn Fn(usize, Context) -> BoxFuture<'static, Result<Bytes, Fault>> + Send + Sync>,
+    answer: Arc<Answer>,
 }
+
+/// What is answered to the n-th call.
+type Answer = dyn Fn(usize, Context) -> BoxFuture<'static, Result<Bytes, Fault>> + Send + Sync;
 
 impl Scripted {
     fn new<F, Fut>(name: &'static str, answer: F) -> Scripted

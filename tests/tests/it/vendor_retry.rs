@@ -35,10 +35,13 @@ use crate::shop::{bank, charge_of, till};
 
 const TOO_OLD: &str = "it is older than the rule allows to try again";
 
-/// A vendor that answers 503 to some customers, or to all, and counts the calls of each order and of each customer.
+/// A vendor that answers 503 to some customers, or to all, and counts the calls of each order and of each customer. The
+/// customer `recovers` gets 503 for the first call of an order.
 #[derive(Clone, Default)]
 struct Vendor {
     calls: Arc<Mutex<BTreeMap<String, usize>>>,
+    /// The idempotency keys, in their order.
+    keys: Arc<Mutex<Vec<String>>>,
     healthy: &'static [&'static str],
 }
 
@@ -60,12 +63,15 @@ impl Vendor {
     }
 
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+        let key = request.headers().get("idempotency-key").and_then(|key| key.to_str().ok()).unwrap_or_default();
+        self.keys.lock().unwrap().push(key.to_owned());
         let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let form = String::from_utf8_lossy(&body).into_owned();
         let of = |name: &str| form.split('&').find_map(|pair| pair.strip_prefix(name)).unwrap_or_default().to_owned();
         let (order, customer) = (of("metadata[order]="), of("metadata[customer]="));
-        let is_healthy = self.healthy.contains(&customer.as_str());
         let mut calls = self.calls.lock().unwrap();
+        let came_before = customer == "recovers" && calls.contains_key(&format!("order {order}"));
+        let is_healthy = came_before || self.healthy.contains(&customer.as_str());
         for name in [format!("order {order}"), format!("customer {customer}"), "all".to_owned()] {
             *calls.entry(name).or_default() += 1;
         }
@@ -224,7 +230,19 @@ async fn a_target_of_the_file_that_is_down_delays_no_other() {
     assert!(letters.is_empty(), "what waits for its target is no letter");
 }
 
-/// Refuses the first attempt and counts.
+/// The file's rule is for queued work; a call is its caller's to repeat, and the key is the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_of_the_vendors_operation_is_repeated_by_its_caller_with_its_key() {
+    let shop = Shop::open().await;
+    let (url, vendor) = Vendor::start(&[], &shop.tasks).await;
+    let _adapter = shop.adapter("retry: {attempts: 1}", "", &url).await;
+    let request = ChargeRequest { customer_id: "recovers".into(), ..charge_of(7, 100) };
+    let reply = PaymentsClient::new(&shop.till).charge().call(&request).id("7").await.unwrap();
+    assert_eq!(reply.charge_id, "ch_1");
+    assert_eq!(*vendor.keys.lock().unwrap(), ["till/shop.payments.v1.Payments.Charge/7"; 2]);
+}
+
+/// Refuses every attempt and counts.
 #[derive(Clone, Default)]
 struct Failing(Arc<AtomicUsize>);
 
