@@ -99,6 +99,13 @@ impl Fault {
         self.with_detail(detail)
     }
 
+    /// States otherwise whether the other side may have acted.
+    #[must_use]
+    pub fn with_effect(mut self, effect: Effect) -> Fault {
+        self.0.effect = effect;
+        self
+    }
+
     /// Says the same in other words for outside.
     #[must_use]
     pub fn with_message(mut self, message: impl Into<String>) -> Fault {

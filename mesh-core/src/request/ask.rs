@@ -52,14 +52,20 @@ impl Asking {
             retries.first_attempt();
         }
         let (mut attempt, mut begun) = (1, started);
+        let mut may_have_acted = false;
         loop {
             let fault = match self.once(&mut note, attempt).await {
                 Ok(reply) => {
                     self.helped(attempt);
                     return Ok(reply);
                 }
+                // What an earlier attempt may have done is not undone by a later one that did nothing. An answer is the last word.
+                Err(fault) if may_have_acted && fault.effect() == Effect::None && !fault.is_answer() => {
+                    fault.with_effect(Effect::Unknown).with_note("an earlier attempt may have acted")
+                }
                 Err(fault) => fault,
             };
+            may_have_acted |= fault.effect() != Effect::None;
             match self.again((&fault, attempt), started, begun.elapsed()) {
                 // Dropping the call ends the wait, and with it every further attempt. On the heap: it is rare.
                 Ok(delay) => Box::pin(tokio::time::sleep(delay)).await,

@@ -275,6 +275,18 @@ async fn when_every_attempt_failed_the_fault_says_how_many_there_were() {
     assert_eq!(service.calls(), 2, "made once where that is asked for");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_attempt_may_have_done_is_not_forgotten() {
+    let broker = broker().await;
+    let service = Scripted::new("test.v1.Front", |number, _cx| {
+        std::future::ready(Err(if number == 0 { maybe() } else { Fault::unavailable("closed") }))
+    });
+    let (_front, caller) = (serve(&broker, "front", &service).await, broker.connect("caller").await.unwrap());
+    let fault = ask(&caller.operation::<Charge>().retry(quick(3))).await.unwrap_err();
+    assert_eq!((fault.effect(), fault.message()), (Effect::Unknown, "closed; 3 attempts were made"));
+    assert_eq!(fault.detail(), "every attempt was used up; an earlier attempt may have acted");
+}
+
 /// Two hundred calls at a time, each by a client of its own, as a service makes them that does not keep its client.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_is_held_to_the_stated_share() {
