@@ -17,6 +17,7 @@ use crate::{
     contract::Context,
     fault::Fault,
     http::{Answer, Request},
+    policy::budget::BudgetRule,
 };
 
 /// A vendor by its file. What no message changes is made once.
@@ -52,9 +53,19 @@ impl Vendor for Declared {
             info: plan.info.clone(),
             quota: plan.quota.clone(),
             timeout: plan.timeout,
+            retry: plan.retry.clone(),
+            isolated: plan.isolate_by.is_some(),
             route: plan.request.path.parts().iter().map(route).collect(),
         };
         self.file.operations.iter().map(terms).collect()
+    }
+
+    fn retry_budget(&self) -> BudgetRule {
+        self.file.retry_budget.clone()
+    }
+
+    fn target(&self, operation: usize, message: &DynamicMessage) -> Option<String> {
+        request::target(&self.file, &self.file.operations[operation], message)
     }
 
     fn request(&self, operation: usize, cx: &Context, message: &DynamicMessage) -> Result<Request, Fault> {

@@ -16,10 +16,11 @@ use super::{Declared, Terms, Vendor, outcome};
 use crate::{
     clock::Clock,
     config::vendor::{Contracts, VendorFile},
+    consume::ConsumerSettings,
     contract::{BoxFuture, Context, OperationInfo, Service, admission::Admission},
     fault::{Code, Effect, Fault, Origin, Reason},
     http::{Client, Limits, Request, Sent},
-    policy::quota::Pause,
+    policy::{isolation::IsolationRule, quota::Pause},
     telemetry::{
         metrics::{Metrics, VendorMetrics},
         trace::outgoing,
@@ -154,6 +155,22 @@ impl Adapter {
     }
 }
 
+impl AdapterService {
+    /// How its queued work is to be worked off, as the vendor says: retries and their budget, targets, and the admission that
+    /// closes while its quotas are paused. Give it to the one who serves it.
+    #[must_use]
+    pub fn settings(&self) -> ConsumerSettings {
+        let terms = || self.methods.iter().map(|(method, index)| (method, &self.inner.operations[*index].terms));
+        ConsumerSettings {
+            retry_of: terms().map(|(method, terms)| (method.clone(), terms.retry.clone())).collect(),
+            retry_budget: self.inner.vendor.retry_budget(),
+            isolation: terms().any(|(_, terms)| terms.isolated).then(IsolationRule::default),
+            admission: Arc::new(self.clone()),
+            ..ConsumerSettings::default()
+        }
+    }
+}
+
 impl Admission for Adapter {
     fn closed_for(&self) -> Option<Duration> {
         self.0.closed_for(self.0.operations.iter())
@@ -174,6 +191,17 @@ impl Service for AdapterService {
 
     fn operations(&self) -> Vec<OperationInfo> {
         self.methods.values().map(|index| self.inner.operations[*index].terms.info.clone()).collect()
+    }
+
+    fn target(&self, method: &str, payload: &Bytes) -> Option<String> {
+        let index = *self.methods.get(method)?;
+        let operation = &self.inner.operations[index];
+        if !operation.terms.isolated {
+            return None;
+        }
+        // What can't be decoded has no target: its attempt will say so.
+        let message = DynamicMessage::decode(operation.input.clone(), payload.clone()).ok()?;
+        self.inner.vendor.target(index, &message)
     }
 
     fn dispatch<'a>(&'a self, method: &'a str, cx: Context, payload: Bytes) -> BoxFuture<'a, Result<Bytes, Fault>> {

@@ -9,6 +9,7 @@ use crate::{
     contract::{Context, OperationInfo},
     fault::Fault,
     http::{Answer, Request},
+    policy::{budget::BudgetRule, retry::RetryRule},
 };
 
 /// One operation of a vendor.
@@ -20,6 +21,10 @@ pub struct Terms {
     pub quota: String,
     /// For one call.
     pub timeout: Duration,
+    /// Whether and when queued work that failed is tried again.
+    pub retry: RetryRule,
+    /// Whether [`Vendor::target`] names what its requests are for.
+    pub isolated: bool,
     /// The path without its values, for traces.
     pub route: String,
 }
@@ -33,6 +38,16 @@ pub trait Vendor: Send + Sync + 'static {
 
     /// Its operations. `operation` below is an index into these.
     fn terms(&self) -> Vec<Terms>;
+
+    /// How many retries of queued work may be begun, for each rpc service of its operations.
+    fn retry_budget(&self) -> BudgetRule {
+        BudgetRule::default()
+    }
+
+    /// What a request is for (a tenant, a shop, a region of the vendor's): one that is down delays no other. `None`: not said.
+    fn target(&self, _operation: usize, _message: &DynamicMessage) -> Option<String> {
+        None
+    }
 
     /// The request of one call.
     ///

@@ -17,9 +17,28 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(number.checked_mul(unit_ms)?))
 }
 
+/// Writes one as [`parse`] reads it, in the largest unit that fits; what is below a millisecond is left out.
+pub(super) fn show(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
+    // A day is said as 24h, as people write it.
+    let fits = |(unit, name): &(u128, &str)| ms >= *unit && ms.is_multiple_of(*unit) && (*name != "d" || ms > *unit);
+    match units.iter().find(|unit| fits(unit)) {
+        Some((unit, name)) => format!("{}{name}", ms / unit),
+        None => format!("{ms}ms"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn writes_what_it_reads() {
+        for text in ["0ms", "250ms", "10s", "5m", "24h", "7d", "25h", "90s", "1500ms"] {
+            assert_eq!(show(parse(text).unwrap()), text);
+        }
+    }
 
     #[test]
     fn reads_units_and_nothing_else() {

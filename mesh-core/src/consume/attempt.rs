@@ -10,7 +10,7 @@ use tracing::Instrument as _;
 
 use super::{feed::InHand, inbox::Trial, lease::Lease, worker::Worker};
 use crate::{
-    contract::{Context, Facts},
+    contract::{Context, Facts, Repeat},
     delayed::{attempts_of, stored_at},
     envelope::{Envelope, TraceContext},
     fault::{Code, Effect, Fault, Reason, crash_point},
@@ -170,10 +170,31 @@ impl Worker {
             return Some(Fault::new(Code::DeadlineExceeded, Effect::None, Reason::DeadlineExpired, message));
         }
         let max_attempts = self.retry_rule(envelope).max_attempts;
-        (envelope.attempt() > max_attempts).then(|| {
+        if envelope.attempt() > max_attempts {
             let message = format!("attempt {} is over the limit of {max_attempts}", envelope.attempt());
-            Fault::new(Code::Internal, Effect::Unknown, Reason::AttemptsExhausted, message)
+            return Some(Fault::new(Code::Internal, Effect::Unknown, Reason::AttemptsExhausted, message));
+        }
+        self.key_may_be_forgotten(envelope).then(|| {
+            // The letter that it would have become had it been known that nobody would be there in time.
+            let last = attempts_of(envelope).attempts.pop().and_then(|attempt| attempt.fault).map(Fault::from);
+            let unsaid = || Fault::new(Code::Aborted, Effect::Unknown, Reason::OutcomeUnknown, "it came back too late");
+            explained(last.unwrap_or_else(unsaid), Why::TooOld)
         })
+    }
+
+    /// A retry is ordered within the age that the rule allows, but it may come later than it was ordered: nobody was there. A
+    /// key then no longer keeps the other side from acting a second time. What a person replays is theirs to judge.
+    fn key_may_be_forgotten(&self, envelope: &Envelope) -> bool {
+        let is_retry = envelope.attempt() > 1 && envelope.note.lane.as_ref().is_some_and(|lane| lane.letter.is_none());
+        is_retry
+            && self.work.repeat(envelope) == Repeat::Keyed
+            && self.age(envelope) > self.retry_rule(envelope).max_age
+    }
+
+    /// How long ago it was stored.
+    fn age(&self, envelope: &Envelope) -> Duration {
+        let age_ms = self.bus.gate().clock().now_ms().saturating_sub(stored_at(envelope));
+        Duration::from_millis(u64::try_from(age_ms).unwrap_or(0))
     }
 
     /// The handler, with its time limit and its panics caught.
@@ -206,12 +227,11 @@ impl Worker {
 
     fn judge(&self, envelope: &Envelope, fault: Fault) -> Ended {
         let clock = self.bus.gate().clock();
-        let age_ms = clock.now_ms().saturating_sub(stored_at(envelope));
         let failure = Failure {
             fault: &fault,
             attempt: envelope.attempt(),
             repeat: self.work.repeat(envelope),
-            age: Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)),
+            age: self.age(envelope),
             remaining: envelope.note.deadline.map(|deadline| deadline.remaining(clock)),
         };
         match retry::decide(self.retry_rule(envelope), &failure, fastrand::f64()) {
@@ -246,15 +266,11 @@ impl Worker {
 
 /// The letter's fault is the last attempt's, with why there is no further one.
 fn explained(fault: Fault, why: Why) -> Fault {
-    let note = match why {
-        Why::Refused => return fault,
-        Why::Parked => "parked: it may have happened, and its contract does not allow to repeat it blindly",
-        Why::AttemptsExhausted => "every attempt was used up",
-        Why::TooOld => "it is older than the rule allows to try again",
-        Why::DeadlineBeforeRetry => "its deadline comes before the next attempt",
-    };
-    let detail = if fault.detail().is_empty() { note.to_owned() } else { format!("{note}; {}", fault.detail()) };
-    fault.with_detail(detail)
+    match (why, why.explain()) {
+        (_, None) => fault,
+        (Why::Parked, Some(note)) => fault.with_note(&format!("parked: {note}")),
+        (_, Some(note)) => fault.with_note(note),
+    }
 }
 
 pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

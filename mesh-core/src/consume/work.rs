@@ -112,6 +112,11 @@ impl Work for ServiceWork {
         }
     }
 
+    fn target(&self, envelope: &Envelope) -> Option<String> {
+        let (_, method) = self.operation(envelope)?;
+        self.service.target(method, &envelope.payload)
+    }
+
     fn handle<'a>(&'a self, cx: Context, envelope: &'a Envelope) -> BoxFuture<'a, Result<Bytes, Fault>> {
         match self.operation(envelope) {
             Some((service, method)) if service == self.service.name() => {

@@ -58,7 +58,8 @@ impl Context {
         &self.0.idempotency_key
     }
 
-    /// Which attempt this is; 1 for the first. A delivery that was handed back keeps its number.
+    /// Which attempt this is; 1 for the first. A delivery that was handed back keeps its number. Of a call it counts the
+    /// repeats of the call and of what caused it: what is called for a retry is a retry.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.0.attempt

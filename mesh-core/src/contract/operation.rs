@@ -94,6 +94,11 @@ pub trait Service: Send + Sync + 'static {
     /// The operations that it serves, all of [`name`](Service::name).
     fn operations(&self) -> Vec<OperationInfo>;
 
+    /// What a request is for, where targets are to be kept apart: one that is down then delays no other. `None`: not said.
+    fn target(&self, _method: &str, _payload: &Bytes) -> Option<String> {
+        None
+    }
+
     /// Handles one request: the bytes of the request message in, those of the reply message out.
     ///
     /// # Errors

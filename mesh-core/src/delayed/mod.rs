@@ -130,6 +130,7 @@ fn note(envelope: &Envelope, attempt: u32) -> Note {
     Note {
         deadline: envelope.note.deadline,
         idempotency_key: envelope.note.idempotency_key.clone(),
+        attempt: None,
         lane: Some(LaneNote {
             attempt,
             subject: envelope.subject.clone(),

@@ -81,10 +81,10 @@ impl Envelope {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
 
-    /// Which attempt this delivery is; 1 for the first.
+    /// Which attempt this delivery or call is; 1 for the first.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.note.lane.as_ref().map_or(1, |lane| lane.attempt)
+        self.note.lane.as_ref().map(|lane| lane.attempt).or(self.note.attempt).unwrap_or(1).max(1)
     }
 
     /// The key to give to a third party: the note's, else the message's id.

@@ -16,6 +16,8 @@ pub struct Note {
     pub deadline: Option<Deadline>,
     /// `k`: the idempotency key, where it is not the message's id.
     pub idempotency_key: Option<String>,
+    /// `a`: on calls, which attempt it is; a repeat of what caused the call counts as one. `None`: the first.
+    pub attempt: Option<u32>,
     /// On lanes only.
     pub lane: Option<LaneNote>,
 }
@@ -73,6 +75,9 @@ impl Note {
         if let Some(key) = &self.idempotency_key {
             put("k", key);
         }
+        if let (Some(attempt), None) = (self.attempt, &self.lane) {
+            put("a", &attempt);
+        }
         if let Some(lane) = &self.lane {
             put("a", &lane.attempt);
             put("s", &lane.subject);
@@ -106,7 +111,9 @@ impl Note {
         Ok(Note {
             deadline: pairs.number::<i64>("d")?.map(Deadline::at_unix_ms),
             idempotency_key: pairs.take("k"),
+            // A lane's is taken out by it.
             lane: lane(&mut pairs)?,
+            attempt: pairs.number("a")?,
         })
     }
 }
@@ -187,8 +194,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reads_what_it_wrote(deadline in option::of(any::<i64>()), key in option::of("\\PC{1,30}"), lane in option::of(lane_note())) {
-            let note = Note { deadline: deadline.map(Deadline::at_unix_ms), idempotency_key: key, lane };
+        fn reads_what_it_wrote(
+            deadline in option::of(any::<i64>()),
+            key in option::of("\\PC{1,30}"),
+            attempt in option::of(any::<u32>()),
+            lane in option::of(lane_note()),
+        ) {
+            let attempt = attempt.filter(|_| lane.is_none());
+            let note = Note { deadline: deadline.map(Deadline::at_unix_ms), idempotency_key: key, attempt, lane };
             let header = note.encode().unwrap_or_default();
             prop_assert!(header.is_ascii() || !header.contains(['\r', '\n', ';', ' ']) || header.contains(';'));
             prop_assert_eq!(Note::parse(&header).unwrap(), note);

@@ -92,6 +92,27 @@ impl Fault {
         self
     }
 
+    /// Adds a word for the inside before what is said there.
+    #[must_use]
+    pub fn with_note(self, note: &str) -> Fault {
+        let detail = if self.0.detail.is_empty() { note.to_owned() } else { format!("{note}; {}", self.0.detail) };
+        self.with_detail(detail)
+    }
+
+    /// States otherwise whether the other side may have acted.
+    #[must_use]
+    pub fn with_effect(mut self, effect: Effect) -> Fault {
+        self.0.effect = effect;
+        self
+    }
+
+    /// Says the same in other words for outside.
+    #[must_use]
+    pub fn with_message(mut self, message: impl Into<String>) -> Fault {
+        self.0.message = message.into();
+        self
+    }
+
     /// States that nothing should be tried again before `delay` has passed.
     #[must_use]
     pub fn with_retry_after(mut self, delay: Duration) -> Fault {

@@ -74,7 +74,9 @@ impl Unopened {
         if refusal.is_none() {
             refusal = check(&raw, place.as_ref(), &note, on_lane);
         }
-        let note = Note { lane: note.lane.filter(|_| on_lane), ..note };
+        let is_call = matches!(place, Some(Place::Call { .. }));
+        let attempt = note.attempt.filter(|_| is_call);
+        let note = Note { lane: note.lane.filter(|_| on_lane), attempt, ..note };
         let (subject, message_id) = match &note.lane {
             Some(lane) => (lane.subject.clone(), lane.message_id.clone()),
             None => (raw.subject.clone(), message_id(&raw)),
@@ -179,6 +181,15 @@ mod tests {
             assert!(open(elsewhere, &[("mesh", note)]).refusal.is_some(), "{elsewhere}");
         }
         assert!(open("mesh1.lane.local.pay.charge.due.1.cart", &[]).refusal.is_some());
+    }
+
+    #[test]
+    fn a_call_says_which_attempt_it_is_and_nothing_else_does() {
+        let call = "mesh1.call.local.shop.P.Charge.cart";
+        assert_eq!(open(call, &[("mesh", "a=3;d=5")]).envelope.attempt(), 3);
+        assert_eq!(open(call, &[("mesh", "a=0")]).envelope.attempt(), 1);
+        assert!(open(call, &[("mesh", "a=many")]).refusal.is_some());
+        assert_eq!(open("mesh1.event.local.orders.shop.X.0", &[("mesh", "a=3")]).envelope.attempt(), 1);
     }
 
     #[test]

@@ -74,7 +74,9 @@ impl Cause {
     /// The same attempt again sends the same id again, so a repeat is recognised as one.
     #[must_use]
     pub fn of(context: &Context) -> Cause {
-        Cause { id: Some(context.local_id().to_owned()), deadline: context.deadline(), trace: Some(context.trace()) }
+        // A call without a key has no id of its own.
+        let id = Some(context.local_id()).filter(|id| !id.is_empty()).map(str::to_owned);
+        Cause { id, deadline: context.deadline(), trace: Some(context.trace()) }
     }
 }
 
@@ -96,7 +98,7 @@ impl Gate {
         }
         self.check_size(message, payload.len())?;
         let subject = subject::event(self.identity.region(), producer, message, subject::partition(key.as_bytes()));
-        let headers = self.headers(message, cause, true)?;
+        let headers = self.headers(message, cause)?;
         Ok(Sealed { subject, headers, payload })
     }
 
@@ -117,37 +119,45 @@ impl Gate {
         let partition = subject::partition(key.as_bytes());
         let me = self.identity.service();
         let subject = subject::work(self.identity.region(), operation, class, partition, me);
-        let headers = self.headers(&contract, cause, true)?;
+        let headers = self.headers(&contract, cause)?;
         Ok(Sealed { subject, headers, payload })
     }
 
-    /// A call of an operation.
+    /// One attempt of a call of an operation.
     ///
     /// # Errors
     /// It is too large.
-    pub fn seal_call(&self, operation: (&str, &str), cause: Cause, payload: Bytes) -> Result<Sealed, Fault> {
+    pub fn seal_call(
+        &self,
+        operation: (&str, &str),
+        (note, trace): (&Note, TraceContext),
+        payload: Bytes,
+    ) -> Result<Sealed, Fault> {
         self.check_size(operation.1, payload.len())?;
         let subject = subject::call(self.identity.region(), operation.0, operation.1, self.identity.service());
-        let headers = self.headers(operation.1, cause, false)?;
-        Ok(Sealed { subject, headers, payload })
+        Ok(Sealed { subject, headers: facts(Vec::with_capacity(2), Some(trace), note), payload })
     }
 
-    fn headers(&self, contract: &str, cause: Cause, stored: bool) -> Result<Vec<(Cow<'static, str>, String)>, Fault> {
+    /// The idempotency key of a call: as the id of queued work, so that the same local id is the same key. `None`: a new one.
+    ///
+    /// # Errors
+    /// The id does not fit.
+    pub fn call_key(&self, operation: (&str, &str), id: Option<String>) -> Result<String, Fault> {
+        self.message_id(&format!("{}.{}", operation.0, operation.1), id)
+    }
+
+    fn message_id(&self, contract: &str, id: Option<String>) -> Result<String, Fault> {
+        let id = id.unwrap_or_else(new_id);
+        Self::check_id(&id)?;
+        Ok(format!("{}/{contract}/{id}", self.identity.service()))
+    }
+
+    /// Of what is stored.
+    fn headers(&self, contract: &str, cause: Cause) -> Result<Vec<(Cow<'static, str>, String)>, Fault> {
         let mut headers = Vec::with_capacity(3);
-        if stored {
-            let id = cause.id.unwrap_or_else(new_id);
-            Self::check_id(&id)?;
-            let message_id = format!("{}/{contract}/{id}", self.identity.service());
-            headers.push((Cow::Borrowed(header::MESSAGE_ID), message_id));
-        }
-        if let Some(trace) = cause.trace {
-            headers.push((Cow::Borrowed(header::TRACEPARENT), trace.to_string()));
-        }
+        headers.push((Cow::Borrowed(header::MESSAGE_ID), self.message_id(contract, cause.id)?));
         let note = Note { deadline: cause.deadline, ..Note::default() };
-        if let Some(note) = note.encode() {
-            headers.push((Cow::Borrowed(header::MESH), note));
-        }
-        Ok(headers)
+        Ok(facts(headers, cause.trace, &note))
     }
 
     /// The answer to a call: the reply's bytes, or a fault's with the headers of ADR-32.
@@ -210,6 +220,17 @@ impl Gate {
     }
 }
 
+/// Adds what every message may say about itself.
+fn facts(
+    mut headers: Vec<(Cow<'static, str>, String)>,
+    trace: Option<TraceContext>,
+    note: &Note,
+) -> Vec<(Cow<'static, str>, String)> {
+    headers.extend(trace.map(|trace| (Cow::Borrowed(header::TRACEPARENT), trace.to_string())));
+    headers.extend(note.encode().map(|note| (Cow::Borrowed(header::MESH), note)));
+    headers
+}
+
 /// A new local id: unique, without meaning.
 #[must_use]
 pub(crate) fn new_id() -> String {
@@ -267,6 +288,15 @@ mod tests {
         let sealed = gate().seal_event(("orders", "shop.X"), "", cause("17"), Bytes::new()).unwrap();
         assert_eq!(sealed.subject(), "mesh1.event.local.orders.shop.X.0");
         assert_eq!(sealed.headers, [(Cow::Borrowed("Nats-Msg-Id"), "orders/shop.X/17".to_owned())]);
+    }
+
+    #[test]
+    fn the_same_id_is_the_same_key_for_a_call_and_for_queued_work() {
+        let (gate, operation) = (gate(), ("shop.P", "Charge"));
+        let work = gate.seal_work(operation, ("", Class::Normal), cause("17"), Bytes::new()).unwrap();
+        assert_eq!(gate.call_key(operation, Some("17".into())).unwrap(), work.message_id());
+        assert_ne!(gate.call_key(operation, None).unwrap(), gate.call_key(operation, None).unwrap());
+        assert!(gate.call_key(operation, Some("a b".into())).is_err());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
     contract::{Event, Operation, Service},
     identity::Identity,
     publish::Publisher,
-    request::Discovery,
+    request::{Discovery, RetriesByOperation},
     telemetry::metrics::Metrics,
 };
 
@@ -34,6 +34,8 @@ struct Inner {
     bus: Bus,
     metrics: Metrics,
     discovery: Arc<Discovery>,
+    /// Of calls from here.
+    retries: RetriesByOperation,
     /// The tasks that serve and consume.
     home: Home,
 }
@@ -46,7 +48,7 @@ impl Mesh {
 
     fn new(bus: Bus, metrics: Metrics) -> Mesh {
         let discovery = Discovery::new(&bus);
-        Mesh(Arc::new(Inner { bus, metrics, discovery, home: Home::default() }))
+        Mesh(Arc::new(Inner { bus, metrics, discovery, retries: RetriesByOperation::default(), home: Home::default() }))
     }
 
     /// Publishes events of one type.

@@ -39,7 +39,14 @@ impl Budget {
     /// A first attempt is made.
     #[must_use]
     pub fn first_attempt(self, rule: &BudgetRule) -> Budget {
-        self.paid(rule, rule.share)
+        self.first_attempts(rule, 1)
+    }
+
+    /// So many first attempts were made since a retry was last asked for.
+    #[must_use]
+    pub fn first_attempts(self, rule: &BudgetRule, count: u64) -> Budget {
+        #[expect(clippy::cast_precision_loss, reason = "what is saved up is cut at the burst")]
+        self.paid(rule, rule.share * count as f64)
     }
 
     /// A retry succeeded.
@@ -93,6 +100,16 @@ mod tests {
             let (may, left) = budget.draw(&rule, 0);
             assert!(may);
             budget = left.succeeded(&rule);
+        }
+    }
+
+    #[test]
+    fn many_first_attempts_at_once_pay_as_much_as_one_by_one() {
+        let rule = BudgetRule { share: 0.25, floor_per_s: 0.0, burst: 10.0 };
+        let (empty, at_once) =
+            (Budget { left: 0.0, at_ms: 0 }, |count| Budget { left: 0.0, at_ms: 0 }.first_attempts(&rule, count));
+        for count in [0, 1, 7, 40, 1000] {
+            assert_eq!((0..count).fold(empty, |budget, _| budget.first_attempt(&rule)), at_once(count), "{count}");
         }
     }
 

@@ -82,6 +82,20 @@ pub enum Why {
     DeadlineBeforeRetry,
 }
 
+impl Why {
+    /// The same for people; nothing where the fault itself says it.
+    #[must_use]
+    pub const fn explain(self) -> Option<&'static str> {
+        match self {
+            Why::Refused => None,
+            Why::Parked => Some("it may have happened, and its contract does not allow to repeat it blindly"),
+            Why::AttemptsExhausted => Some("every attempt was used up"),
+            Why::TooOld => Some("it is older than the rule allows to try again"),
+            Why::DeadlineBeforeRetry => Some("its deadline comes before the next attempt"),
+        }
+    }
+}
+
 /// What one more attempt costs, where it is allowed.
 enum Again {
     /// An attempt, after backoff or what the other side stated.
@@ -107,13 +121,44 @@ pub fn decide(rule: &RetryRule, failure: &Failure<'_>, jitter: f64) -> Verdict {
             (backoff(rule, failure.attempt, jitter).max(stated), failure.attempt + 1)
         }
     };
+    match in_time(rule, failure, delay) {
+        Ok(()) => Verdict::Delay { delay, attempt },
+        Err(why) => Verdict::DeadLetter(why),
+    }
+}
+
+/// Whether a call that failed is made again by its caller, and after which delay. `jitter` is a random number from 0 up to 1.
+///
+/// Somebody waits here, and no lane: so every repeat costs an attempt, a credential that was refused is not waited for, and
+/// what may have acted is repeated only where the contract calls that safe.
+///
+/// # Errors
+/// Why it is not made again.
+pub fn repeat_call(rule: &RetryRule, failure: &Failure<'_>, jitter: f64) -> Result<Duration, Why> {
+    let fault = failure.fault;
+    if fault.is_answer() || fault.code() == Code::Unauthenticated {
+        return Err(Why::Refused);
+    }
+    again(failure)?;
+    if fault.effect() != Effect::None && !failure.repeat.is_safe_when_unknown() {
+        return Err(Why::Parked);
+    }
+    if failure.attempt >= rule.max_attempts {
+        return Err(Why::AttemptsExhausted);
+    }
+    // Behind a stated time, so that those who were told the same moment do not all come at it.
+    let delay = fault.retry_after().unwrap_or(Duration::ZERO).saturating_add(backoff(rule, failure.attempt, jitter));
+    in_time(rule, failure, delay).map(|()| delay)
+}
+
+fn in_time(rule: &RetryRule, failure: &Failure<'_>, delay: Duration) -> Result<(), Why> {
     if failure.age.saturating_add(delay) > rule.max_age {
-        return Verdict::DeadLetter(Why::TooOld);
+        return Err(Why::TooOld);
     }
-    if failure.remaining.is_some_and(|remaining| remaining <= delay) {
-        return Verdict::DeadLetter(Why::DeadlineBeforeRetry);
+    match failure.remaining {
+        Some(remaining) if remaining <= delay => Err(Why::DeadlineBeforeRetry),
+        _ => Ok(()),
     }
-    Verdict::Delay { delay, attempt }
 }
 
 /// How long throttled or unauthenticated work waits where nothing is stated.
@@ -223,7 +268,65 @@ mod tests {
         assert_eq!(verdict, Verdict::DeadLetter(Why::DeadlineBeforeRetry));
     }
 
+    fn call(fault: &Fault, attempt: u32, repeat: Repeat) -> Result<Duration, Why> {
+        let remaining = Some(Duration::from_secs(5));
+        repeat_call(&RetryRule::default(), &Failure { fault, attempt, repeat, age: Duration::ZERO, remaining }, 1.0)
+    }
+
+    #[test]
+    fn every_kind_of_answer_to_a_call_has_its_verdict() {
+        let again = Ok(Duration::from_millis(500));
+        let busy = Fault::new(Code::Aborted, Effect::Unknown, Reason::VendorInProgress, "x");
+        let stored = Fault::new(Code::Internal, Effect::None, Reason::VendorStoredError, "x");
+        let expired = Fault::new(Code::DeadlineExceeded, Effect::None, Reason::DeadlineExpired, "x");
+        for (fault, safe, once) in [
+            (fault(Code::Unavailable, Effect::None), again, again),
+            (fault(Code::ResourceExhausted, Effect::None), again, again),
+            (fault(Code::Internal, Effect::Unknown), again, Err(Why::Parked)),
+            (fault(Code::DeadlineExceeded, Effect::Unknown), again, Err(Why::Parked)),
+            (fault(Code::Unavailable, Effect::Unspecified), again, Err(Why::Parked)),
+            (busy, again, Err(Why::Parked)),
+            (fault(Code::Internal, Effect::Done), Err(Why::Refused), Err(Why::Refused)),
+            (fault(Code::DataLoss, Effect::Unknown), Err(Why::Refused), Err(Why::Parked)),
+            (fault(Code::FailedPrecondition, Effect::None), Err(Why::Refused), Err(Why::Refused)),
+            (fault(Code::Unauthenticated, Effect::None), Err(Why::Refused), Err(Why::Refused)),
+            (fault(Code::InvalidArgument, Effect::None), Err(Why::Refused), Err(Why::Refused)),
+            (stored, Err(Why::Refused), Err(Why::Refused)),
+            (expired, Err(Why::Refused), Err(Why::Refused)),
+        ] {
+            for repeat in [Repeat::NoSideEffects, Repeat::Idempotent, Repeat::Keyed] {
+                assert_eq!(call(&fault, 1, repeat), safe, "{fault} {repeat:?}");
+            }
+            for repeat in [Repeat::LookUp, Repeat::Once] {
+                assert_eq!(call(&fault, 1, repeat), once, "{fault} {repeat:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_stated_time_holds_for_a_call_costs_an_attempt_and_never_outlasts_the_deadline() {
+        let wait =
+            |seconds| fault(Code::ResourceExhausted, Effect::None).with_retry_after(Duration::from_secs(seconds));
+        assert_eq!(call(&wait(2), 1, Repeat::Once), Ok(Duration::from_millis(2500)));
+        assert_eq!(call(&wait(2), 5, Repeat::Once), Err(Why::AttemptsExhausted));
+        assert_eq!(call(&wait(5), 1, Repeat::Once), Err(Why::DeadlineBeforeRetry));
+    }
+
     proptest! {
+        /// No call is repeated that the contract does not allow, whatever came back.
+        #[test]
+        fn a_call_is_repeated_only_where_that_is_safe(code in 0i32..17, effect in 0i32..4, attempt in 1u32..9, jitter in 0.0f64..1.0) {
+            let fault = fault(Code::try_from(code).unwrap(), Effect::try_from(effect).unwrap());
+            for repeat in [Repeat::Once, Repeat::LookUp, Repeat::Keyed, Repeat::Idempotent, Repeat::NoSideEffects] {
+                let remaining = Some(Duration::from_secs(3600));
+                let failure = Failure { fault: &fault, attempt, repeat, age: Duration::ZERO, remaining };
+                if repeat_call(&RetryRule::default(), &failure, jitter).is_ok() {
+                    prop_assert!(fault.effect() == Effect::None || repeat.is_safe_when_unknown());
+                    prop_assert!(fault.effect() != Effect::Done && attempt < 5);
+                }
+            }
+        }
+
         /// No retry exists that the contract does not allow.
         #[test]
         fn once_is_never_repeated_blindly(code in 0i32..17, attempt in 1u32..9, jitter in 0.0f64..1.0) {

@@ -9,15 +9,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, field::Empty};
 
+use super::{ask::Asking, retry::Retries};
 use crate::{
-    bus::{Bus, PublishError},
+    bus::Bus,
     clock::Deadline,
-    contract::{BoxFuture, Context, Contract, Operation},
-    envelope::header,
+    contract::{BoxFuture, Context, Contract, Operation, Repeat},
     fault::{Code, Effect, Fault, Reason},
-    gate::{Cause, Opened},
+    gate::Cause,
     telemetry::{metrics::OperationMetrics, trace},
 };
 
@@ -29,19 +29,34 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct CallTarget {
     service: Cow<'static, str>,
     method: Cow<'static, str>,
+    repeat: Repeat,
 }
 
 impl CallTarget {
-    /// The operation `method` of the rpc service `service`.
+    /// The operation `method` of the rpc service `service`; as long as nothing else is said, one that is never repeated blindly.
     #[must_use]
     pub fn new(service: impl Into<Cow<'static, str>>, method: impl Into<Cow<'static, str>>) -> CallTarget {
-        CallTarget { service: service.into(), method: method.into() }
+        CallTarget { service: service.into(), method: method.into(), repeat: Repeat::Once }
     }
 
     /// The operation `O`.
     #[must_use]
     pub fn of<O: Operation>() -> CallTarget {
-        CallTarget::new(O::SERVICE, O::METHOD)
+        CallTarget::new(O::SERVICE, O::METHOD).repeats(O::REPEAT)
+    }
+
+    /// What a repeat does, as the contract states it. A keyed operation is called with an idempotency key.
+    #[must_use]
+    pub fn repeats(self, repeat: Repeat) -> CallTarget {
+        CallTarget { repeat, ..self }
+    }
+
+    pub(super) fn repeat(&self) -> Repeat {
+        self.repeat
+    }
+
+    pub(super) fn names(&self) -> (&str, &str) {
+        (&self.service, &self.method)
     }
 }
 
@@ -58,14 +73,37 @@ pub struct Call<R> {
     target: CallTarget,
     cause: Cause,
     payload: Bytes,
+    within: u32,
+    retries: Option<Retries>,
     metrics: Option<OperationMetrics>,
     reply: PhantomData<fn() -> R>,
 }
 
 impl<R> Call<R> {
-    /// A call: `payload` is the encoded request.
+    /// A call: `payload` is the encoded request. It is made once; see [`retries`](Call::retries).
     pub fn new(bus: &Bus, target: CallTarget, payload: Bytes) -> Call<R> {
-        Call { bus: bus.clone(), target, cause: Cause::default(), payload, metrics: None, reply: PhantomData }
+        let (bus, cause, reply) = (bus.clone(), Cause::default(), PhantomData);
+        Call { bus, target, cause, payload, within: 1, retries: None, metrics: None, reply }
+    }
+
+    /// Makes it again where it failed and its contract allows that, within its deadline and the budget of `retries`.
+    pub fn retries(mut self, retries: &Retries) -> Call<R> {
+        self.retries = Some(retries.clone());
+        self
+    }
+
+    /// Makes it once, whatever comes back.
+    pub fn without_retry(mut self) -> Call<R> {
+        self.retries = None;
+        self
+    }
+
+    /// The local part of its id, 1 to 128 visible ASCII characters: the same id again is the same idempotency key, so a call
+    /// whose outcome is unknown can be made again later. Without it a *keyed* operation gets a new one for each call, the same
+    /// for its repeats.
+    pub fn id(mut self, id: impl Into<String>) -> Call<R> {
+        self.cause.id = Some(id.into());
+        self
     }
 
     /// Counts it.
@@ -86,11 +124,15 @@ impl<R> Call<R> {
         self
     }
 
-    /// Takes deadline and trace over from the attempt that is being handled. A deadline set before stays.
+    /// Takes id, deadline and trace over from the attempt that is being handled. An id or a deadline set before stays. Where
+    /// that attempt is a retry, this call is made once: whoever repeats is further up, and repeats do not multiply.
     pub fn caused_by(mut self, context: &Context) -> Call<R> {
-        let deadline = self.cause.deadline;
-        self.cause = Cause::of(context);
-        self.cause.deadline = deadline.or(self.cause.deadline);
+        let before = std::mem::replace(&mut self.cause, Cause::of(context));
+        self.cause.deadline = before.deadline.or(self.cause.deadline);
+        self.within = context.attempt();
+        // One attempt may ask several things; only what a key is needed for takes over the id.
+        let own = self.cause.id.take().filter(|_| self.target.repeat == Repeat::Keyed);
+        self.cause.id = before.id.or(own);
         self
     }
 
@@ -99,13 +141,16 @@ impl<R> Call<R> {
     /// # Errors
     /// As for awaiting the call.
     pub fn bytes(self) -> impl Future<Output = Result<Bytes, Fault>> + Send + use<R> {
-        let Call { bus, target, cause, payload, metrics, .. } = self;
+        let Call { bus, target, cause: Cause { id, deadline, trace }, payload, within, retries, metrics, .. } = self;
         async move {
-            let span = tracing::debug_span!("mesh.call", otel.kind = "client", operation = %target.method);
-            trace::follow(&span, cause.trace);
+            let span =
+                tracing::debug_span!("mesh.call", otel.kind = "client", operation = %target.method, attempts = Empty);
+            trace::follow(&span, trace);
             let started = tokio::time::Instant::now();
-            let result = ask(&bus, &target, cause, payload).instrument(span).await;
-            if let Some(metrics) = metrics {
+            let deadline = deadline.unwrap_or_else(|| Deadline::after(bus.gate().clock(), DEFAULT_TIMEOUT));
+            let mut asking = Asking { bus, target, payload, deadline, trace, id, within, retries, metrics };
+            let result = asking.ask().instrument(span).await;
+            if let Some(metrics) = asking.metrics {
                 metrics.called(result.as_ref().map(drop), started.elapsed());
             }
             result
@@ -113,27 +158,13 @@ impl<R> Call<R> {
     }
 }
 
-async fn ask(bus: &Bus, target: &CallTarget, mut cause: Cause, payload: Bytes) -> Result<Bytes, Fault> {
-    let clock = bus.gate().clock();
-    let deadline = cause.deadline.unwrap_or_else(|| Deadline::after(clock, DEFAULT_TIMEOUT));
-    cause.deadline = Some(deadline);
-    cause.trace = Some(trace::outgoing(cause.trace));
-    let remaining = deadline.remaining(clock);
-    if remaining.is_zero() {
-        return Err(expired(target));
-    }
-    let sealed = bus.gate().seal_call((&target.service, &target.method), cause, payload)?;
-    let answer = bus.request(sealed, remaining).await.map_err(|error| unanswered(target, error))?;
-    read(answer.open())
-}
-
 impl<R: Contract> IntoFuture for Call<R> {
     type Output = Result<R, Fault>;
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     /// # Errors
-    /// The service's own fault; nobody answers (effect none); no answer before the deadline (effect unknown); a reply that
-    /// can't be read (effect done).
+    /// That of the last attempt, which says how many were made if it was more than one: the service's own fault; nobody answers
+    /// (effect none); no answer before the deadline (effect unknown); a reply that can't be read (effect done).
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let bytes = self.bytes().await?;
@@ -142,43 +173,5 @@ impl<R: Contract> IntoFuture for Call<R> {
                 Fault::new(Code::DataLoss, Effect::Done, Reason::Undecodable, message).with_detail(error.to_string())
             })
         })
-    }
-}
-
-fn read(opened: Opened) -> Result<Bytes, Fault> {
-    let envelope = opened.envelope;
-    let Some(code) = envelope.header(header::ERROR_CODE) else { return Ok(envelope.payload) };
-    if envelope.payload.is_empty() {
-        // A service that speaks only NATS micro.
-        let line = envelope.header(header::ERROR).unwrap_or("no reason given");
-        return Err(Fault::new(Code::Unknown, Effect::Unknown, Reason::HandlerRefused, format!("{code}: {line}")));
-    }
-    match <mesh_proto::v1::Fault as prost::Message>::decode(envelope.payload) {
-        Ok(fault) => Err(fault.into()),
-        Err(error) => Err(Fault::new(Code::DataLoss, Effect::Unknown, Reason::Undecodable, "the fault can't be read")
-            .with_detail(error.to_string())),
-    }
-}
-
-fn expired(name: &CallTarget) -> Fault {
-    let message = format!("{name} was not called: its deadline had passed");
-    Fault::new(Code::DeadlineExceeded, Effect::None, Reason::DeadlineExpired, message)
-}
-
-fn unanswered(name: &CallTarget, error: PublishError) -> Fault {
-    match error {
-        PublishError::NobodyListens => Fault::new(
-            Code::Unavailable,
-            Effect::None,
-            Reason::NobodyAnswers,
-            format!("no service answers {name}; is one that serves it running?"),
-        ),
-        PublishError::TimedOut => Fault::new(
-            Code::DeadlineExceeded,
-            Effect::Unknown,
-            Reason::CallTimedOut,
-            format!("{name} did not answer before the deadline; it may have acted"),
-        ),
-        other => other.into_fault(&format!("the call of {name}")),
     }
 }

@@ -190,11 +190,14 @@ impl Responder {
 
 /// What a handler is told about a call.
 fn context(envelope: &Envelope) -> Context {
+    let key = envelope.idempotency_key();
+    // A call's id is its key, where the caller's own name begins it as it begins the id of whatever else it sends.
+    let id = key.strip_prefix(envelope.caller.as_str()).filter(|rest| rest.starts_with('/')).map_or("", |_| key);
     Context::new(Facts {
-        message_id: envelope.message_id.clone(),
+        message_id: id.to_owned(),
         caller: envelope.caller.clone(),
-        idempotency_key: envelope.idempotency_key().to_owned(),
-        attempt: 1,
+        idempotency_key: key.to_owned(),
+        attempt: envelope.attempt(),
         deadline: envelope.note.deadline,
         trace: trace::outgoing(envelope.trace),
         fence: None,

@@ -123,6 +123,8 @@ fn files(home: &Path) -> Vec<Case> {
     let stripe = std::fs::read_to_string("../services/shop/vendors/stripe.yaml").unwrap();
     std::fs::write(home.join("stripe.yaml"), &stripe).unwrap();
     std::fs::write(home.join("wrong.yaml"), stripe.replacen("timeout:", "timeuot:", 1)).unwrap();
+    let retry = stripe.replacen("operations:", "retry: {attempts: 0}\noperations:", 1);
+    std::fs::write(home.join("retry.yaml"), retry).unwrap();
     std::fs::write(home.join("mesh.yaml"), "services:\n  orders:\n    publishs: []\n").unwrap();
     let key = "STRIPE_API_KEY";
     vec![
@@ -131,6 +133,13 @@ fn files(home: &Path) -> Vec<Case> {
             &["check", "wrong.yaml"],
             InvalidFile,
             &["wrong.yaml:4:1: ", "\"timeuot\"", "\"timeout\""],
+        )
+        .with(key, "sk_test_1"),
+        case(
+            "a retry rule out of its limits",
+            &["check", "retry.yaml"],
+            InvalidFile,
+            &["retry.yaml:8:19: ", "retry.attempts is 0", "1 (no retry) to 1000"],
         )
         .with(key, "sk_test_1"),
         case("a secret that is not set", &["check", "stripe.yaml"], SecretMissing, &["stripe.yaml:", "STRIPE_API_KEY"]),

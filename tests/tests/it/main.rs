@@ -4,6 +4,7 @@
 
 mod access;
 mod bad_input;
+mod call_retry;
 mod command_line;
 mod commit;
 mod compose;
@@ -29,5 +30,6 @@ mod shop;
 mod store;
 mod tidy;
 mod trace;
+mod vendor_retry;
 mod verbs;
 mod wire;

@@ -356,7 +356,7 @@ async fn the_examples_are_what_goes_over_the_wire() {
     same(next(&mut messages, "mesh1.outcome.").await, "outcome");
 
     // A call, its reply, and a fault.
-    PaymentsClient::new(&till).charge().call(&charge_of(17, 1177)).await.unwrap();
+    PaymentsClient::new(&till).charge().call(&charge_of(17, 1177)).id("17").await.unwrap();
     same(next(&mut messages, "mesh1.call.").await, "call");
     let client = plain(&broker, "till").await;
     for (cents, name) in [(1177, "reply"), (0, "fault")] {

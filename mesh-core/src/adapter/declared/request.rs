@@ -48,13 +48,7 @@ impl Fixed {
             BodyPlan::None => None,
         };
         let message = DynamicMessage::new(plan.input.clone());
-        let asking = Asking {
-            request: Record::Message(&message),
-            secret: Record::Secrets(&file.secrets),
-            id: "".into(),
-            key: "".into(),
-            attempt: 0.into(),
-        };
+        let asking = of_message(file, &message);
         let context = context(&asking);
         let mut varying = Vec::new();
         for (index, (name, template)) in plan.request.headers.iter().enumerate() {
@@ -78,6 +72,23 @@ fn context<'v>(asking: &'v Asking<'v>) -> cel::Context<'v, 'v> {
     let mut context = cel::Context::with_env(engine().clone());
     context.set_variable_resolver(asking);
     context
+}
+
+/// What can be named of a message alone.
+fn of_message<'v>(file: &'v VendorFile, message: &'v DynamicMessage) -> Asking<'v> {
+    Asking {
+        request: Record::Message(message),
+        secret: Record::Secrets(&file.secrets),
+        id: "".into(),
+        key: "".into(),
+        attempt: 0.into(),
+    }
+}
+
+/// What a message is for. `None`: the file does not say, or names what this message does not have.
+pub(super) fn target(file: &VendorFile, plan: &OperationPlan, message: &DynamicMessage) -> Option<String> {
+    let asking = of_message(file, message);
+    text_of(plan.isolate_by.as_ref()?, &context(&asking)).ok()
 }
 
 /// The request of one call.

@@ -8,6 +8,9 @@ mod base_url;
 mod operation;
 mod read;
 mod request;
+mod retry;
+#[cfg(test)]
+mod retry_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -19,7 +22,10 @@ use prost_reflect::{DescriptorPool, FieldDescriptor, MessageDescriptor};
 pub use secrecy::{ExposeSecret, SecretString};
 
 use super::{Environment, Expression, Problems, Template};
-use crate::contract::{OperationInfo, catalog::Catalog};
+use crate::{
+    contract::{OperationInfo, catalog::Catalog},
+    policy::{budget::BudgetRule, retry::RetryRule},
+};
 
 /// A vendor file, checked.
 #[derive(Debug)]
@@ -30,6 +36,8 @@ pub struct VendorFile {
     pub base_url: BaseUrl,
     /// The secrets by their name in the file.
     pub secrets: BTreeMap<String, SecretString>,
+    /// How many retries of queued work may be begun, as a share of first attempts.
+    pub retry_budget: BudgetRule,
     /// The operations.
     pub operations: Vec<OperationPlan>,
 }
@@ -47,6 +55,10 @@ pub struct OperationPlan {
     pub quota: String,
     /// For one call, from connection to the end of the answer.
     pub timeout: Duration,
+    /// Whether and when queued work that failed is tried again.
+    pub retry: RetryRule,
+    /// Names what a request is for, where targets are kept apart.
+    pub isolate_by: Option<Expression>,
     /// The request.
     pub request: RequestPlan,
     /// The idempotency key's place, where the vendor knows one.

@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use mesh_proto::options;
 use prost_reflect::MethodDescriptor;
 
-use super::{OperationPlan, answers, read::Surroundings, read::time, request};
+use super::{OperationPlan, answers, read::Surroundings, read::time, request, retry};
 use crate::{
     config::{
+        expression::Scope,
         problem::{Report, hint},
         yaml::{Key, Node},
     },
@@ -16,7 +17,7 @@ use crate::{
 
 /// The keys of an operation.
 pub(super) const KEYS: &[&str] =
-    &["quota", "timeout", "request", "idempotency", "answers", "error", "reply", "request_id"];
+    &["quota", "timeout", "retry", "isolate_by", "request", "idempotency", "answers", "error", "reply", "request_id"];
 
 pub(super) fn read(key: &Key, node: &Node, around: &Surroundings<'_>, report: &mut Report) -> Option<OperationPlan> {
     let method = find(key, around, report)?;
@@ -30,6 +31,9 @@ pub(super) fn read(key: &Key, node: &Node, around: &Surroundings<'_>, report: &m
         let what = format!("the contract calls {} safe with a key, but no \"idempotency\" sends one", info.full_name());
         report.add(key.place, what);
     }
+    let retry = retry::of_operation(fields.get("retry"), &around.retry, (&info, idempotency.as_ref()), report);
+    let scope = Scope { names: &["request"], request: Some(input.clone()), secrets: &[], fields: &[] };
+    let isolate_by = fields.get("isolate_by").and_then(|node| request::leaf(node, &scope, report));
     let answers = answers::rules(fields.get("answers"), report);
     let error = answers::error_plan(fields.get("error"), report);
     let reply = answers::reply(fields.get("reply"), &output, report);
@@ -40,6 +44,8 @@ pub(super) fn read(key: &Key, node: &Node, around: &Surroundings<'_>, report: &m
         output,
         quota: quota.unwrap_or(&around.vendor).to_owned(),
         timeout,
+        retry,
+        isolate_by,
         request: request?,
         idempotency,
         answers,

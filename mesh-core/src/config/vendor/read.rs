@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use prost_reflect::DescriptorPool;
 use secrecy::SecretString;
 
-use super::{BaseUrl, VendorFile, operation};
+use super::{BaseUrl, VendorFile, operation, retry};
 use crate::{
     config::{
         Environment, Kind, Problems, duration,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The keys at the top of the file.
-pub(super) const KEYS: &[&str] = &["vendor", "base_url", "allow_http", "timeout", "secrets", "operations"];
+pub(super) const KEYS: &[&str] = &["vendor", "base_url", "allow_http", "timeout", "retry", "secrets", "operations"];
 
 /// For one call, where the file says nothing.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +26,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) pool: &'a DescriptorPool,
     pub(super) vendor: String,
     pub(super) timeout: Duration,
+    pub(super) retry: retry::Stated,
     /// The names that the file declares under `secrets`.
     pub(super) secrets: Vec<String>,
 }
@@ -49,15 +50,16 @@ fn top(root: &Node, environment: &Environment, pool: &DescriptorPool, report: &m
     let vendor = fields.need("vendor", report).and_then(|node| name(node, report));
     let base_url = base_url(fields, environment, report);
     let timeout = fields.get("timeout").and_then(|node| time(node, report)).unwrap_or(TIMEOUT);
+    let (retry, retry_budget) = retry::of_vendor(fields.get("retry"), report);
     let (declared, secrets) = secrets(fields, environment, report);
-    let around = Surroundings { pool, vendor: vendor.clone().unwrap_or_default(), timeout, secrets: declared };
+    let around = Surroundings { pool, vendor: vendor.clone().unwrap_or_default(), timeout, retry, secrets: declared };
     let operations = fields
         .need("operations", report)
         .and_then(|node| node.entries("the operation's name and how it is called", report))?
         .iter()
         .filter_map(|(key, node)| operation::read(key, node, &around, report))
         .collect();
-    Some(VendorFile { vendor: vendor?, base_url: base_url?, secrets, operations })
+    Some(VendorFile { vendor: vendor?, base_url: base_url?, secrets, retry_budget, operations })
 }
 
 fn name(node: &Node, report: &mut Report) -> Option<String> {
@@ -80,6 +82,10 @@ fn base_url(fields: Fields<'_>, environment: &Environment, report: &mut Report) 
     read.map_err(|what| report.add(node.place, what)).ok()
 }
 
+/// What is said of a text that is no duration.
+pub(super) const NOT_A_DURATION: &str =
+    "not a duration, expected a whole number with ms, s, m, h or d: 250ms, 10s, 24h";
+
 /// A duration.
 pub(super) fn time(node: &Node, report: &mut Report) -> Option<Duration> {
     let parsed = match &node.value {
@@ -87,7 +93,7 @@ pub(super) fn time(node: &Node, report: &mut Report) -> Option<Duration> {
         _ => None,
     };
     if parsed.is_none() {
-        report.add(node.place, "not a duration, expected a whole number with ms, s, m, h or d: 250ms, 10s, 24h");
+        report.add(node.place, NOT_A_DURATION);
     }
     parsed
 }

@@ -151,6 +151,9 @@ fn the_schema_is_in_step() {
         ("/$defs/idempotency", request::IDEMPOTENCY_KEYS),
         ("/$defs/answer", answers::RULE_KEYS),
         ("/$defs/error", answers::ERROR_KEYS),
+        ("/properties/retry", retry::KEYS),
+        ("/properties/retry/properties/budget", retry::BUDGET_KEYS),
+        ("/$defs/retry", &retry::KEYS[..4]),
     ] {
         let mut known: Vec<_> = known.iter().map(|key| (*key).to_owned()).collect();
         known.sort();
@@ -166,10 +169,17 @@ fn the_schema_is_in_step() {
 #[test]
 fn the_manual_names_every_key() {
     let manual = include_str!("../../../../docs/adapters.md");
-    for key in
-        [read::KEYS, operation::KEYS, request::KEYS, request::IDEMPOTENCY_KEYS, answers::RULE_KEYS, answers::ERROR_KEYS]
-            .concat()
-    {
+    let keys = [
+        read::KEYS,
+        operation::KEYS,
+        retry::KEYS,
+        retry::BUDGET_KEYS,
+        request::KEYS,
+        request::IDEMPOTENCY_KEYS,
+        answers::RULE_KEYS,
+        answers::ERROR_KEYS,
+    ];
+    for key in keys.concat() {
         assert!(manual.contains(&format!("`{key}`")), "docs/adapters.md does not name `{key}`");
     }
     for (name, _) in Verdict::ALL {

@@ -244,6 +244,7 @@ fn copy_headers(letter: &v1::DeadLetter, replayed: &Replayed) -> Vec<(Cow<'stati
         // The original's deadline is over or was not the trouble: a person wants it now.
         deadline: None,
         idempotency_key: original.idempotency_key,
+        attempt: None,
         lane: Some(LaneNote {
             attempt: 1,
             subject: source.subject,

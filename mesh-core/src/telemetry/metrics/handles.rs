@@ -66,6 +66,7 @@ pub struct OperationMetrics(Arc<Operation>);
 struct Operation {
     calls: ByCase,
     call_seconds: Seconds,
+    call_retries: ByCase,
     served: ByCase,
     serving_seconds: Seconds,
     enqueued: ByCase,
@@ -76,6 +77,7 @@ impl OperationMetrics {
         OperationMetrics(Arc::new(Operation {
             calls: ByCase::new(operation, &families.calls, CODES),
             call_seconds: families.call_seconds.get([operation]),
+            call_retries: ByCase::new(operation, &families.call_retries, 2),
             served: ByCase::new(operation, &families.served, CODES),
             serving_seconds: families.serving_seconds.get([operation]),
             enqueued: ByCase::new(operation, &families.enqueued, RESULTS),
@@ -86,6 +88,11 @@ impl OperationMetrics {
     pub fn called(&self, result: Result<(), &Fault>, took: Duration) {
         self.0.calls.add_code(result);
         self.0.call_seconds.observe(took);
+    }
+
+    /// Counts one repeat of a call from here: whether the budget granted it.
+    pub fn call_retried(&self, granted: bool) {
+        self.0.call_retries.add(usize::from(granted), if granted { "made" } else { "budget_spent" });
     }
 
     /// Counts one call that was answered here.

@@ -84,6 +84,9 @@ fn everything_is_counted_under_its_name() {
     let operation = metrics.operation("shop.v1.Payments/Charge");
     operation.called(Ok(()), Duration::from_millis(3));
     operation.called(Err(&unconfirmed), Duration::from_secs(90));
+    operation.call_retried(true);
+    operation.call_retried(false);
+    operation.call_retried(false);
     operation.served(Ok(()), Duration::from_millis(1));
     operation.enqueued(Ok(()));
     let vendor = metrics.vendor("stripe", "charge");
@@ -101,6 +104,8 @@ fn everything_is_counted_under_its_name() {
         ("mesh_published_total", vec![message, ("result", "MESH-0014")], 1.0),
         ("mesh_calls_total", vec![op, ("code", "OK")], 1.0),
         ("mesh_calls_total", vec![op, ("code", "UNAVAILABLE")], 1.0),
+        ("mesh_call_retries_total", vec![op, ("what", "made")], 1.0),
+        ("mesh_call_retries_total", vec![op, ("what", "budget_spent")], 2.0),
         ("mesh_served_total", vec![op, ("code", "OK")], 1.0),
         ("mesh_enqueued_total", vec![op, ("result", "ok")], 1.0),
         ("mesh_call_duration_seconds_count", vec![op], 2.0),

@@ -169,6 +169,9 @@ pub(super) struct SendArgs {
 pub(super) struct CallArgs {
     #[command(flatten)]
     pub(super) message: Message,
+    /// Its id: the same id again is the same idempotency key. Left out, a new one where the contract wants a key
+    #[arg(long)]
+    pub(super) id: Option<String>,
     /// How long to wait for the answer: 500ms, 5s, 1m
     #[arg(long, value_parser = super::text::duration, default_value = "5s", value_name = "TIME")]
     pub(super) timeout: Duration,

@@ -64,9 +64,14 @@ pub(super) async fn call(args: CallArgs, global: &GlobalArgs, output: &Output) -
     let entry = contracts::operation(&catalog, &args.message.name)?;
     let request = catalog.from_json(entry.request.full_name(), &json_text(&args.message.json)?)?;
     let bus = connect(&args.message, global).await?;
-    let target = CallTarget::new(entry.info.service.clone(), entry.info.method.clone());
+    let target = CallTarget::new(entry.info.service.clone(), entry.info.method.clone()).repeats(entry.info.repeat);
     let payload: Bytes = request.encode_to_vec().into();
-    let reply = Call::<()>::new(&bus, target, payload).timeout(args.timeout).bytes().await?;
+    // Made once: a person sees what came back, and decides.
+    let mut call = Call::<()>::new(&bus, target, payload).timeout(args.timeout);
+    if let Some(id) = args.id {
+        call = call.id(id);
+    }
+    let reply = call.bytes().await?;
     output.json(&catalog.to_json(entry.reply.full_name(), &reply)?)?;
     bus.close().await;
     Ok(Status::Ok)

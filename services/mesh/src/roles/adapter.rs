@@ -1,7 +1,6 @@
 //! `mesh adapter`: operations of a contract, carried out by a third party's HTTP API as a vendor file says.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use mesh_core::adapter::Adapter;
 use mesh_core::clock::Clock;
@@ -37,8 +36,8 @@ pub async fn run(args: AdapterArgs, descriptors: &[&[u8]]) -> Result<(), Fault> 
     let frame = Frame::begin(&name, &environment).await?;
     let adapter = adapter.counted(frame.mesh.metrics());
     for service in adapter.services() {
-        let admission = Arc::new(service.clone());
-        let serving = frame.mesh.serve(service).admission(admission);
+        let settings = service.settings();
+        let serving = frame.mesh.serve(service).settings(settings);
         serving.concurrency(args.concurrency).call_concurrency(args.concurrency).start().await?;
     }
     frame.ready()?;
