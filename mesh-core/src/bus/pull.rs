@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Bus, convert::Received, error::PublishError, link::LinkState};
 use crate::{
@@ -17,6 +17,9 @@ use crate::{
 const EXPIRES: Duration = Duration::from_secs(30);
 /// How often the broker says that an idle pull is still open.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// How long a pull that is closed waits for the broker, at each of two steps.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// How a delivery is settled on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,18 +191,34 @@ impl Pull {
     }
 
     /// Takes no more, and gives what had come already, so that it can be handed back.
+    ///
+    /// The client forgets the subscription in its next turn after it wrote UNSUB; what comes later is lost to it, and is
+    /// delivered again when its lease is over. So what was asked for is let come first, as long as it does: all of it, or all
+    /// that the broker has. Then nothing is on its way, but for what is stored in that very moment.
     pub async fn close(mut self) -> Vec<Unopened> {
-        // UNSUB and a round trip: after it nothing more comes. Where the link is away, nothing comes either.
-        let _ = self.subscription.unsubscribe().await;
-        let _ = self.bus.round_trip(Duration::from_secs(1)).await;
         let mut left = Vec::new();
-        while let Some(Some(message)) = self.subscription.next().now_or_never() {
-            let received = Received::from(message);
-            if received.status.is_none() {
-                left.push(Unopened::new(received.into_raw()));
+        while self.asked > 0 && self.bus.round_trip(CLOSING).await.is_ok() {
+            let before = left.len();
+            while let Some(Some(message)) = self.subscription.next().now_or_never() {
+                self.keep(message.into(), &mut left);
+            }
+            if left.len() == before {
+                break;
             }
         }
+        let _ = self.subscription.drain().await;
+        let over = Instant::now() + CLOSING;
+        // Where the link is away, nothing comes, and no end either.
+        while let Ok(Some(message)) = timeout_at(over, self.subscription.next()).await {
+            self.keep(message.into(), &mut left);
+        }
         left
+    }
+
+    fn keep(&mut self, received: Received, left: &mut Vec<Unopened>) {
+        if let Some(Pulled::Delivery(delivery)) = self.received(received) {
+            left.push(delivery);
+        }
     }
 
     /// `None`: nothing that the caller needs to know.
