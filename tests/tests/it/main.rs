@@ -4,6 +4,10 @@
 
 mod access;
 mod bad_input;
+mod claims;
+mod claims_cli;
+mod claims_crash;
+mod claims_ordered;
 mod command_line;
 mod commit;
 mod compose;

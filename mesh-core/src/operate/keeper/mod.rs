@@ -6,6 +6,7 @@
 
 mod advisory;
 pub mod ask;
+mod claims;
 mod index;
 mod outcomes;
 mod position;
@@ -38,6 +39,8 @@ pub struct KeeperSettings {
     /// How long a message must lie given up in a queue, without the broker's word, before it becomes a letter: longer than
     /// a cluster takes to delete what was just acknowledged.
     pub confirm_after: Duration,
+    /// How long nothing must refer to bytes that lie apart before they are taken away.
+    pub claims_rest: Duration,
 }
 
 impl Default for KeeperSettings {
@@ -46,6 +49,7 @@ impl Default for KeeperSettings {
             lease: LeaseSettings::default(),
             sweep_every: Duration::from_secs(5),
             confirm_after: Duration::from_secs(20),
+            claims_rest: Duration::from_secs(60),
         }
     }
 }
@@ -114,6 +118,7 @@ impl Keeper {
         tokio::join!(
             reconcile::run(&self.bus, &self.metrics, &self.settings),
             super::jobs::run(&self.bus, &self.holder),
+            claims::run(&self.bus, &self.settings),
             // A further duty is a future that never ends by itself.
         );
     }
