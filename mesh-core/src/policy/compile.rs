@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use crate::subject::{self, Name, WIRE};
 
-pub use keeper::{keeper, streams as own_streams};
+pub use keeper::{GIVEN_UP, keeper, streams as own_streams};
 pub use ordered::{ACK_WAIT as ORDERED_ACK_WAIT, LANE_WINDOW, WINDOW};
 
 /// What a service declares that it does. Everything else is refused by the broker.

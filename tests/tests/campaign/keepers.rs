@@ -1,5 +1,5 @@
-//! S16: three servers, two keepers, each at a server of its own. The active one's server is killed while the deliveries of dead
-//! processes become letters, and again while a job replays them.
+//! S16: three servers, two keepers. The machine of the active one, which is its server too and leads its lease, dies while the
+//! deliveries of dead processes become letters; and the next one while a job replays them.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -32,7 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Asks until there is an answer.
-async fn until<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> anyhow::Result<T> {
+async fn until<T, Fut>(what: &str, ask: impl Fn() -> Fut) -> anyhow::Result<T>
+where
+    Fut: Future<Output = Option<T>>,
+{
     let asking = async {
         loop {
             if let Some(answer) = ask().await {
@@ -61,7 +64,7 @@ impl View {
     /// How long it takes until `holder` has the lease.
     async fn kept_by(&self, holder: &str) -> anyhow::Result<Duration> {
         let begun = Instant::now();
-        let is_kept = async || self.lease.holder().await.ok().flatten().filter(|(by, _)| by == holder);
+        let is_kept = || async { self.lease.holder().await.ok().flatten().filter(|(by, _)| by == holder) };
         until(&format!("{holder} to be the keeper"), is_kept).await?;
         Ok(begun.elapsed())
     }
@@ -80,7 +83,7 @@ async fn die(stage: &Stage<TestCluster>, view: &View, each: u64) -> anyhow::Resu
     for round in 1..=MAX_DELIVER {
         let mut worker = stage.worker(None).await?;
         for (stream, durable) in &durables {
-            let in_hand = async || {
+            let in_hand = || async {
                 let state = view.operator.bus().consumer_state(stream, durable).await.ok()??;
                 (state.in_flight == each && state.deliveries >= each * round).then_some(())
             };
@@ -110,7 +113,7 @@ async fn replay_all(view: &View) -> anyhow::Result<Job> {
     Ok(jobs::create(bus, ask).await?)
 }
 
-/// The server under the active keeper, which leads its lease too, is killed twice; the other keeper takes over.
+/// The active keeper and the server that it stands at are killed at one moment, twice; another keeper takes over.
 pub(crate) async fn killed(run: &mut Run) -> anyhow::Result<Played> {
     let each = run.sized(12, 30);
     let base = StageSettings::default();
@@ -121,45 +124,52 @@ pub(crate) async fn killed(run: &mut Run) -> anyhow::Result<Played> {
     let (jetstream, view) = (stage.jetstream().await?, View::of(&stage).await?);
     let first = stage.broker.leader_of(&jetstream, &store_stream(KEEPER)).await?;
     let second = (first + 1) % stage.broker.servers.len();
-    let (_one, one) = stage.keeper(&stage.broker.servers[first].client_url()).await?;
+    let (mut host, one) = stage.keeper(&stage.broker.servers[first].client_url()).await?;
     view.kept_by(&one).await?;
-    let (_two, two) = stage.keeper(&stage.broker.servers[second].client_url()).await?;
+    let (mut other_host, two) = stage.keeper(&stage.broker.servers[second].client_url()).await?;
 
     stage.counter.rule("late", Rule::Hang(u32::MAX)).await?;
     let ids: Vec<String> = ["e", "w"].iter().flat_map(|k| (0..each).map(move |n| format!("{k}-late-{n}"))).collect();
     let sent = stage.send(&ids, 0).await?;
     die(&stage, &view, each).await?;
-    stage.broker.servers[first].kill9().await?;
+    let (server, keeper) = tokio::join!(stage.broker.servers[first].kill9(), host.kill9());
+    server?;
+    keeper?;
     let took = view.kept_by(&two).await?;
     run.note("takeover-ms", took.as_millis());
     run.require(took < Duration::from_secs(15), format!("the other keeper took over after {took:?}"));
-    let every = async || view.letters().await.filter(|letters| letters.len() == ids.len());
+    let every = || async { view.letters().await.filter(|letters| letters.len() == ids.len()) };
+    let died = Instant::now();
     let letters = until("a letter of each", every).await?;
+    run.note("letters-ms", died.elapsed().as_millis());
     run.note("captured", letters.len());
     stage.broker.servers[first].restart().await?;
     stage.broker.leader_of(&jetstream, &store_stream(KEEPER)).await?;
+    let (_three, three) = stage.keeper(&stage.broker.servers[first].client_url()).await?;
 
     stage.counter.rule("late", Rule::Accept).await?;
     let _worker = stage.worker(None).await?;
     let job = replay_all(&view).await?;
     ensure!(job.replay.selected == ids.len() as u64, "{} letters are meant", job.replay.selected);
-    let is_under_way = async || {
+    let is_under_way = || async {
         let letters = view.letters().await?;
         (letters.iter().filter(|letter| letter.history.len() > 1).count() > ids.len() / 4).then_some(())
     };
     until("a quarter of the job", is_under_way).await?;
-    stage.broker.servers[second].kill9().await?;
-    let took = view.kept_by(&one).await?;
+    let (server, keeper) = tokio::join!(stage.broker.servers[second].kill9(), other_host.kill9());
+    server?;
+    keeper?;
+    let took = view.kept_by(&three).await?;
     run.note("takeover-in-job-ms", took.as_millis());
     run.require(took < Duration::from_secs(15), format!("the other keeper took the job over after {took:?}"));
     stage.broker.servers[second].restart().await?;
-    let finished = async || jobs::find(view.operator.bus(), &job.id).await.ok().filter(Job::is_finished);
+    let finished = || async { jobs::find(view.operator.bus(), &job.id).await.ok().filter(Job::is_finished) };
     let job = until("the end of the job", finished).await?;
     let counts = job.counts();
     run.note("dispatched", counts.dispatched);
     let all = ids.len() as u64;
     run.require((counts.dispatched, counts.resolved) == (all, all), format!("{counts:?}"));
-    each_once(run, &until("the letters", async || view.letters().await).await?);
+    each_once(run, &until("the letters", || async { view.letters().await }).await?);
     Ok(Played::Account(stage.account(&sent).await?))
 }
 

@@ -7,6 +7,7 @@
 mod advisory;
 pub mod ask;
 mod claims;
+mod hear;
 mod index;
 mod outcomes;
 mod position;
@@ -61,6 +62,7 @@ pub struct Keeper {
     metrics: Metrics,
     settings: KeeperSettings,
     holder: String,
+    heard: hear::Heard,
 }
 
 impl Keeper {
@@ -68,7 +70,7 @@ impl Keeper {
     #[must_use]
     pub fn new(bus: &Bus, metrics: &Metrics, settings: KeeperSettings) -> Keeper {
         let holder = format!("{}-{}", std::process::id(), nuid::next());
-        Keeper { bus: bus.clone(), metrics: metrics.clone(), settings, holder }
+        Keeper { bus: bus.clone(), metrics: metrics.clone(), settings, holder, heard: hear::Heard::default() }
     }
 
     /// Who it is in the lease: the process's id comes first.
@@ -82,6 +84,8 @@ impl Keeper {
         let serving = TaskScope::new();
         // Reading needs no lease: whoever waits for it has an index already when it takes over.
         serving.spawn(serve::run(self.bus.clone(), self.metrics.clone(), serving.clone()));
+        // And so does hearing: the broker says it once, to whoever is there.
+        serving.spawn(hear::run(self.bus.clone(), self.heard.clone(), serving.clone()));
         self.keep(&stop).await;
         serving.stop();
         serving.idle().await;
@@ -116,7 +120,7 @@ impl Keeper {
     /// All duties, one line each. They end with the lease.
     async fn duties(&self) {
         tokio::join!(
-            reconcile::run(&self.bus, &self.metrics, &self.settings),
+            reconcile::run(&self.bus, &self.metrics, (&self.settings, &self.heard)),
             super::jobs::run(&self.bus, &self.holder),
             claims::run(&self.bus, &self.settings),
             // A further duty is a future that never ends by itself.

@@ -6,7 +6,7 @@ use crate::subject::{
 };
 
 /// The broker's advisories that tell of a delivery given up: it produces them only while somebody listens, and a stream does.
-const GIVEN_UP: [&str; 2] =
+pub const GIVEN_UP: [&str; 2] =
     ["$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>", "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>"];
 
 /// The streams of every mesh, whatever is declared.
@@ -62,6 +62,8 @@ pub fn keeper(name: &Name, region: &Name) -> Permissions {
     ];
     publish.extend(api.map(str::to_owned));
     let mut subscribe = vec![inbox, format!("{WIRE}.call.{region}.mesh.v1.Keeper.*.*"), format!("{WIRE}.dead.>")];
+    // It hears what its stream may miss during an election.
+    subscribe.extend(GIVEN_UP.map(str::to_owned));
     subscribe.extend(discovery(name));
     Permissions { publish, subscribe, may_answer: true }
 }
