@@ -22,6 +22,7 @@ mod letters_cli;
 mod letters_edit;
 mod letters_transfer;
 mod ordered;
+mod ordered_cluster;
 mod outbox;
 mod own_contracts;
 mod replay;
