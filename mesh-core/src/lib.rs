@@ -9,7 +9,7 @@
 //!  7 delayed       later, without holding a slot     dead_letter   refused work and its replay
 //!    outbox        publish what a database committed (features outbox-sqlite, outbox-postgres)
 //!  6 publish       send an event or queue work       request       ask and answer
-//!  5 store         small shared state by compare-and-set: leases, inboxes
+//!  5 store         leases, inboxes: state by compare-and-set        claim       bytes that lie apart of a letter or a copy
 //!  4 bus           the broker                        http          one vendor call
 //!  3 gate          seal on the way out, open on the way in           config    files and environment -> valid values
 //!  2 policy        pure decisions      identity   who I am           telemetry what is said about it
@@ -19,6 +19,7 @@
 
 pub mod adapter;
 pub mod bus;
+pub mod claim;
 pub mod clock;
 pub mod config;
 pub mod consume;

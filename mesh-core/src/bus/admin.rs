@@ -165,7 +165,7 @@ fn stream_config(spec: &StreamSpec, limits: &StreamLimits) -> stream::Config {
     let (retention, max_age) = match spec.kind {
         Kind::Events => (RetentionPolicy::Limits, limits.event_age),
         Kind::Work | Kind::Lane => (RetentionPolicy::WorkQueue, Duration::ZERO),
-        Kind::Letters | Kind::Store => (RetentionPolicy::Limits, Duration::ZERO),
+        Kind::Letters | Kind::Store | Kind::Claims => (RetentionPolicy::Limits, Duration::ZERO),
         Kind::Advisories => (RetentionPolicy::Limits, ADVISORY_AGE),
     };
     let scheduled = spec.kind == Kind::Lane;
@@ -184,9 +184,10 @@ fn stream_config(spec: &StreamSpec, limits: &StreamLimits) -> stream::Config {
         deny_delete: spec.kind == Kind::Letters,
         // A service may ask for the last record of a letter of its own by the letter's subject, and for nothing else.
         // The same for a copy that waits on its lane.
-        allow_direct: matches!(spec.kind, Kind::Letters | Kind::Lane),
+        // And for what lies apart of a message of its own.
+        allow_direct: matches!(spec.kind, Kind::Letters | Kind::Lane | Kind::Claims),
         // The newest record of each place. Leases and inboxes forget by themselves.
-        max_messages_per_subject: if spec.kind == Kind::Store { 1 } else { -1 },
+        max_messages_per_subject: if matches!(spec.kind, Kind::Store | Kind::Claims) { 1 } else { -1 },
         allow_message_ttl: spec.kind == Kind::Store,
         ..Default::default()
     }

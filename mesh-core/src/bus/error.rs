@@ -45,7 +45,11 @@ pub enum PublishError {
 }
 
 /// JetStream's code for "wrong last sequence": an expectation that did not hold.
-const WRONG_LAST_SEQUENCE: [u64; 2] = [10071, 10164];
+const WRONG_LAST_SEQUENCE: u64 = 10071;
+/// JetStream's codes of a cluster for "ask again": a write with this id (10158), or one with an expectation of this subject
+/// (10164: its words are "wrong last sequence" too), is being decided; the new leader does not know the subject's last sequence
+/// yet (10163). The write that is being decided may be an earlier try of this very message, and may still be dropped.
+const UNDECIDED: [u64; 3] = [10158, 10163, 10164];
 /// JetStream's codes for a limit that is reached: messages, bytes, account storage.
 const FULL: [u64; 5] = [10077, 10047, 10023, 10076, 10110];
 
@@ -53,14 +57,18 @@ impl PublishError {
     /// Whether it may have been stored or acted upon all the same.
     #[must_use]
     pub fn is_unknown(&self) -> bool {
-        matches!(self, PublishError::TimedOut | PublishError::Disconnected)
+        match self {
+            PublishError::TimedOut | PublishError::Disconnected => true,
+            PublishError::Rejected { code, .. } => UNDECIDED.contains(code),
+            _ => false,
+        }
     }
 
     /// Whether something stands already where this was to be the next: somebody else's, or this very message, from an attempt
     /// whose answer was lost. A message with an id is told apart from that by the broker; one without is not.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        matches!(self, PublishError::Rejected { code, .. } if WRONG_LAST_SEQUENCE.contains(code))
+        matches!(self, PublishError::Rejected { code, .. } if *code == WRONG_LAST_SEQUENCE)
     }
 
     /// Whether the stream has no room.
@@ -92,12 +100,8 @@ impl PublishError {
                 Reason::StreamMissing,
                 format!("no stream takes {what} now; is the topology applied (mesh apply) and the leader elected?"),
             ),
-            PublishError::TimedOut | PublishError::Disconnected => (
-                Code::Unavailable,
-                Effect::Unknown,
-                Reason::PublishUnconfirmed,
-                format!("the bus did not confirm {what}; publish it again with the same id, which is safe"),
-            ),
+            PublishError::TimedOut | PublishError::Disconnected => unconfirmed(what),
+            PublishError::Rejected { .. } if self.is_unknown() => unconfirmed(what),
             PublishError::NotSent(_) => {
                 (Code::Unavailable, Effect::None, Reason::BusUnavailable, format!("{what} was not sent"))
             }
@@ -116,9 +120,24 @@ impl PublishError {
     }
 }
 
+fn unconfirmed(what: &str) -> (Code, Effect, Reason, String) {
+    let message = format!("the bus did not confirm {what}; publish it again with the same id, which is safe");
+    (Code::Unavailable, Effect::Unknown, Reason::PublishUnconfirmed, message)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_cluster_has_not_decided_is_neither_a_conflict_nor_a_refusal() {
+        let rejected = |code| PublishError::Rejected { code, description: "wrong last sequence".into() };
+        for code in UNDECIDED {
+            assert!(rejected(code).is_unknown() && !rejected(code).is_conflict(), "{code}");
+            assert_eq!(rejected(code).into_fault("it").effect(), Effect::Unknown);
+        }
+        assert!(rejected(10071).is_conflict() && !rejected(10071).is_unknown());
+    }
 
     #[test]
     fn an_order_that_is_not_confirmed_is_not_published_again_but_looked_for() {

@@ -51,7 +51,22 @@ impl Bus {
             0 | 1 => DeliverPolicy::All,
             start_sequence => DeliverPolicy::ByStartSequence { start_sequence },
         };
-        self.read_by(stream, filter, policy, each).await
+        self.read_by((stream, filter), (policy, false), each).await
+    }
+
+    /// The same, without the payloads: each is empty.
+    ///
+    /// # Errors
+    /// As [`read`](Bus::read).
+    pub async fn read_heads(
+        &self,
+        stream: &str,
+        filter: &str,
+        first: u64,
+        each: impl FnMut(Unopened) -> Stop,
+    ) -> Result<(), Fault> {
+        let policy = DeliverPolicy::ByStartSequence { start_sequence: first.max(1) };
+        self.read_by((stream, filter), (policy, true), each).await
     }
 
     /// The same, of what was stored at `since_ms` (Unix milliseconds) or later.
@@ -69,14 +84,13 @@ impl Bus {
             Ok(start_time) => DeliverPolicy::ByStartTime { start_time },
             Err(_) => DeliverPolicy::All,
         };
-        self.read_by(stream, filter, policy, each).await
+        self.read_by((stream, filter), (policy, false), each).await
     }
 
     async fn read_by(
         &self,
-        stream: &str,
-        filter: &str,
-        deliver_policy: DeliverPolicy,
+        (stream, filter): (&str, &str),
+        (deliver_policy, headers_only): (DeliverPolicy, bool),
         mut each: impl FnMut(Unopened) -> Stop,
     ) -> Result<(), Fault> {
         let Some(_) = self.stream_state(stream).await? else { return Ok(()) };
@@ -84,6 +98,7 @@ impl Bus {
             filter_subject: filter.to_owned(),
             ack_policy: AckPolicy::None,
             deliver_policy,
+            headers_only,
             inactive_threshold: Duration::from_secs(30),
             memory_storage: true,
             ..Default::default()

@@ -10,6 +10,8 @@ use tracing::Instrument as _;
 
 use super::{feed::InHand, inbox::Trial, lease::Lease, worker::Worker};
 use crate::{
+    claim::{self, Reader},
+    clock::patient_delays,
     contract::{Context, Facts, Repeat},
     delayed::{attempts_of, stored_at},
     envelope::{Envelope, TraceContext},
@@ -42,7 +44,7 @@ pub(super) enum Ended {
 impl Worker {
     /// Handles one delivery: gate, grant, permit, limits, handler, verdict, settlement.
     pub(super) async fn attempt(self: Arc<Self>, delivery: Unopened, reply: Arc<str>, lease: Lease, _here: InHand) {
-        let Opened { envelope, refusal, .. } = delivery.open();
+        let Opened { mut envelope, refusal, .. } = delivery.open();
         let mut attempts = attempts_of(&envelope);
         // What is over its limits is a letter at once, however long it would have to wait for its turn.
         let granted = match refusal.clone().or_else(|| self.over_its_limits(&envelope)) {
@@ -50,7 +52,10 @@ impl Worker {
             None => tokio::select! {
                 biased;
                 () = self.scope.stopped() => Err(Ended::HandedBack),
-                granted = self.grant(&envelope) => granted,
+                granted = async {
+                    self.bring(&mut envelope).await.map_err(Ended::DeadLetter)?;
+                    self.grant(&envelope).await
+                } => granted,
             },
         };
         let granted = match granted {
@@ -160,6 +165,32 @@ impl Worker {
             fault: Some((&fault).into()),
         });
         self.judge(envelope, fault)
+    }
+
+    /// Brings payload and headers of a copy that lie apart. While the bus does not give them, the copy waits here, leased, and
+    /// says so.
+    ///
+    /// # Errors
+    /// They are gone: a letter of its own, with what is known.
+    pub(super) async fn bring(&self, envelope: &mut Envelope) -> Result<(), Fault> {
+        let Some(claim) = envelope.claim().cloned() else { return Ok(()) };
+        let mut delays = patient_delays();
+        loop {
+            match claim::fetch(&self.bus, self.lane.owner(), &claim, Reader::Owner).await {
+                Ok(apart) => {
+                    envelope.take_in(apart);
+                    return Ok(());
+                }
+                Err(fault) if fault.reason() == Reason::ClaimMissing => return Err(self.signed(fault, envelope)),
+                Err(fault) => tracing::warn!(
+                    %fault,
+                    message_id = envelope.message_id,
+                    consumer = %self.lane.consumer,
+                    "the bytes of a large message can't be had now: it waits (mesh apply makes what is missing)"
+                ),
+            }
+            tokio::time::sleep(delays.next().unwrap_or_default()).await;
+        }
     }
 
     /// What is captured before its handler runs.

@@ -2,17 +2,28 @@
 
 use std::borrow::Cow;
 
-use aws_lc_rs::digest;
 use mesh_proto::v1;
 use prost::Message as _;
 
 use crate::{
     bus::{Bus, PublishError},
-    delayed::{Lane, shortened, stored_at},
+    delayed::{Lane, cut, headers_of, key_of, put_apart, shortened, stored_at},
     envelope::{Envelope, LetterNote, header},
     fault::Fault,
+    gate::Sealed,
     subject::{self, DEAD_LETTER_STREAM, Place},
 };
+
+/// Bytes of each text of a fault in a letter, at most: a letter without a payload fits into one message.
+const TEXT_BYTES: usize = 8 * 1024;
+/// Bytes of headers in a letter whose message lies apart, at most.
+const HEADER_BYTES: usize = 16 * 1024;
+
+/// A fault as it stands in a letter.
+#[must_use]
+pub(crate) fn stated(fault: &Fault) -> v1::Fault {
+    cut(fault.into(), TEXT_BYTES)
+}
 
 /// A letter that the broker has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,23 +32,6 @@ pub struct Captured {
     pub letter_id: String,
     /// 0 for a first failure, n after the n-th replay.
     pub generation: u32,
-}
-
-/// The id of the letter of a message at a consumer: 32 hexadecimal digits, the same however often it is captured.
-///
-/// The sequence tells a message from one that was sent again later with the same id; the message's id tells it from one
-/// of a stream that was made anew and counts from 1 again.
-#[must_use]
-pub fn letter_id(lane: &Lane, source: (&str, u64), message_id: &str) -> String {
-    use std::fmt::Write as _;
-    let (stream, sequence) = source;
-    let text = format!("{}\n{stream}\n{sequence}\n{message_id}", lane.durable());
-    let hash = digest::digest(&digest::SHA256, text.as_bytes());
-    hash.as_ref().iter().take(16).fold(String::with_capacity(32), |mut hex, byte| {
-        // Writing to a String can't fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 /// Captures a delivery. A capture that was made before (a crash between it and the ack) counts as made.
@@ -52,10 +46,13 @@ pub async fn capture(
     attempts: v1::Attempts,
 ) -> Result<Captured, PublishError> {
     let replayed = envelope.note.lane.as_ref().and_then(|note| note.letter.as_ref());
-    let source = envelope.source().unwrap_or(("", 0));
-    let id = replayed.map_or_else(|| letter_id(lane, source, &envelope.message_id), |letter| letter.id.clone());
-    let captured = Captured { letter_id: id, generation: replayed.map_or(0, |letter| letter.generation) };
-    let letter = letter(bus, lane, envelope, fault, (&captured, attempts));
+    let captured =
+        Captured { letter_id: lane.letter_of(envelope), generation: replayed.map_or(0, |letter| letter.generation) };
+    let mut letter = letter(bus, lane, envelope, fault, (&captured, attempts));
+    if envelope.claim().is_some() || !fits(bus, lane, &letter) {
+        letter.claim = Some(put_apart(bus, lane, envelope).await?);
+        leave_out(&mut letter);
+    }
     let record = v1::LetterRecord { record: Some(v1::letter_record::Record::Captured(letter)) };
     let expected = replayed.map_or(0, |letter| letter.ordered_at);
     match append(bus, lane, &captured.letter_id, expected, &record).await {
@@ -95,10 +92,32 @@ pub(crate) async fn append(
     expected: u64,
     record: &v1::LetterRecord,
 ) -> Result<u64, PublishError> {
+    let sealed = sealed(bus, lane, id, (expected, record));
+    bus.publish(DEAD_LETTER_STREAM, sealed).await.map(|stored| stored.sequence)
+}
+
+fn sealed(bus: &Bus, lane: &Lane, id: &str, (expected, record): (u64, &v1::LetterRecord)) -> Sealed {
     let subject = subject::dead_letter(&lane.region, &lane.service, &lane.consumer, id);
     let headers = vec![(Cow::Borrowed(header::EXPECTED_LAST), expected.to_string())];
-    let sealed = bus.gate().seal_own(subject, headers, record.encode_to_vec().into());
-    bus.publish(DEAD_LETTER_STREAM, sealed).await.map(|stored| stored.sequence)
+    bus.gate().seal_own(subject, headers, record.encode_to_vec().into())
+}
+
+/// Whether a letter and all that it carries fits into one message.
+fn fits(bus: &Bus, lane: &Lane, letter: &v1::DeadLetter) -> bool {
+    let record = v1::LetterRecord { record: Some(v1::letter_record::Record::Captured(letter.clone())) };
+    bus.gate().carries(&sealed(bus, lane, &letter.id, (u64::MAX, &record)))
+}
+
+/// Leaves out of a letter what lies apart; small headers stay, so that letters can be told by them.
+fn leave_out(letter: &mut v1::DeadLetter) {
+    letter.payload.clear();
+    let mut left = HEADER_BYTES;
+    letter.headers.retain(|header| {
+        let bytes = header.name.len() + header.value.len();
+        let fits = bytes <= left;
+        left -= if fits { bytes } else { 0 };
+        fits
+    });
 }
 
 /// Where the original of a delivery was stored.
@@ -132,38 +151,13 @@ fn letter(
         source: Some(source(envelope)),
         message_type,
         payload: envelope.payload.clone(),
-        headers: envelope
-            .headers
-            .iter()
-            .filter(|(name, _)| !name.eq_ignore_ascii_case(header::ATTEMPTS))
-            .map(|(name, value)| v1::Header { name: name.clone(), value: value.clone() })
-            .collect(),
-        fault: Some(fault.into()),
+        headers: headers_of(envelope),
+        fault: Some(stated(fault)),
         attempts: shortened(&attempts).attempts,
         captured_at_ms: bus.gate().clock().now_ms(),
         traceparent: envelope.trace.map(|trace| trace.to_string()).unwrap_or_default(),
         caller: envelope.caller.clone(),
-        key: envelope.order.as_ref().map(|order| order.key.clone()).unwrap_or_default(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_id_is_of_consumer_source_and_message() {
-        let lane = |consumer: &str| Lane {
-            region: "local".parse().unwrap(),
-            service: "payments".parse().unwrap(),
-            consumer: consumer.parse().unwrap(),
-        };
-        let id = letter_id(&lane("charge"), ("s", 1), "m");
-        assert_eq!(id.len(), 32);
-        assert_eq!(id, letter_id(&lane("charge"), ("s", 1), "m"));
-        assert_ne!(id, letter_id(&lane("refund"), ("s", 1), "m"));
-        assert_ne!(id, letter_id(&lane("charge"), ("t", 1), "m"));
-        assert_ne!(id, letter_id(&lane("charge"), ("s", 2), "m"));
-        assert_ne!(id, letter_id(&lane("charge"), ("s", 1), "n"));
+        key: key_of(envelope).unwrap_or_default(),
+        claim: None,
     }
 }

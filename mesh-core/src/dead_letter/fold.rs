@@ -24,8 +24,10 @@ pub struct Act {
     pub why: String,
     /// The replay job that it belongs to; empty where there is none.
     pub job: String,
-    /// The payload from then on: of captures and of edits.
+    /// The payload from then on: of captures and of edits. Empty where it lies apart and was not brought.
     pub payload: Option<Bytes>,
+    /// Where it lies, if it lies apart.
+    pub claim: Option<v1::Claim>,
 }
 
 /// A letter as its records tell it.
@@ -140,8 +142,10 @@ impl Letter {
                 self.enter(state, ActKind::Edited, edit.act.unwrap_or_default());
                 if let Some(act) = self.history.last_mut() {
                     act.payload = Some(edit.payload.clone());
+                    act.claim.clone_from(&edit.claim);
                 }
                 self.letter.payload = edit.payload;
+                self.letter.claim = edit.claim;
             }
         }
     }
@@ -149,7 +153,7 @@ impl Letter {
     fn enter(&mut self, state: LetterState, kind: ActKind, act: v1::LetterAct) {
         self.state = state;
         let v1::LetterAct { generation, at_ms, by, why, job } = act;
-        self.history.push(Act { kind, generation, at_ms, by, why, job, payload: None });
+        self.history.push(Act { kind, generation, at_ms, by, why, job, payload: None, claim: None });
     }
 }
 
@@ -177,6 +181,7 @@ fn capture_act(captured: &v1::DeadLetter) -> Act {
         why: fault.map(|f| format!("{} {}", f.reason, f.message)).unwrap_or_default(),
         job: String::new(),
         payload: Some(captured.payload.clone()),
+        claim: captured.claim.clone(),
     }
 }
 
@@ -217,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_held_letter_is_neither_replayed_nor_lost_and_an_edit_keeps_its_state() {
-        let edit = Record::Edited(v1::LetterEdit { act: Some(act(0)), payload: vec![7].into() });
+        let edit = Record::Edited(v1::LetterEdit { act: Some(act(0)), payload: vec![7].into(), ..Default::default() });
         let letter = fold([captured(0), Record::Held(act(0)), Record::Replaying(act(1)), edit]).unwrap();
         assert_eq!((letter.state, letter.letter.payload.as_ref()), (LetterState::Held, [7].as_slice()));
         let letter = fold([captured(0), Record::Held(act(0)), Record::Released(act(0)), Record::Replaying(act(1))]);
@@ -229,7 +234,8 @@ mod tests {
         let captured = |generation, byte: u8| {
             Record::Captured(v1::DeadLetter { generation, payload: vec![byte].into(), ..Default::default() })
         };
-        let edited = |byte: u8| Record::Edited(v1::LetterEdit { act: Some(act(0)), payload: vec![byte].into() });
+        let edited =
+            |byte: u8| Record::Edited(v1::LetterEdit { act: Some(act(0)), payload: vec![byte].into(), claim: None });
         let failed = |letter: &Letter| letter.mended().map(|mended| mended.failed[0]);
         let mut records = vec![captured(0, 1)];
         for (next, expected) in [
@@ -253,7 +259,11 @@ mod tests {
             (0u32..4).prop_map(|g| Record::Discarded(act(g))),
             (0u32..4).prop_map(|g| Record::Held(act(g))),
             (0u32..4).prop_map(|g| Record::Released(act(g))),
-            (0u32..4).prop_map(|g| Record::Edited(v1::LetterEdit { act: Some(act(g)), payload: vec![1].into() })),
+            (0u32..4).prop_map(|g| Record::Edited(v1::LetterEdit {
+                act: Some(act(g)),
+                payload: vec![1].into(),
+                ..Default::default()
+            })),
         ]
     }
 

@@ -12,8 +12,9 @@ mod life;
 #[cfg(test)]
 mod life_tests;
 
-pub(crate) use capture::append;
-pub use capture::{Captured, capture, letter_id, resolve, source};
+pub use crate::delayed::letter_id;
+pub use capture::{Captured, capture, resolve, source};
+pub(crate) use capture::{append, stated};
 pub use facts::Facts;
 pub use fingerprint::{Fingerprint, InvalidFingerprint, normalised};
 pub use fold::{Act, Letter, Letters, Mended, kind};

@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 
-use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use mesh_proto::v1;
 use prost::Message as _;
 
 use crate::{
-    envelope::{Envelope, header},
+    claim::{self, Owner},
+    envelope::{Envelope, header, is_own},
     subject::{self, Name, Place},
 };
 
@@ -45,6 +45,20 @@ impl Lane {
         subject::partition_durable(&self.service, &self.consumer, partition)
     }
 
+    /// Whose bytes they are that lie apart.
+    #[must_use]
+    pub fn owner(&self) -> Owner<'_> {
+        Owner { region: &self.region, service: &self.service, consumer: &self.consumer }
+    }
+
+    /// The id of the letter that a delivery has or would have: after a replay, the replayed one's.
+    #[must_use]
+    pub fn letter_of(&self, envelope: &Envelope) -> String {
+        let replayed = envelope.note.lane.as_ref().and_then(|note| note.letter.as_ref());
+        let source = envelope.source().unwrap_or(("", 0));
+        replayed.map_or_else(|| letter_id(self, source, &envelope.message_id), |letter| letter.id.clone())
+    }
+
     /// Where a delivery becomes due whose original came on the subject `original`.
     #[must_use]
     pub fn due_for(&self, original: &str) -> String {
@@ -58,13 +72,23 @@ impl Lane {
 /// The name of a blocked key in subjects and headers, where keys themselves may not stand: 32 hexadecimal digits.
 #[must_use]
 pub fn block_of(key: &str) -> String {
-    use std::fmt::Write as _;
-    let hash = digest::digest(&digest::SHA256, key.as_bytes());
-    hash.as_ref().iter().take(16).fold(String::with_capacity(32), |mut hex, byte| {
-        // Writing to a String can't fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    half_hash(key)
+}
+
+/// The id of the letter of a message at a consumer: 32 hexadecimal digits, the same however often it is captured.
+///
+/// The sequence tells a message from one that was sent again later with the same id; the message's id tells it from one
+/// of a stream that was made anew and counts from 1 again.
+#[must_use]
+pub fn letter_id(lane: &Lane, source: (&str, u64), message_id: &str) -> String {
+    let (stream, sequence) = source;
+    half_hash(&format!("{}\n{stream}\n{sequence}\n{message_id}", lane.durable()))
+}
+
+fn half_hash(text: &str) -> String {
+    let mut hash = claim::hash(text.as_bytes());
+    hash.truncate(32);
+    hash
 }
 
 /// The attempts that a delivery carries along.
@@ -94,15 +118,19 @@ pub fn shortened(attempts: &v1::Attempts) -> v1::Attempts {
 
 fn shorten(mut attempt: v1::Attempt) -> v1::Attempt {
     const LONGEST: usize = 300;
-    if let Some(fault) = &mut attempt.fault {
-        for text in [&mut fault.message, &mut fault.detail] {
-            if text.len() > LONGEST {
-                let end = (0..=LONGEST).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
-                text.truncate(end);
-            }
+    attempt.fault = attempt.fault.map(|fault| cut(fault, LONGEST));
+    attempt
+}
+
+/// A fault whose texts have at most so many bytes each.
+pub(crate) fn cut(mut fault: v1::Fault, longest: usize) -> v1::Fault {
+    for text in [&mut fault.message, &mut fault.detail] {
+        if text.len() > longest {
+            let end = (0..=longest).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+            text.truncate(end);
         }
     }
-    attempt
+    fault
 }
 
 /// The headers of the original that a copy keeps: all but the broker's and the mesh's own.
@@ -113,11 +141,6 @@ pub(crate) fn own_headers(envelope: &Envelope) -> Vec<(Cow<'static, str>, String
         .filter(|(name, _)| is_own(name))
         .map(|(name, value)| (Cow::Owned(name.clone()), value.clone()))
         .collect()
-}
-
-fn is_own(name: &str) -> bool {
-    let of_broker = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
-    !of_broker && !name.eq_ignore_ascii_case(header::MESH) && !name.eq_ignore_ascii_case(header::ATTEMPTS)
 }
 
 #[cfg(test)]
@@ -132,6 +155,22 @@ mod tests {
         let numbers: Vec<u32> = back.attempts.iter().map(|a| a.number).collect();
         assert_eq!(numbers.len(), MAX_ATTEMPTS_KEPT);
         assert_eq!((numbers[0], numbers[1], numbers[15]), (1, 26, 40));
+    }
+
+    #[test]
+    fn the_id_is_of_consumer_source_and_message() {
+        let lane = |consumer: &str| Lane {
+            region: "local".parse().unwrap(),
+            service: "payments".parse().unwrap(),
+            consumer: consumer.parse().unwrap(),
+        };
+        let id = letter_id(&lane("charge"), ("s", 1), "m");
+        assert_eq!(id.len(), 32);
+        assert_eq!(id, letter_id(&lane("charge"), ("s", 1), "m"));
+        assert_ne!(id, letter_id(&lane("refund"), ("s", 1), "m"));
+        assert_ne!(id, letter_id(&lane("charge"), ("t", 1), "m"));
+        assert_ne!(id, letter_id(&lane("charge"), ("s", 2), "m"));
+        assert_ne!(id, letter_id(&lane("charge"), ("s", 1), "n"));
     }
 
     #[test]

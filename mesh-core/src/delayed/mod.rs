@@ -9,12 +9,14 @@ use std::borrow::Cow;
 
 use crate::{
     bus::{Bus, PublishError, Stored},
+    claim,
     clock::rfc3339,
     envelope::{Envelope, LaneNote, Note, header},
     subject,
 };
 
-pub use lane::{Lane, attempts_of, block_of, encode_attempts, shortened};
+pub(crate) use lane::cut;
+pub use lane::{Lane, attempts_of, block_of, encode_attempts, letter_id, shortened};
 use mesh_proto::v1;
 
 const SCHEDULE: &str = "Nats-Schedule";
@@ -79,17 +81,70 @@ async fn later(
     (attempt, due_ms): (u32, i64),
     (attempts, id): (&v1::Attempts, String),
 ) -> Result<(), PublishError> {
-    let mut headers = lane::own_headers(envelope);
-    headers.extend([
+    let headers = vec![
         (Cow::Borrowed(header::MESSAGE_ID), id),
         (Cow::Borrowed(SCHEDULE), format!("@at {}", rfc3339(due_ms))),
         (Cow::Borrowed(SCHEDULE_TARGET), lane.due_for(&envelope.subject)),
         (Cow::Borrowed(header::ATTEMPTS), encode_attempts(attempts)),
-    ]);
-    headers.extend(note(envelope, attempt).encode().map(|note| (Cow::Borrowed(header::MESH), note)));
-    let hold = subject::lane_hold(&lane.region, &lane.service, &lane.consumer, &unique(envelope));
-    let sealed = bus.gate().seal_own(hold, headers, envelope.payload.clone());
-    bus.publish(&lane.stream(), sealed).await.map(drop)
+    ];
+    let subject = subject::lane_hold(&lane.region, &lane.service, &lane.consumer, &unique(envelope));
+    store(bus, lane, envelope, Copy { subject, headers, attempt }).await.map(drop)
+}
+
+/// A copy of a delivery, without what it carries of it.
+struct Copy {
+    subject: String,
+    /// The mesh's own.
+    headers: Vec<(Cow<'static, str>, String)>,
+    attempt: u32,
+}
+
+/// Stores a copy. If it would not fit into one message, or its bytes lie apart already, it only says where they are.
+async fn store(bus: &Bus, lane: &Lane, envelope: &Envelope, copy: Copy) -> Result<Stored, PublishError> {
+    let Copy { subject, headers, attempt } = copy;
+    let mut note = note(envelope, attempt);
+    let seal = |note: &Note, own, payload| {
+        let noted = note.encode().map(|note| (Cow::Borrowed(header::MESH), note));
+        let headers = [own, headers.clone()].into_iter().flatten().chain(noted).collect();
+        bus.gate().seal_own(subject.clone(), headers, payload)
+    };
+    if envelope.claim().is_none() {
+        let sealed = seal(&note, lane::own_headers(envelope), envelope.payload.clone());
+        if bus.gate().carries(&sealed) {
+            return bus.publish(&lane.stream(), sealed).await;
+        }
+    }
+    let claim = put_apart(bus, lane, envelope).await?;
+    if let Some(of) = &mut note.lane {
+        of.claim = Some(claim);
+        of.key = key_of(envelope);
+    }
+    bus.publish(&lane.stream(), seal(&note, Vec::new(), bytes::Bytes::new())).await
+}
+
+/// Puts the bytes of a delivery apart, unless they lie there already.
+///
+/// # Errors
+/// The broker has not confirmed it: nothing may refer to it.
+pub(crate) async fn put_apart(bus: &Bus, lane: &Lane, envelope: &Envelope) -> Result<v1::Claim, PublishError> {
+    if let Some(claim) = envelope.claim() {
+        return Ok(claim.clone());
+    }
+    let apart = v1::Apart { headers: headers_of(envelope), payload: envelope.payload.clone() };
+    let from = envelope.delivery.as_ref().map(|delivery| (delivery.stream.as_str(), delivery.sequence));
+    claim::put(bus, lane.owner(), &lane.letter_of(envelope), &apart, from).await
+}
+
+/// The headers of a delivery, but for the attempts.
+pub(crate) fn headers_of(envelope: &Envelope) -> Vec<v1::Header> {
+    let kept = envelope.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case(header::ATTEMPTS));
+    kept.map(|(name, value)| v1::Header { name: name.clone(), value: value.clone() }).collect()
+}
+
+/// The ordering key, also of what was not brought yet.
+pub(crate) fn key_of(envelope: &Envelope) -> Option<String> {
+    let noted = || envelope.note.lane.as_ref().and_then(|lane| lane.key.clone());
+    envelope.order.as_ref().map(|order| order.key.clone()).or_else(noted)
 }
 
 /// Puts a delivery behind the failed one of its key, on the lane, where it waits until that one is done. A copy that was
@@ -98,12 +153,10 @@ async fn later(
 /// # Errors
 /// The broker has not confirmed it: the original must not be settled.
 pub async fn follow(bus: &Bus, lane: &Lane, envelope: &Envelope) -> Result<Stored, PublishError> {
-    let mut headers = lane::own_headers(envelope);
     let id = format!("follow/{}/{}", lane.durable(), unique(envelope));
-    headers.push((Cow::Borrowed(header::MESSAGE_ID), id));
-    headers.extend(note(envelope, envelope.attempt()).encode().map(|note| (Cow::Borrowed(header::MESH), note)));
-    let sealed = bus.gate().seal_own(lane.due_for(&envelope.subject), headers, envelope.payload.clone());
-    bus.publish(&lane.stream(), sealed).await
+    let headers = vec![(Cow::Borrowed(header::MESSAGE_ID), id)];
+    let (subject, attempt) = (lane.due_for(&envelope.subject), envelope.attempt());
+    store(bus, lane, envelope, Copy { subject, headers, attempt }).await
 }
 
 /// The delivery as its delayed copy would come, for a wait so short that it is spent in hand.
@@ -139,6 +192,8 @@ fn note(envelope: &Envelope, attempt: u32) -> Note {
             stored_at_ms: stored_at(envelope),
             letter: envelope.note.lane.as_ref().and_then(|lane| lane.letter.clone()),
             block: envelope.order.as_ref().map(|order| block_of(&order.key)),
+            claim: envelope.claim().cloned(),
+            key: envelope.claim().and_then(|_| key_of(envelope)),
         }),
     }
 }

@@ -4,7 +4,8 @@ mod note;
 mod trace;
 
 use bytes::Bytes;
-pub use note::{InvalidNote, LaneNote, LetterNote, Note};
+use mesh_proto::v1;
+pub use note::{InvalidNote, LaneNote, LetterNote, MAX_APART_BYTES, MAX_PARTS, Note, is_claim};
 pub use trace::TraceContext;
 
 /// Names of the headers on the wire.
@@ -23,6 +24,8 @@ pub mod header {
     pub const ERROR_CODE: &str = "Nats-Service-Error-Code";
     /// Set by the broker on messages that a schedule emitted.
     pub const SCHEDULER: &str = "Nats-Scheduler";
+    /// On what lies apart: the delivery that it was put there for, `<stream>:<sequence>`.
+    pub const FROM: &str = "mesh-from";
     /// The sequence of the last message of its subject, without which the broker refuses it.
     pub const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 }
@@ -93,6 +96,20 @@ impl Envelope {
         self.note.idempotency_key.as_deref().unwrap_or(&self.message_id)
     }
 
+    /// Where payload and headers lie, if they lie apart. Once they were brought they are here too.
+    #[must_use]
+    pub fn claim(&self) -> Option<&v1::Claim> {
+        self.note.lane.as_ref()?.claim.as_ref()
+    }
+
+    /// Takes in what lies apart: the payload, and the headers that are its sender's own.
+    pub fn take_in(&mut self, apart: v1::Apart) {
+        let own = apart.headers.into_iter().filter(|header| is_own(&header.name));
+        self.headers.extend(own.map(|header| (header.name, header.value)));
+        self.trace = self.header(header::TRACEPARENT).and_then(TraceContext::parse);
+        self.payload = apart.payload;
+    }
+
     /// The stream and sequence of the original: on a lane, not those of the copy.
     #[must_use]
     pub fn source(&self) -> Option<(&str, u64)> {
@@ -102,4 +119,11 @@ impl Envelope {
             (None, None) => None,
         }
     }
+}
+
+/// Whether a header is its sender's own: neither the broker's nor the mesh's. Those are made anew for each copy.
+#[must_use]
+pub fn is_own(name: &str) -> bool {
+    let of_broker = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
+    !of_broker && !name.eq_ignore_ascii_case(header::MESH) && !name.eq_ignore_ascii_case(header::ATTEMPTS)
 }

@@ -3,6 +3,7 @@
 //! `key=value` pairs joined by `;`. Values are percent-encoded where they hold anything but visible ASCII without `;`, `=`
 //! and `%`. Unknown keys are ignored, so that a newer sender can add some.
 
+use mesh_proto::v1::Claim;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use crate::clock::Deadline;
@@ -39,6 +40,10 @@ pub struct LaneNote {
     pub letter: Option<LetterNote>,
     /// `b`: where the order of keys is kept, the hash of the key that is blocked meanwhile.
     pub block: Option<String>,
+    /// `c`: payload and headers lie apart, here.
+    pub claim: Option<Claim>,
+    /// `y`: the ordering key of what lies apart, where its consumer keeps the order of keys.
+    pub key: Option<String>,
 }
 
 /// Which letter a replayed copy belongs to.
@@ -86,6 +91,12 @@ impl Note {
             put("t", &lane.stored_at_ms);
             if let Some(block) = &lane.block {
                 put("b", block);
+            }
+            if let Some(claim) = &lane.claim {
+                put("c", &format_args!("{}/{}/{}/{}", claim.letter, claim.sha256, claim.size, claim.parts));
+            }
+            if let Some(key) = &lane.key {
+                put("y", key);
             }
             if let Some(letter) = &lane.letter {
                 put("l", &letter.id);
@@ -141,7 +152,34 @@ fn lane(pairs: &mut Pairs<'_>) -> Result<Option<LaneNote>, InvalidNote> {
         stored_at_ms: pairs.number("t")?.unwrap_or(0),
         letter,
         block: pairs.take("b"),
+        claim: pairs.take("c").map(|text| claim(&text)).transpose()?,
+        key: pairs.take("y"),
     }))
+}
+
+/// `<letter>/<sha256>/<size>/<parts>`: names that fit a subject, and no more bytes than one can hold.
+fn claim(text: &str) -> Result<Claim, InvalidNote> {
+    let read = || {
+        let mut fields = text.split('/');
+        let (letter, sha256) = (fields.next()?.to_owned(), fields.next()?.to_owned());
+        let (size, parts) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        Some(Claim { letter, sha256, size, parts }).filter(|claim| fields.next().is_none() && is_claim(claim))
+    };
+    read().ok_or_else(|| InvalidNote(format!("c={text:?} is not <letter>/<sha256>/<size>/<parts>")))
+}
+
+/// Bytes that lie apart for one message, at most: several times what a broker carries in one.
+pub const MAX_APART_BYTES: u64 = 256 * 1024 * 1024;
+/// Messages that they lie in, at most.
+pub const MAX_PARTS: u32 = 64;
+
+/// Whether a claim names a place that can be.
+#[must_use]
+pub fn is_claim(claim: &Claim) -> bool {
+    let is_hex =
+        |text: &str, length| text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let fits = claim.size <= MAX_APART_BYTES && (1..=MAX_PARTS).contains(&claim.parts);
+    fits && is_hex(&claim.letter, 32) && is_hex(&claim.sha256, 64)
 }
 
 #[derive(Default)]
@@ -176,11 +214,16 @@ mod tests {
         })
     }
 
+    fn claimed() -> impl Strategy<Value = Option<Claim>> {
+        let claim = ("[0-9a-f]{32}", "[0-9a-f]{64}", 0..=MAX_APART_BYTES, 1..=MAX_PARTS);
+        option::of(claim.prop_map(|(letter, sha256, size, parts)| Claim { letter, sha256, size, parts }))
+    }
+
     fn lane_note() -> impl Strategy<Value = LaneNote> {
-        let block = option::of("[0-9a-f]{32}");
+        let more = (option::of("[0-9a-f]{32}"), claimed(), option::of("\\PC{1,20}"));
         let source = ("\\PC{1,10}", any::<u64>());
-        (1u32.., "\\PC{1,30}", "\\PC{1,30}", source, any::<i64>(), option::of(letter()), block).prop_map(
-            |(attempt, subject, message_id, source, stored_at_ms, letter, block)| LaneNote {
+        (1u32.., "\\PC{1,30}", "\\PC{1,30}", source, any::<i64>(), option::of(letter()), more).prop_map(
+            |(attempt, subject, message_id, source, stored_at_ms, letter, (block, claim, key))| LaneNote {
                 attempt,
                 subject,
                 message_id,
@@ -188,6 +231,8 @@ mod tests {
                 stored_at_ms,
                 letter,
                 block,
+                claim,
+                key,
             },
         )
     }
@@ -210,6 +255,22 @@ mod tests {
         #[test]
         fn never_panics(text in "\\PC{0,60}") {
             let _ = Note::parse(&text);
+        }
+    }
+
+    #[test]
+    fn a_claim_names_a_place_that_can_be_or_is_none() {
+        let right = format!("{}/{}/1/1", "0a".repeat(16), "0b".repeat(32));
+        assert!(claim(&right).is_ok());
+        for wrong in [
+            right.replace("0a0a", "*.>."),
+            right.replace("/1/1", "/1/0"),
+            right.replace("/1/1", "/1/65"),
+            right.replace("/1/1", "/999999999999/1"),
+            format!("{right}/1"),
+            String::new(),
+        ] {
+            assert!(claim(&wrong).is_err(), "{wrong}");
         }
     }
 

@@ -21,6 +21,10 @@ pub const WORKER_POINTS: [&str; 9] = [
     "settle.acked",
 ];
 
+/// The point between the bytes that lie apart and the letter or the copy that claims them: met only by messages of others that
+/// are nearly as large as the broker's limit.
+pub const CLAIM_POINT: &str = "claim.stored";
+
 /// Every point of an operator who replays a letter.
 pub const OPERATOR_POINTS: [&str; 2] = ["replay.ordered", "replay.copied"];
 

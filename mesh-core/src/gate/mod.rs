@@ -18,6 +18,12 @@ pub use seal::{Cause, Sealed};
 /// What leaves room for a message's letter and its lane copy: a message may take the broker's limit less this.
 pub const RESERVED_BYTES: usize = 64 * 1024;
 
+/// Bytes of headers that JetStream stores with a message, at most (error 10097).
+const MAX_STORED_HEADERS: usize = 64 * 1024;
+
+/// Bytes of the headers' frame, and of what the broker adds to a message that a schedule emits: at most.
+const BROKERS_OWN_BYTES: usize = 1024;
+
 /// An id that a sender chooses may have at most this many bytes.
 pub const MAX_ID_BYTES: usize = 128;
 
@@ -26,14 +32,14 @@ pub const MAX_ID_BYTES: usize = 128;
 pub struct Gate {
     identity: Identity,
     clock: Clock,
-    max_message_bytes: usize,
+    max_payload: usize,
 }
 
 impl Gate {
     /// The gate of `identity` at a broker that carries `max_payload` bytes.
     #[must_use]
     pub fn new(identity: Identity, clock: Clock, max_payload: usize) -> Gate {
-        Gate { identity, clock, max_message_bytes: max_payload.saturating_sub(RESERVED_BYTES) }
+        Gate { identity, clock, max_payload }
     }
 
     /// Whose gate it is.
@@ -48,19 +54,39 @@ impl Gate {
         &self.clock
     }
 
+    /// Bytes that a payload of ours may have, so that its letter and its lane copy fit too.
+    #[must_use]
+    pub fn max_message_bytes(&self) -> usize {
+        self.max_payload.saturating_sub(RESERVED_BYTES)
+    }
+
+    /// Bytes that the broker carries in one message, headers and payload.
+    #[must_use]
+    pub fn max_payload(&self) -> usize {
+        self.max_payload
+    }
+
+    /// Whether the broker carries and stores it, with what it adds itself to what a schedule emits.
+    #[must_use]
+    pub fn carries(&self, sealed: &Sealed) -> bool {
+        let is_stored = sealed.header_size() + BROKERS_OWN_BYTES <= MAX_STORED_HEADERS;
+        is_stored && sealed.size() + BROKERS_OWN_BYTES <= self.max_payload
+    }
+
     /// Whether a message of so many bytes may be sent: `what` stands in the refusal.
     ///
     /// # Errors
     /// It is larger than this mesh carries.
     pub fn check_size(&self, what: &str, bytes: usize) -> Result<(), Fault> {
-        if bytes <= self.max_message_bytes {
+        let most = self.max_message_bytes();
+        if bytes <= most {
             return Ok(());
         }
         Err(Fault::new(
             Code::InvalidArgument,
             Effect::None,
             Reason::TooLarge,
-            format!("{what} has {bytes} bytes; this mesh carries {} in one message", self.max_message_bytes),
+            format!("{what} has {bytes} bytes; this mesh carries {most} in one message"),
         ))
     }
 

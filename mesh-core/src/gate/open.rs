@@ -8,6 +8,10 @@ use crate::{
     subject::Place,
 };
 
+/// Bytes of a message id, and of the header `mesh`, that are believed, at most: each copy and each letter repeats them.
+const MAX_ID: usize = 1024;
+const MAX_NOTE: usize = 4 * 1024;
+
 /// What the bus received, in parts.
 #[derive(Debug, Clone)]
 pub struct Raw {
@@ -64,9 +68,9 @@ impl Unopened {
     #[must_use]
     pub fn open(self) -> Opened {
         let raw = self.0;
-        let (note, mut refusal) = match find(&raw.headers, header::MESH).map(Note::parse) {
+        let (note, mut refusal) = match find(&raw.headers, header::MESH).map(read_note) {
             Some(Ok(note)) => (note, None),
-            Some(Err(error)) => (Note::default(), Some(refused(error.to_string()))),
+            Some(Err(why)) => (Note::default(), Some(refused(why))),
             None => (Note::default(), None),
         };
         let place = Place::parse(&raw.subject);
@@ -104,6 +108,9 @@ fn check(raw: &Raw, place: Option<&Place<'_>>, note: &Note, on_lane: bool) -> Op
     let Some(place) = place else {
         return Some(refused(format!("{:?} is no subject of this mesh", raw.subject)));
     };
+    if let Some(id) = find(&raw.headers, header::MESSAGE_ID).filter(|id| id.len() > MAX_ID) {
+        return Some(refused(format!("its {} has {} bytes; at most {MAX_ID}", header::MESSAGE_ID, id.len())));
+    }
     // Whoever may publish a scheduled message chooses its target: outside lanes, a schedule is a forgery.
     if !on_lane && find(&raw.headers, header::SCHEDULER).is_some() {
         return Some(refused(format!("a schedule sent it to {:?}, which is no lane", raw.subject)));
@@ -118,15 +125,23 @@ fn check(raw: &Raw, place: Option<&Place<'_>>, note: &Note, on_lane: bool) -> Op
     }
 }
 
+fn read_note(text: &str) -> Result<Note, String> {
+    if text.len() > MAX_NOTE {
+        return Err(format!("the header {:?} has {} bytes; at most {MAX_NOTE}", header::MESH, text.len()));
+    }
+    Note::parse(text).map_err(|error| error.to_string())
+}
+
 fn refused(why: String) -> Fault {
     Fault::new(Code::InvalidArgument, Effect::None, Reason::HeaderRefused, why)
 }
 
 fn message_id(raw: &Raw) -> String {
     match (find(&raw.headers, header::MESSAGE_ID), &raw.delivery) {
-        (Some(id), _) => id.to_owned(),
-        (None, Some(delivery)) => format!("{}:{}", delivery.stream, delivery.sequence),
-        (None, None) => String::new(),
+        // One that is too long is refused, and not repeated.
+        (Some(id), _) if id.len() <= MAX_ID => id.to_owned(),
+        (_, Some(delivery)) => format!("{}:{}", delivery.stream, delivery.sequence),
+        (_, None) => String::new(),
     }
 }
 
@@ -162,6 +177,20 @@ mod tests {
     #[test]
     fn a_message_without_an_id_has_its_place_as_one() {
         assert_eq!(open("mesh1.event.local.orders.shop.X.0", &[]).envelope.message_id, "s:9");
+    }
+
+    #[test]
+    fn what_is_too_long_to_be_repeated_is_refused() {
+        let subject = "mesh1.event.local.orders.shop.X.0";
+        let (id, note) = ("i".repeat(MAX_ID + 1), format!("k={}", "k".repeat(MAX_NOTE)));
+        for (name, value) in [("Nats-Msg-Id", &id), ("mesh", &note)] {
+            let opened = open(subject, &[(name, value)]);
+            assert_eq!(opened.refusal.unwrap().reason(), Reason::HeaderRefused, "{name}");
+            assert_eq!(opened.envelope.message_id, "s:9");
+            assert_eq!(opened.envelope.idempotency_key(), "s:9");
+        }
+        let longest = "i".repeat(MAX_ID);
+        assert_eq!(open(subject, &[("Nats-Msg-Id", &longest)]).envelope.message_id, longest);
     }
 
     #[test]

@@ -49,7 +49,12 @@ impl Sealed {
 
     /// Bytes of payload and headers, about.
     pub(crate) fn size(&self) -> usize {
-        self.payload.len() + self.headers.iter().map(|(n, v)| n.len() + v.len() + 4).sum::<usize>()
+        self.payload.len() + self.header_size()
+    }
+
+    /// Bytes of the headers, about.
+    pub(super) fn header_size(&self) -> usize {
+        self.headers.iter().map(|(n, v)| n.len() + v.len() + 4).sum()
     }
 
     pub(crate) fn into_parts(self) -> (String, Vec<(Cow<'static, str>, String)>, Bytes) {

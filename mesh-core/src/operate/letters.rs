@@ -5,6 +5,7 @@
 //! bytes go on the lane of the consumer that failed, and to no other. A crash between the two leaves a letter that is
 //! *replaying* without a copy: ordering it again sends the same copy with the same message id.
 
+mod apart;
 mod condition;
 mod few;
 mod group;
@@ -24,6 +25,7 @@ use crate::{
     subject::{DEAD_LETTER_STREAM, WIRE},
 };
 
+pub use apart::{bring, check_edit, take_along};
 pub use few::list_few;
 pub use group::{Group, Groups};
 pub use mend::{check, edit, hold, release};

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use crate::subject::{self, Name, WIRE};
 
-pub use keeper::{keeper, streams as own_streams};
+pub use keeper::{GIVEN_UP, keeper, streams as own_streams};
 pub use ordered::{ACK_WAIT as ORDERED_ACK_WAIT, LANE_WINDOW, WINDOW};
 
 /// What a service declares that it does. Everything else is refused by the broker.
@@ -156,6 +156,8 @@ pub enum Kind {
     Store,
     /// Limits, kept for its age: what the broker says of deliveries that it gave up.
     Advisories,
+    /// Limits, the newest of each subject: taken away once nothing refers to it.
+    Claims,
 }
 
 /// A stream that must exist.
@@ -246,6 +248,10 @@ pub fn compile(declaration: &Declaration, region: &Name) -> Permissions {
         publish.push(format!("{WIRE}.lane.{region}.{service}.{consumer}.due.*.*"));
         publish.push(format!("{WIRE}.lane.{region}.{service}.{consumer}.hold.*"));
         publish.push(format!("{WIRE}.dead.{region}.{service}.{consumer}.*"));
+        // What lies apart of its messages, to write, and to read part by part.
+        let apart = format!("{WIRE}.claim.{region}.{service}.{consumer}.*.*.*");
+        publish.push(format!("$JS.API.DIRECT.GET.{}.{apart}", subject::CLAIM_STREAM));
+        publish.push(apart);
     }
     for consumes in declaration.consumes.iter().filter(|consumes| consumes.ordered) {
         // Its own letters, each by its subject: a letter that ends releases its key.
@@ -344,6 +350,8 @@ mod tests {
                 "mesh1.lane.local.payments.charge.due.*.*",
                 "mesh1.lane.local.payments.charge.hold.*",
                 "mesh1.dead.local.payments.charge.*",
+                "$JS.API.DIRECT.GET.mesh1-claim.mesh1.claim.local.payments.charge.*.*.*",
+                "mesh1.claim.local.payments.charge.*.*.*",
             ]
         );
         assert_eq!(permissions.subscribe, ["_INBOX.payments.>"]);
@@ -371,6 +379,7 @@ mod tests {
             streams,
             [
                 "mesh1-advisory",
+                "mesh1-claim",
                 "mesh1-dead-letter",
                 "mesh1-event-orders",
                 "mesh1-job",

@@ -19,6 +19,9 @@ pub const PARTITIONS: u32 = 16;
 /// The stream that holds the letters of every consumer.
 pub const DEAD_LETTER_STREAM: &str = "mesh1-dead-letter";
 
+/// The stream that holds the bytes of messages that are too large for their letters and their copies on a lane.
+pub const CLAIM_STREAM: &str = "mesh1-claim";
+
 /// The stream that holds the outcomes of queued work.
 pub const OUTCOME_STREAM: &str = "mesh1-outcome";
 
@@ -104,6 +107,15 @@ pub fn lane_hold(region: &Name, service: &Name, consumer: &Name, unique: &str) -
 #[must_use]
 pub fn dead_letter(region: &Name, service: &Name, consumer: &Name, id: &str) -> String {
     format!("{WIRE}.dead.{region}.{service}.{consumer}.{id}")
+}
+
+/// The subjects of the parts of a message that lies apart: `letter` is the letter that it has or would have, `sha256` the hash
+/// of its bytes, of which the first half stands here. A part's number follows, from 0.
+#[must_use]
+pub fn claim(owner: (&Name, &Name, &Name), letter: &str, sha256: &str) -> String {
+    let (region, service, consumer) = owner;
+    let hash = sha256.get(..32).unwrap_or(sha256);
+    format!("{WIRE}.claim.{region}.{service}.{consumer}.{letter}.{hash}")
 }
 
 /// The subject of one record in the store of a service. `key` has its own dots: `inbox.<consumer>.<id>`, `lease.<name>`.

@@ -18,6 +18,8 @@ pub enum Place<'a> {
     LaneDue { region: &'a str, service: &'a str, consumer: &'a str, partition: &'a str, caller: &'a str },
     /// `mesh1.dead.<region>.<service>.<consumer>.<letter>`
     DeadLetter { region: &'a str, service: &'a str, consumer: &'a str, letter: &'a str },
+    /// `mesh1.claim.<region>.<service>.<consumer>.<letter>.<hash>.<part>`
+    Claim { region: &'a str, service: &'a str, consumer: &'a str, letter: &'a str, hash: &'a str },
 }
 
 impl<'a> Place<'a> {
@@ -65,6 +67,12 @@ impl<'a> Place<'a> {
                 let (service, consumer, letter) = (tokens.next()?, tokens.next()?, tokens.next()?);
                 tokens.next().is_none().then_some(Place::DeadLetter { region, service, consumer, letter })
             }
+            "claim" => {
+                let mut tokens = rest.split('.');
+                let (service, consumer, letter) = (tokens.next()?, tokens.next()?, tokens.next()?);
+                let (hash, _part) = (tokens.next()?, tokens.next()?);
+                tokens.next().is_none().then_some(Place::Claim { region, service, consumer, letter, hash })
+            }
             _ => None,
         }
     }
@@ -78,7 +86,7 @@ impl<'a> Place<'a> {
             | Place::Work { caller, .. }
             | Place::Outcome { caller, .. }
             | Place::LaneDue { caller, .. } => caller,
-            Place::DeadLetter { service, .. } => service,
+            Place::DeadLetter { service, .. } | Place::Claim { service, .. } => service,
         }
     }
 
@@ -89,7 +97,7 @@ impl<'a> Place<'a> {
             Place::Event { partition, .. } | Place::Work { partition, .. } | Place::LaneDue { partition, .. } => {
                 partition
             }
-            Place::Call { .. } | Place::Outcome { .. } | Place::DeadLetter { .. } => "0",
+            Place::Call { .. } | Place::Outcome { .. } | Place::DeadLetter { .. } | Place::Claim { .. } => "0",
         }
     }
 
@@ -101,7 +109,7 @@ impl<'a> Place<'a> {
             Place::Call { service, method, .. }
             | Place::Work { service, method, .. }
             | Place::Outcome { service, method, .. } => Some(format!("{service}/{method}")),
-            Place::LaneDue { .. } | Place::DeadLetter { .. } => None,
+            Place::LaneDue { .. } | Place::DeadLetter { .. } | Place::Claim { .. } => None,
         }
     }
 }

@@ -4,7 +4,9 @@ use std::{collections::HashMap, time::Duration};
 
 use anyhow::Context as _;
 use mesh::engine::{Cluster, Environment, Guard, Server, ServerConfig, free_loopback_port, obtain};
-use mesh_core::{Mesh, bus::StreamLimits, identity::Credential, operate::topology};
+use mesh_core::{
+    Fault, Mesh, bus::StreamLimits, identity::Credential, operate::topology, policy::compile::Declaration,
+};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -42,10 +44,18 @@ impl TestCluster {
     /// # Errors
     /// They don't start, or elect nobody.
     pub async fn start(limits: &StreamLimits) -> anyhow::Result<TestCluster> {
+        TestCluster::of(&declarations()?, limits).await
+    }
+
+    /// Starts three and makes the streams that others declare, with these limits.
+    ///
+    /// # Errors
+    /// They don't start, or elect nobody.
+    pub async fn of(declarations: &[Declaration], limits: &StreamLimits) -> anyhow::Result<TestCluster> {
         let folder = tempfile::tempdir()?;
         let binary = obtain(&Environment::from_process(), &mut |_| {}).await?;
         let guard = Guard::new(mesh_binary());
-        let (users, seeds) = users_of(&declarations()?)?;
+        let (users, seeds) = users_of(declarations)?;
         let ports = (0..3).map(|_| free_loopback_port()).collect::<Result<Vec<_>, _>>()?;
         let routes: Vec<String> = ports.iter().map(|port| format!("nats-route://127.0.0.1:{port}")).collect();
         let mut servers = Vec::new();
@@ -57,7 +67,7 @@ impl TestCluster {
         }
         let cluster = TestCluster { servers, seeds, _folder: folder };
         cluster.elected().await?;
-        cluster.apply(&StreamLimits { replicas: 3, ..limits.clone() }).await?;
+        cluster.apply(declarations, &StreamLimits { replicas: 3, ..limits.clone() }).await?;
         Ok(cluster)
     }
 
@@ -72,12 +82,28 @@ impl TestCluster {
         Ok(())
     }
 
-    async fn apply(&self, limits: &StreamLimits) -> anyhow::Result<()> {
-        let seed = self.seed(OPERATOR).unwrap_or_default().to_owned();
-        let builder = Mesh::builder(OPERATOR).region(REGION).url(&self.url());
-        let operator = builder.credential(Credential::Nkey(seed.into())).connect().await?;
+    /// Connects as a declared service, `operator` or `keeper`, and knows every server.
+    ///
+    /// # Errors
+    /// What connecting says.
+    pub async fn connect(&self, service: &str) -> Result<Mesh, Fault> {
+        let seed = self.seed(service).unwrap_or_default().to_owned();
+        let builder = Mesh::builder(service).region(REGION).url(&self.url());
+        builder.credential(Credential::Nkey(seed.into())).connect().await
+    }
+
+    /// The broker's own interface, as the operator.
+    ///
+    /// # Errors
+    /// No server can be reached.
+    pub async fn jetstream(&self) -> anyhow::Result<async_nats::jetstream::Context> {
+        super::stage::jetstream(self).await
+    }
+
+    async fn apply(&self, declarations: &[Declaration], limits: &StreamLimits) -> anyhow::Result<()> {
+        let operator = self.connect(OPERATOR).await?;
         let limit = Instant::now() + ELECTION;
-        while let Err(fault) = topology::apply(operator.bus(), &declarations()?, limits).await {
+        while let Err(fault) = topology::apply(operator.bus(), declarations, limits).await {
             anyhow::ensure!(Instant::now() < limit, "the streams can't be made: {fault}");
             tokio::time::sleep(AGAIN).await;
         }

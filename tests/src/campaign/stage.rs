@@ -8,7 +8,7 @@ use mesh_core::{
     bus::StreamLimits,
     identity::Credential,
     policy::compile::{Consumes, Declaration},
-    subject::inbox_prefix,
+    subject::{KEEPER, inbox_prefix},
 };
 use tempfile::TempDir;
 
@@ -161,7 +161,7 @@ impl<B: Broker> Stage<B> {
     /// Something does not start.
     pub async fn around(broker: B, run: &Run, settings: StageSettings) -> anyhow::Result<Stage<B>> {
         let folder = tempfile::tempdir()?;
-        for service in [SENDER, WORKER, OPERATOR] {
+        for service in [SENDER, WORKER, OPERATOR, KEEPER] {
             let seed = broker.seed(service).unwrap_or_default();
             std::fs::write(folder.path().join(format!("{service}.seed")), seed)?;
         }
@@ -181,7 +181,10 @@ impl<B: Broker> Stage<B> {
     }
 
     fn place(&self, service: &str) -> Vec<OsString> {
-        let url = self.through.clone().unwrap_or_else(|| self.broker.url());
+        self.place_at(service, self.through.clone().unwrap_or_else(|| self.broker.url()))
+    }
+
+    fn place_at(&self, service: &str, url: String) -> Vec<OsString> {
         let seed_file = self.folder.path().join(format!("{service}.seed"));
         vec!["--url".into(), url.into(), "--seed-file".into(), seed_file.into()]
     }
@@ -313,13 +316,31 @@ impl<B: Broker> Stage<B> {
         self.starter.start("replayer", self.place(OPERATOR), crash).await
     }
 
+    /// A keeper that knows one address of the broker alone, and what it is called in the lease.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn keeper(&self, url: &str) -> anyhow::Result<(Process, String)> {
+        let process = self.starter.start("keeper", self.place_at(KEEPER, url.to_owned()), None).await?;
+        let holder = process.line("ready").await?;
+        Ok((process, holder))
+    }
+
     /// The operator's connection, straight to the broker.
     ///
     /// # Errors
     /// What connecting says.
     pub async fn operator(&self) -> Result<Mesh, Fault> {
-        let seed = self.broker.seed(OPERATOR).unwrap_or_default().to_owned();
-        let builder = Mesh::builder(OPERATOR).region(REGION).url(&self.broker.url());
+        self.connect(OPERATOR).await
+    }
+
+    /// A connection as any user, straight to the broker.
+    ///
+    /// # Errors
+    /// What connecting says.
+    pub async fn connect(&self, service: &str) -> Result<Mesh, Fault> {
+        let seed = self.broker.seed(service).unwrap_or_default().to_owned();
+        let builder = Mesh::builder(service).region(REGION).url(&self.broker.url());
         builder.credential(Credential::Nkey(seed.into())).connect().await
     }
 

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod full;
+mod keepers;
 mod kills;
 mod link;
 mod options;
@@ -32,8 +33,9 @@ enum Played {
 }
 
 /// Every scenario, in the order in which they are begun: the one that waits longest first.
-const SCENARIOS: [(&str, Scenario); 15] = [
+const SCENARIOS: [(&str, Scenario); 16] = [
     ("S06 three-servers", |run| Box::pin(cluster::kills(run))),
+    ("S16 keepers-r3", |run| Box::pin(keepers::killed(run))),
     ("S01 power-cut", |run| Box::pin(power::cuts(run))),
     ("S02 server-kill9", |run| Box::pin(kills::server(run))),
     ("S03 worker-kill9", |run| Box::pin(kills::worker(run))),

@@ -72,6 +72,7 @@ impl Running {
             lease: LeaseSettings { lasts: Duration::from_secs(2), ask_every: Duration::from_millis(50) },
             sweep_every: Duration::from_millis(200),
             confirm_after: Duration::from_millis(500),
+            ..KeeperSettings::default()
         };
         let (mesh, scope) = (broker.connect(KEEPER).await.unwrap(), TaskScope::new());
         scope.spawn(Keeper::new(mesh.bus(), mesh.metrics(), settings).run(scope.clone()));

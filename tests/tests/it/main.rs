@@ -5,6 +5,10 @@
 mod access;
 mod bad_input;
 mod call_retry;
+mod claims;
+mod claims_cli;
+mod claims_crash;
+mod claims_ordered;
 mod command_line;
 mod commit;
 mod compose;
@@ -21,6 +25,7 @@ mod letters_edit;
 mod letters_terminals;
 mod letters_transfer;
 mod ordered;
+mod ordered_cluster;
 mod outbox;
 mod own_contracts;
 mod replay;

@@ -28,7 +28,7 @@ use shop_proto::shop::orders::v1::OrderPlaced;
 
 use crate::shop::{consumer, orders};
 
-fn ordered(service: &str) -> Declaration {
+pub(crate) fn ordered(service: &str) -> Declaration {
     let declaration = consumer(service, "work");
     let consumes = declaration.consumes.into_iter().map(|consumes| Consumes { ordered: true, ..consumes }).collect();
     Declaration { consumes, ..declaration }
@@ -41,7 +41,7 @@ async fn broker() -> TestBroker {
 }
 
 /// Every wait is spent on the lane.
-fn settings() -> ConsumerSettings {
+pub(crate) fn settings() -> ConsumerSettings {
     settings_with(Duration::ZERO)
 }
 
@@ -58,7 +58,7 @@ fn settings_with(short_wait: Duration) -> ConsumerSettings {
 
 /// What was handled, in the order that handlers began and ended.
 #[derive(Default)]
-struct Log {
+pub(crate) struct Log {
     /// The numbers of a key whose handlers began.
     begun: BTreeMap<String, Vec<u64>>,
     done: BTreeMap<String, Vec<u64>>,
@@ -73,7 +73,7 @@ struct Log {
 }
 
 impl Log {
-    fn of(keys: usize) -> Shared {
+    pub(crate) fn of(keys: usize) -> Shared {
         Arc::new(Mutex::new(Log { keys: keys as u64, ..Log::default() }))
     }
 
@@ -92,14 +92,17 @@ impl Log {
     }
 }
 
-type Shared = Arc<Mutex<Log>>;
+pub(crate) type Shared = Arc<Mutex<Log>>;
 
 /// How a message is to be answered.
-type Verdict = Arc<dyn Fn(&OrderPlaced, u32) -> Result<(), Fault> + Send + Sync>;
+pub(crate) type Verdict = Arc<dyn Fn(&OrderPlaced, u32) -> Result<(), Fault> + Send + Sync>;
 
 /// One process: a connection of its own with the ordered consumer.
 async fn process(broker: &TestBroker, log: &Shared, verdict: &Verdict, settings: ConsumerSettings) -> Mesh {
-    let mesh = broker.connect("mail").await.unwrap();
+    attach(broker.connect("mail").await.unwrap(), log, verdict, settings).await
+}
+
+pub(crate) async fn attach(mesh: Mesh, log: &Shared, verdict: &Verdict, settings: ConsumerSettings) -> Mesh {
     let (log, verdict) = (Arc::clone(log), Arc::clone(verdict));
     let handler = move |cx: Context, event: OrderPlaced| {
         let (log, verdict) = (Arc::clone(&log), Arc::clone(&verdict));
@@ -148,7 +151,7 @@ async fn publish(broker: &TestBroker, keys: usize, numbers: std::ops::RangeInclu
     mesh.drain().await;
 }
 
-fn done(log: &Shared) -> usize {
+pub(crate) fn done(log: &Shared) -> usize {
     log.lock().unwrap().done.values().map(|numbers| numbers.iter().collect::<BTreeSet<_>>().len()).sum()
 }
 
@@ -167,7 +170,7 @@ fn check(log: &Shared, count: usize) {
 }
 
 /// What holds through crashes too, where a message may be handled again.
-fn in_order(log: &Log, count: usize) {
+pub(crate) fn in_order(log: &Log, count: usize) {
     assert_eq!(log.late, 0, "an older owner began after a newer one");
     assert!(log.overtaken.is_empty(), "begun before the one ahead was done: {:?}", log.overtaken);
     let all: BTreeSet<u64> = log.done.values().flatten().copied().collect();

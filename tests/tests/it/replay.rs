@@ -182,7 +182,7 @@ async fn a_job_replays_for_one_of_three_consumers_and_the_others_see_nothing() {
     // One that was mended and one that is held: the job sees what stands there now.
     let of_b = office.letters().await.into_iter().filter(|letter| letter.letter.service == "b").collect::<Vec<_>>();
     let act = |job: &str| v1::LetterAct { by: "ada".into(), job: job.into(), ..v1::LetterAct::default() };
-    let edit = v1::LetterEdit { act: Some(act("")), payload: order(77).encode_to_vec().into() };
+    let edit = v1::LetterEdit { act: Some(act("")), payload: order(77).encode_to_vec().into(), claim: None };
     append(office.bus(), &of_b[3], Record::Edited(edit)).await;
     append(office.bus(), &of_b[4], Record::Held(act(""))).await;
     let job = office.ask("b", |_| {}).await;

@@ -58,7 +58,7 @@ async fn what_can_never_be_sent_does_not_keep_a_job_from_its_end() {
     capture(office.bus(), "a", 0..4).await;
     capture_lost(office.bus(), &lane_of("a", "local")).await;
     // One that its lane does not take.
-    let large = v1::LetterEdit { act: Some(v1::LetterAct::default()), payload: vec![1; 8192].into() };
+    let large = v1::LetterEdit { act: Some(v1::LetterAct::default()), payload: vec![1; 8192].into(), claim: None };
     let letters = office.letters().await;
     let first = letters.iter().find(|letter| !letter.letter.payload.is_empty()).unwrap();
     append(office.bus(), first, Record::Edited(large)).await;

@@ -15,7 +15,7 @@ const FLOORS: [&[&str]; 11] = [
     &["policy", "identity", "telemetry"],
     &["gate", "config"],
     &["bus", "http"],
-    &["store"],
+    &["store", "claim"],
     &["publish", "request", "region"],
     &["delayed", "dead_letter", "outbox"],
     &["consume"],

@@ -70,6 +70,8 @@ fn filled(pattern: &str) -> String {
         ("<unique>", "s-1"),
         ("<letter>", "0123"),
         ("<job>", "0123"),
+        ("<hash>", "0af"),
+        ("<part>", "0-2"),
         ("<key>", "lease.x"),
         ("<stream>", "s"),
         ("<durable>", "maker_reader"),
@@ -94,6 +96,7 @@ fn the_subjects_are_those_that_are_built() {
         subject::lane_due(&here, &maker, &reader, &original),
         subject::lane_hold(&here, &maker, &reader, "s-1"),
         subject::dead_letter(&here, &maker, &reader, "0123"),
+        format!("{}.0-2", subject::claim((&here, &maker, &reader), "0123", "0af")),
         subject::store(&here, &maker, "lease.x"),
         subject::job(&here, "0123"),
         format!("{}.>", subject::inbox_prefix(&maker)),
@@ -127,6 +130,7 @@ fn the_headers_are_those_that_are_written() {
         header::ERROR,
         header::ERROR_CODE,
         header::SCHEDULER,
+        header::FROM,
     ];
     let brokers = ["Nats-Schedule", "Nats-Schedule-Target", "Nats-Expected-Last-Subject-Sequence", "Nats-TTL"];
     assert_eq!(stated, ours.iter().chain(&brokers).map(|&name| name.to_owned()).collect());
@@ -192,11 +196,11 @@ async fn the_streams_and_consumers_are_those_that_are_made() {
     let broker = TestBroker::start(&declared).await.unwrap();
     let jetstream = async_nats::jetstream::new(plain(&broker, "operator").await);
     let names = ["mesh1-event-orders", "mesh1-work-shop-payments-v1-Payments", "mesh1-lane-mail"];
-    let own = [subject::JOB_STREAM, subject::ADVISORY_STREAM];
+    let own = [subject::JOB_STREAM, subject::CLAIM_STREAM, subject::ADVISORY_STREAM];
     let names =
         names.into_iter().chain([subject::OUTCOME_STREAM, subject::DEAD_LETTER_STREAM, "mesh1-store-mail"]).chain(own);
     let rows = table("stream");
-    assert_eq!(rows.len(), 8);
+    assert_eq!(rows.len(), 9);
     for (stream, row) in names.zip(rows) {
         let row: Vec<String> = row
             .iter()
@@ -218,8 +222,8 @@ async fn the_streams_and_consumers_are_those_that_are_made() {
         assert_eq!([retention, discard, age.as_str()], [&row[2], &row[3], &row[4]].map(String::as_str), "{stream}");
         let schedules = config.allow_message_schedules;
         assert_eq!((schedules, config.deny_delete), (row[5].contains("schedules"), row[5].contains("deleted")));
-        let newest = row[5].contains("newest");
-        assert_eq!((config.max_messages_per_subject == 1, config.allow_message_ttl), (newest, newest), "{stream}");
+        let (newest, ttl) = (row[5].contains("newest"), row[5].contains("Nats-TTL"));
+        assert_eq!((config.max_messages_per_subject == 1, config.allow_message_ttl), (newest, ttl), "{stream}");
         assert_eq!((config.max_bytes, config.max_messages), (-1, -1), "{stream}");
         assert!(config.allow_atomic_publish && config.storage == stream::StorageType::File);
         assert_eq!(config.duplicate_window, Duration::from_secs(120));

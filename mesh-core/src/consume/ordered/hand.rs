@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::Ordered;
 use crate::{
+    claim,
     consume::lease::Lease,
     delayed::stored_at,
     envelope::{Envelope, Order},
@@ -11,6 +12,9 @@ use crate::{
     gate::{Opened, Unopened},
     policy::order::{Arrival, Arrived, At, Book, Came, Slot},
 };
+
+/// Bytes of an ordering key that is repeated as it is, at most.
+const MAX_KEY_BYTES: usize = 2048;
 
 /// A delivery that came, opened.
 pub(super) struct Come {
@@ -71,7 +75,12 @@ impl Ordered {
         let lease = self.worker.leases.hold(Arc::clone(&reply));
         let Opened { mut envelope, refusal, .. } = delivery.open();
         let (sequence, number) = envelope.delivery.as_ref().map(|d| (d.sequence, d.consumer_sequence))?;
-        let key = if refusal.is_none() { self.worker.work.key(&envelope) } else { None };
+        // What lies apart is brought when its turn comes: its copy says the key.
+        let key = match envelope.claim() {
+            _ if refusal.is_some() => None,
+            Some(_) => envelope.note.lane.as_ref().and_then(|lane| lane.key.clone()),
+            None => self.worker.work.key(&envelope).map(short),
+        };
         envelope.order = key.map(|key| Order { key, fence });
         Some(Come { envelope, refusal, came, sequence, number, reply, lease })
     }
@@ -196,6 +205,11 @@ impl Hands {
         });
         replies.collect()
     }
+}
+
+/// A key as records and letters repeat it: one that is very long is known by its hash.
+fn short(key: String) -> String {
+    if key.len() <= MAX_KEY_BYTES { key } else { format!("sha256:{}", claim::hash(key.as_bytes())) }
 }
 
 fn held_of(came: &Came, sequence: u64, reply: Arc<str>, lease: Lease) -> Held {

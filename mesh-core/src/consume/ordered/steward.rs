@@ -138,15 +138,25 @@ impl Ordered {
                 *revision = entry.revision;
             }
         }
-        // What stands as ours and is not (any more) is taken anew.
+        // What stands as ours and is not (any more), since it could not be taken over, is taken anew or given up.
+        let mut left = Vec::new();
         for (partition, owner) in (0..).zip(&mut owners) {
             if owner.as_deref() == Some(member.id.as_str()) && !parts.contains_key(&partition) {
                 *owner = None;
+                left.push(partition);
             }
         }
         let Share { take, give } = share(&member.id, &alive, &owners);
         if let Some(part) = give.and_then(|partition| parts.get(&u32::try_from(partition).ok()?)) {
             part.give.stop();
+        }
+        for partition in left.into_iter().filter(|left| !take.contains(&(*left as usize))) {
+            // It is more than our share by now. As long as it stands as ours, nobody else takes it.
+            let record = v1::PartitionRecord { owner: String::new(), at_ms: self.store.now_ms() };
+            let revision = revisions.get(partition as usize).copied().unwrap_or_default();
+            let key = owner_key(self.consumer(), partition);
+            let written = self.store.put(&key, record.encode_to_vec().into(), revision, None).await;
+            written.map_err(|error| error.into_fault("the end of the ownership of a partition"))?;
         }
         for partition in take {
             let (Ok(number), Some(revision)) = (u32::try_from(partition), revisions.get(partition)) else { continue };

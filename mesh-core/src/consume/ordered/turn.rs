@@ -208,6 +208,15 @@ impl Term {
     /// Attempts, with the short waits between them. `None`: the partition is given up during a wait.
     async fn end_of(&self, turn: &mut Turn, trace: TraceContext) -> Option<(Ended, v1::Attempts)> {
         let worker = &self.ordered.worker;
+        if turn.envelope.claim().is_some() && turn.refusal.is_none() {
+            let mut whole = Envelope::clone(&turn.envelope);
+            turn.refusal = tokio::select! {
+                brought = worker.bring(&mut whole) => brought.err(),
+                () = self.give.stopped() => return None,
+                () = worker.scope.stopped() => return None,
+            };
+            turn.envelope = Arc::new(whole);
+        }
         loop {
             // Its own lease is kept in hand: this one tells the watchdog that a handler is at work.
             let lease = worker.leases.hold(Arc::clone(&turn.reply));

@@ -6,6 +6,8 @@
 
 mod advisory;
 pub mod ask;
+mod claims;
+mod hear;
 mod index;
 mod outcomes;
 mod position;
@@ -38,6 +40,8 @@ pub struct KeeperSettings {
     /// How long a message must lie given up in a queue, without the broker's word, before it becomes a letter: longer than
     /// a cluster takes to delete what was just acknowledged.
     pub confirm_after: Duration,
+    /// How long nothing must refer to bytes that lie apart before they are taken away.
+    pub claims_rest: Duration,
 }
 
 impl Default for KeeperSettings {
@@ -46,6 +50,7 @@ impl Default for KeeperSettings {
             lease: LeaseSettings::default(),
             sweep_every: Duration::from_secs(5),
             confirm_after: Duration::from_secs(20),
+            claims_rest: Duration::from_secs(60),
         }
     }
 }
@@ -57,6 +62,7 @@ pub struct Keeper {
     metrics: Metrics,
     settings: KeeperSettings,
     holder: String,
+    heard: hear::Heard,
 }
 
 impl Keeper {
@@ -64,7 +70,7 @@ impl Keeper {
     #[must_use]
     pub fn new(bus: &Bus, metrics: &Metrics, settings: KeeperSettings) -> Keeper {
         let holder = format!("{}-{}", std::process::id(), nuid::next());
-        Keeper { bus: bus.clone(), metrics: metrics.clone(), settings, holder }
+        Keeper { bus: bus.clone(), metrics: metrics.clone(), settings, holder, heard: hear::Heard::default() }
     }
 
     /// Who it is in the lease: the process's id comes first.
@@ -78,6 +84,8 @@ impl Keeper {
         let serving = TaskScope::new();
         // Reading needs no lease: whoever waits for it has an index already when it takes over.
         serving.spawn(serve::run(self.bus.clone(), self.metrics.clone(), serving.clone()));
+        // And so does hearing: the broker says it once, to whoever is there.
+        serving.spawn(hear::run(self.bus.clone(), self.heard.clone(), serving.clone()));
         self.keep(&stop).await;
         serving.stop();
         serving.idle().await;
@@ -112,8 +120,9 @@ impl Keeper {
     /// All duties, one line each. They end with the lease.
     async fn duties(&self) {
         tokio::join!(
-            reconcile::run(&self.bus, &self.metrics, &self.settings),
+            reconcile::run(&self.bus, &self.metrics, (&self.settings, &self.heard)),
             super::jobs::run(&self.bus, &self.holder),
+            claims::run(&self.bus, &self.settings),
             // A further duty is a future that never ends by itself.
         );
     }

@@ -10,7 +10,13 @@ use std::{
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{KeeperSettings, advisory, position::Position, rescue::Rescue, until_done};
+use super::{
+    KeeperSettings, advisory,
+    hear::{AFTER_THE_STREAM, Heard},
+    position::Position,
+    rescue::Rescue,
+    until_done,
+};
 use crate::{
     bus::{Bus, Probed, PublishError},
     envelope::Envelope,
@@ -28,9 +34,23 @@ const LOOKED_AT: usize = 256;
 const AT_ONCE: usize = 64;
 
 /// Reconciles until it is dropped.
-pub(super) async fn run(bus: &Bus, metrics: &Metrics, settings: &KeeperSettings) {
+pub(super) async fn run(bus: &Bus, metrics: &Metrics, (settings, heard): (&KeeperSettings, &Heard)) {
     let rescue = Rescue { bus, metrics };
-    tokio::join!(heed_all(&rescue), sweep_all(rescue, settings));
+    tokio::join!(heed_all(&rescue), heed_heard(&rescue, heard), sweep_all(rescue, settings));
+}
+
+/// What the stream of advisories may have missed.
+async fn heed_heard(rescue: &Rescue<'_>, heard: &Heard) {
+    loop {
+        tokio::time::sleep(AFTER_THE_STREAM).await;
+        for due in heard.due().chunks(AT_ONCE) {
+            let each = due.iter().map(|notice| async move {
+                until_done("a letter of the keeper's", || rescue.reconcile(notice)).await;
+                heard.done(notice);
+            });
+            futures_util::future::join_all(each).await;
+        }
+    }
 }
 
 async fn heed_all(rescue: &Rescue<'_>) {
@@ -119,6 +139,8 @@ impl Sweep<'_> {
 
     /// Has the broker say what it gave up: its word comes among the advisories.
     async fn ask(&self, view: &ConsumerView) -> Result<(), Fault> {
+        // Only its leader answers: without one, the word would be stored nowhere.
+        self.bus.stream_state(ADVISORY_STREAM).await?;
         for _ in 0..view.in_flight.min(QUESTIONS) {
             match self.bus.probe(&view.stream, &view.durable).await {
                 Ok(Probed::Something) => {}

@@ -136,7 +136,7 @@ impl Rescue<'_> {
         let Some(Record::Captured(letter)) = record.filter(|record| generation(record) == captured.generation) else {
             return Ok((captured, Stands::Ended));
         };
-        let is_ours = letter.captured_at_ms >= before_ms && letter.fault.as_ref() == Some(&fault.into());
+        let is_ours = letter.captured_at_ms >= before_ms && letter.fault.as_ref() == Some(&dead_letter::stated(fault));
         if is_ours {
             self.metrics.consumer(lane.consumer.as_str()).dead_letter(fault.reason());
             return Ok((captured, Stands::Ours));

@@ -120,6 +120,11 @@ impl Condition {
         let Some(descriptor) = self.catalog.payload(&letter.message_type) else {
             return Err(format!("the contract of {:?} is not known here", letter.message_type));
         };
+        if letter.claim.is_some() {
+            return Err(
+                "the payload lies apart (it was too large for its letter): name the letter by its id".to_owned()
+            );
+        }
         // The decoder's own words may quote the payload.
         let unreadable = |_| format!("the payload is no {}", descriptor.full_name());
         DynamicMessage::decode(descriptor.clone(), letter.payload.clone()).map_err(unreadable)

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use mesh_proto::v1::{self, letter_record::Record};
 
-use super::order::{self, Order};
+use super::{
+    apart,
+    order::{self, Order},
+};
 use crate::{
     bus::Bus,
     dead_letter::{ActKind, Letter, LetterState},
@@ -30,10 +33,13 @@ pub async fn release(bus: &Bus, letter: &Letter, order: &Order) -> Result<(), Fa
 ///
 /// # Errors
 /// The letter is neither open nor held, or changed since it was read (nothing was done: no edit of somebody else is lost);
-/// the payload is larger than the mesh carries; the bus did not confirm it.
+/// the payload is larger than the mesh carries; the letter's message lies apart and is gone; the bus did not confirm it.
 pub async fn edit(bus: &Bus, letter: &Letter, payload: Bytes, order: &Order) -> Result<(), Fault> {
-    bus.gate().check_size("the edited payload", payload.len())?;
-    let record = |act| Record::Edited(v1::LetterEdit { act: Some(act), payload });
+    apart::check_edit(bus, letter, payload.len())?;
+    check(letter, ActKind::Edited)?;
+    let claim = apart::put_edited(bus, letter, &payload).await?;
+    let payload = if claim.is_some() { Bytes::new() } else { payload };
+    let record = |act| Record::Edited(v1::LetterEdit { act: Some(act), payload, claim });
     act(bus, letter, order, (ActKind::Edited, record)).await
 }
 

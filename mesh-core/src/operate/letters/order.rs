@@ -10,7 +10,7 @@ use crate::{
     bus::{Bus, PublishError},
     dead_letter::{ActKind, Letter, LetterState, append},
     delayed::Lane,
-    envelope::{Envelope, LaneNote, LetterNote, Note, header},
+    envelope::{Envelope, LaneNote, LetterNote, Note, header, is_own},
     fault::{Code, Effect, Fault, Reason, crash_point},
     subject::{self, DEAD_LETTER_STREAM, Name},
 };
@@ -119,7 +119,9 @@ impl Replays {
         let headers = copy_headers(&letter.letter, replayed);
         let original = letter.letter.source.as_ref().map(|source| source.subject.as_str()).unwrap_or_default();
         let due = lane.due_for(original);
-        let sealed = self.bus.gate().seal_own(due, headers, letter.letter.payload.clone());
+        let inline = letter.letter.claim.is_none();
+        let payload = if inline { letter.letter.payload.clone() } else { bytes::Bytes::new() };
+        let sealed = self.bus.gate().seal_own(due, headers, payload);
         let sent = self.bus.publish(&lane.stream(), sealed).await;
         sent.map(drop).map_err(|error: PublishError| {
             let id = &letter.letter.id;
@@ -257,20 +259,17 @@ fn copy_headers(letter: &v1::DeadLetter, replayed: &Replayed) -> Vec<(Cow<'stati
                 ordered_at: replayed.ordered_at,
             }),
             block: None,
+            claim: letter.claim.clone(),
+            key: letter.claim.as_ref().map(|_| letter.key.clone()).filter(|key| !key.is_empty()),
         }),
     };
-    let kept = letter.headers.iter().filter(|h| travels(&h.name));
+    // What lies apart brings its headers along.
+    let kept = letter.headers.iter().filter(|h| letter.claim.is_none() && is_own(&h.name));
     let mut headers: Vec<_> = kept.map(|h| (Cow::Owned(h.name.clone()), h.value.clone())).collect();
     let message_id = format!("replay/{}/{}", letter.id, replayed.generation);
     headers.push((Cow::Borrowed(header::MESSAGE_ID), message_id));
     headers.extend(note.encode().map(|note| (Cow::Borrowed(header::MESH), note)));
     headers
-}
-
-/// Whether a header of the original is its sender's own: the broker's and the mesh's are made anew.
-fn travels(name: &str) -> bool {
-    let of_broker = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
-    !of_broker && ![header::MESH, header::ATTEMPTS].iter().any(|own| name.eq_ignore_ascii_case(own))
 }
 
 pub(super) fn act(bus: &Bus, generation: u32, order: &Order) -> v1::LetterAct {

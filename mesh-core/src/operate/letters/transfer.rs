@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use mesh_proto::v1;
 use prost::Message as _;
 
@@ -30,6 +31,8 @@ pub struct History {
     pub id: String,
     /// What was written, in order.
     pub records: Vec<v1::LetterRecord>,
+    /// What lies apart of it, as far as it is taken along.
+    pub apart: Vec<Bytes>,
 }
 
 /// What became of an imported letter.
@@ -42,6 +45,10 @@ pub enum Imported {
 }
 
 impl History {
+    pub(super) fn lane(&self) -> Lane {
+        Lane { region: self.region.clone(), service: self.service.clone(), consumer: self.consumer.clone() }
+    }
+
     /// Without records that changed nothing: another mesh need not keep them.
     fn that_follows(mut self) -> History {
         let mut letters = Letters::default();
@@ -72,11 +79,15 @@ impl History {
                 return Err(format!("record {number} does not follow from those before it"));
             }
         }
+        if super::apart::in_place(self).any(|of| of.is_err()) {
+            return Err("what lies apart of it is not what its records claim".to_owned());
+        }
         letters.into_map().remove(&self.id).ok_or_else(|| "it has no records".to_owned())
     }
 }
 
-/// The letters that are meant, with their histories; the oldest capture first.
+/// The letters that are meant, with their histories; the oldest capture first. What lies apart is not taken along yet:
+/// [`take_along`](super::take_along).
 ///
 /// # Errors
 /// The bus can't be reached, or this identity may not read letters.
@@ -96,7 +107,8 @@ pub async fn export(bus: &Bus, selector: &Selector) -> Result<Vec<History>, Faul
         {
             let id = letter.to_owned();
             let history = histories.entry(id.clone());
-            let history = history.or_insert(History { region, service, consumer, id, records: Vec::new() });
+            let history =
+                history.or_insert(History { region, service, consumer, id, records: Vec::new(), apart: Vec::new() });
             history.records.push(record);
         }
         Stop::No
@@ -112,8 +124,9 @@ pub async fn export(bus: &Bus, selector: &Selector) -> Result<Vec<History>, Faul
 /// Something of the letter is there that is not in this history (nothing of it was written after that); the bus did not
 /// confirm it: the same import again goes on.
 pub async fn import(bus: &Bus, history: &History) -> Result<Imported, Fault> {
-    let lane =
-        Lane { region: history.region.clone(), service: history.service.clone(), consumer: history.consumer.clone() };
+    let lane = history.lane();
+    // Before the letter that claims it, and again where the letter is there: an import that was cut off is made good.
+    super::apart::put_along(bus, history).await?;
     let mut last = 0;
     for (index, record) in history.records.iter().enumerate() {
         last = match append(bus, &lane, &history.id, last, record).await {

@@ -1,10 +1,12 @@
 //! What every mesh has: the streams of letters, outcomes, jobs and advisories, and the keeper that looks after them.
 
 use super::{Kind, Permissions, StreamSpec, discovery, own_store, store_spec};
-use crate::subject::{self, ADVISORY_STREAM, DEAD_LETTER_STREAM, JOB_STREAM, KEEPER, Name, OUTCOME_STREAM, WIRE};
+use crate::subject::{
+    self, ADVISORY_STREAM, CLAIM_STREAM, DEAD_LETTER_STREAM, JOB_STREAM, KEEPER, Name, OUTCOME_STREAM, WIRE,
+};
 
 /// The broker's advisories that tell of a delivery given up: it produces them only while somebody listens, and a stream does.
-const GIVEN_UP: [&str; 2] =
+pub const GIVEN_UP: [&str; 2] =
     ["$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>", "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>"];
 
 /// The streams of every mesh, whatever is declared.
@@ -20,6 +22,7 @@ pub fn streams() -> Vec<StreamSpec> {
         spec(DEAD_LETTER_STREAM, &[&own("dead")], Kind::Letters),
         spec(OUTCOME_STREAM, &[&own("outcome")], Kind::Events),
         spec(JOB_STREAM, &[&own("job")], Kind::Letters),
+        spec(CLAIM_STREAM, &[&own("claim")], Kind::Claims),
         spec(ADVISORY_STREAM, &GIVEN_UP, Kind::Advisories),
     ];
     specs.extend(KEEPER.parse().ok().map(|keeper: Name| store_spec(&keeper)));
@@ -34,6 +37,8 @@ pub fn keeper(name: &Name, region: &Name) -> Permissions {
     let mut publish = vec![
         inbox.clone(),
         format!("{WIRE}.dead.{region}.>"),
+        // A letter of its own may be of a message that is too large for it.
+        format!("{WIRE}.claim.{region}.>"),
         format!("{WIRE}.job.{region}.>"),
         format!("{WIRE}.lane.{region}.>"),
         format!("{WIRE}.outcome.{region}.>"),
@@ -45,7 +50,7 @@ pub fn keeper(name: &Name, region: &Name) -> Permissions {
         "$JS.API.STREAM.LIST",
         "$JS.API.STREAM.INFO.*",
         "$JS.API.STREAM.MSG.GET.*",
-        // Queued work that the broker gave up, once its letter is confirmed. Streams of letters and jobs refuse it.
+        // Queued work that the broker gave up, once its letter is confirmed; what lay apart, once nothing refers to it. Streams of letters and jobs refuse it.
         "$JS.API.STREAM.MSG.DELETE.*",
         "$JS.API.CONSUMER.LIST.*",
         "$JS.API.CONSUMER.NAMES.*",
@@ -57,6 +62,8 @@ pub fn keeper(name: &Name, region: &Name) -> Permissions {
     ];
     publish.extend(api.map(str::to_owned));
     let mut subscribe = vec![inbox, format!("{WIRE}.call.{region}.mesh.v1.Keeper.*.*"), format!("{WIRE}.dead.>")];
+    // It hears what its stream may miss during an election.
+    subscribe.extend(GIVEN_UP.map(str::to_owned));
     subscribe.extend(discovery(name));
     Permissions { publish, subscribe, may_answer: true }
 }

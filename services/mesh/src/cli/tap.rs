@@ -98,7 +98,10 @@ struct Tap<'o> {
 impl Tap<'_> {
     fn show(&self, envelope: &Envelope) -> std::io::Result<()> {
         let at = rfc3339(Clock::system().now_ms());
-        let (kind, message, payload) = self.read(envelope);
+        let (kind, message, mut payload) = self.read(envelope);
+        if let Some(claim) = envelope.claim() {
+            payload = format!("({} bytes lie apart)", claim.size).into();
+        }
         if self.output.is_json() {
             return self.output.line(
                 &json!({
@@ -141,7 +144,7 @@ impl Tap<'_> {
             Some(Subject::DeadLetter { service, consumer, .. }) => {
                 (kind, format!("{service}/{consumer}"), letter(envelope))
             }
-            Some(Subject::LaneDue { .. }) | None => (kind, String::new(), Value::Null),
+            Some(Subject::LaneDue { .. } | Subject::Claim { .. }) | None => (kind, String::new(), Value::Null),
         }
     }
 

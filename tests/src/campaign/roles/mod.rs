@@ -1,5 +1,6 @@
 //! The roles that `campaign-worker` plays, each a process of its own: it can be killed, stopped and restarted alone.
 
+pub mod keeper;
 pub mod publisher;
 pub mod replayer;
 pub mod worker;
@@ -47,6 +48,8 @@ pub enum Role {
     Worker(worker::Settings),
     /// Sends every open letter again
     Replayer(Place),
+    /// Keeps the mesh, or waits to
+    Keeper(Place),
 }
 
 impl Role {
@@ -66,6 +69,7 @@ impl Role {
             Role::Publisher(settings) => publisher::run(settings).await,
             Role::Worker(settings) => worker::run(settings).await,
             Role::Replayer(place) => replayer::run(&place).await,
+            Role::Keeper(place) => keeper::run(&place).await,
         }
     }
 }

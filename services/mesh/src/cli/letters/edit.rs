@@ -66,9 +66,13 @@ pub(super) async fn run(args: EditArgs, global: &GlobalArgs, output: &Output) ->
     for letter in &chosen.letters {
         letters::check(letter, ActKind::Edited)?;
     }
-    let (plans, unchanged) = plan_all(chosen.letters, &args, &catalog).await?;
+    let mut letters = Vec::with_capacity(chosen.letters.len());
+    for letter in &chosen.letters {
+        letters.push(letters::bring(&bus, letter).await?);
+    }
+    let (plans, unchanged) = plan_all(letters, &args, &catalog).await?;
     for plan in &plans {
-        bus.gate().check_size("the edited payload", plan.payload.len())?;
+        letters::check_edit(&bus, &plan.letter, plan.payload.len())?;
     }
     show(&plans, unchanged, args.dry_run, output)?;
     if plans.is_empty() || args.dry_run {

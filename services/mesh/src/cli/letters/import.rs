@@ -6,6 +6,8 @@ use std::{
     io::{BufRead, BufReader},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use clap::Args;
 use futures_util::{StreamExt as _, stream};
 use mesh_core::{
@@ -28,6 +30,8 @@ use super::{
 
 /// Lines that are read before their letters are written.
 const AT_ONCE: usize = 4096;
+/// Bytes of such lines, about.
+const BYTES_AT_ONCE: usize = 32 * 1024 * 1024;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ImportArgs {
@@ -47,6 +51,9 @@ struct Line {
     service: Name,
     consumer: Name,
     records: Vec<Value>,
+    /// In base64.
+    #[serde(default)]
+    apart: Vec<String>,
 }
 
 #[derive(Debug, Default)]
@@ -121,10 +128,11 @@ async fn import(
 ) -> anyhow::Result<()> {
     let mut number = 0;
     loop {
-        let (mut histories, mut ended) = (Vec::new(), None);
-        while histories.len() < AT_ONCE && ended.is_none() {
+        let (mut histories, mut ended, mut bytes) = (Vec::new(), None, 0);
+        while histories.len() < AT_ONCE && bytes < BYTES_AT_ONCE && ended.is_none() {
             let mut text = String::new();
             let length = reader.read_line(&mut text);
+            bytes += text.len();
             number += 1;
             match length {
                 Ok(0) => ended = Some(Ok(())),
@@ -178,7 +186,9 @@ fn read(text: &str, catalog: &Catalog) -> Result<History, String> {
         let record = v1::LetterRecord::decode(read.encode_to_vec().as_slice());
         records.push(record.map_err(|error| format!("record {}: {error}", index + 1))?);
     }
-    let history = History { region: line.region, service: line.service, consumer: line.consumer, id, records };
+    let apart: Result<Vec<Bytes>, _> = line.apart.iter().map(|text| STANDARD.decode(text).map(Bytes::from)).collect();
+    let apart = apart.map_err(|error| format!("what lies apart of it is no base64: {error}"))?;
+    let history = History { region: line.region, service: line.service, consumer: line.consumer, id, records, apart };
     history.letter()?;
     Ok(history)
 }
@@ -205,11 +215,20 @@ mod tests {
             fault: Some(v1::Fault { code, ..Default::default() }),
             ..Default::default()
         };
-        let edited = v1::LetterEdit { act: Some(act.clone()), payload: payload.into_iter().rev().collect() };
+        let apart = Bytes::from(
+            v1::Apart { payload: payload.iter().rev().copied().collect(), headers: Vec::new() }.encode_to_vec(),
+        );
+        let claim = v1::Claim {
+            letter: id.clone(),
+            sha256: mesh_core::claim::hash(&apart),
+            size: apart.len() as u64,
+            parts: 1,
+        };
+        let edited = v1::LetterEdit { act: Some(act.clone()), claim: Some(claim), ..Default::default() };
         let records = [Record::Captured(captured), Record::Held(act), Record::Edited(edited)];
         let records = records.map(|record| v1::LetterRecord { record: Some(record) }).to_vec();
         let name = |text: &str| text.parse().unwrap();
-        History { region: name("local"), service: name("a"), consumer: name("b"), id, records }
+        History { region: name("local"), service: name("a"), consumer: name("b"), id, records, apart: vec![apart] }
     }
 
     proptest! {
@@ -223,7 +242,10 @@ mod tests {
             let history = history(payload, headers, numbers);
             let line = export::line(&history, &catalog, false).unwrap().to_string();
             prop_assert!(!line.contains('\n'), "one line");
-            prop_assert_eq!(read(&line, &catalog).unwrap(), history);
+            prop_assert_eq!(read(&line, &catalog).unwrap(), history.clone());
+            let foreign = History { apart: vec![Bytes::from_static(b"else")], ..history };
+            let line = export::line(&foreign, &catalog, false).map(|line| line.to_string());
+            prop_assert!(line.is_err() || read(&line.unwrap(), &catalog).is_err(), "what no record claims is refused");
         }
     }
 }

@@ -20,8 +20,15 @@ pub(super) async fn run(args: ShowArgs, global: &GlobalArgs, output: &Output) ->
     let catalog = contracts::catalog(global)?;
     let bus = Place::find(global)?.connect().await?;
     let letter = letters::find(&bus, &args.id).await?;
+    let brought = letters::bring(&bus, &letter).await;
     bus.close().await;
-    let payload = payload(&letter.letter, &catalog, Mask { reveal: args.reveal, defaults: true });
+    // The letter can be read without its payload, and says what can be done.
+    let gone = brought.as_ref().err().filter(|fault| fault.reason() == Reason::ClaimMissing).map(Fault::to_string);
+    let letter = if gone.is_some() { letter } else { brought? };
+    let payload = match apart(&letter, gone) {
+        Some(words) => words.into(),
+        None => payload(&letter.letter, &catalog, Mask { reveal: args.reveal, defaults: true }),
+    };
     let key = shown_key(&letter.letter.key, args.reveal);
     let view = View { letter: &letter, payload, key, edits: edits(&letter, &catalog, args.reveal) };
     if output.is_json() {
@@ -35,6 +42,16 @@ pub(super) async fn run(args: ShowArgs, global: &GlobalArgs, output: &Output) ->
         output.remark("(masked fields are shown with --reveal)");
     }
     Ok(Status::Ok)
+}
+
+/// What stands in place of a payload that lay apart and can't be had.
+fn apart(letter: &Letter, gone: Option<String>) -> Option<String> {
+    let claim = letter.letter.claim.as_ref()?;
+    let ended = || {
+        let is_gone = letter.state.is_ended() && letter.letter.payload.is_empty();
+        is_gone.then(|| format!("({} bytes lay apart, and were taken away when the letter had ended)", claim.size))
+    };
+    gone.map(|fault| format!("({fault})")).or_else(ended)
 }
 
 /// What is shown.
