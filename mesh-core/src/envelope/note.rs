@@ -66,7 +66,8 @@ impl Note {
     /// The header's value; `None` where there is nothing to say.
     #[must_use]
     pub fn encode(&self) -> Option<String> {
-        let mut out = String::new();
+        // A deadline and a key fit without growing; what has nothing to say allocates nothing.
+        let mut out = String::with_capacity(if self.idempotency_key.is_some() { 96 } else { 0 });
         let mut put = |key: &str, value: &dyn std::fmt::Display| {
             use std::fmt::Write as _;
             let separator = if out.is_empty() { "" } else { ";" };
