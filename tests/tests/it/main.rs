@@ -20,6 +20,7 @@ mod ledger;
 mod letters;
 mod letters_cli;
 mod letters_edit;
+mod letters_full;
 mod letters_transfer;
 mod ordered;
 mod ordered_cluster;
