@@ -114,7 +114,9 @@ impl World {
             ActKind::Discarded => Record::Discarded(act),
             ActKind::Held => Record::Held(act),
             ActKind::Released => Record::Released(act),
-            ActKind::Edited => Record::Edited(v1::LetterEdit { act: Some(act), payload: edited.clone().into() }),
+            ActKind::Edited => {
+                Record::Edited(v1::LetterEdit { act: Some(act), payload: edited.clone().into(), claim: None })
+            }
         };
         let Some(sequence) = self.append(view.last_sequence, record) else { return };
         if view.state.after(kind).is_none() {
