@@ -35,7 +35,7 @@ pub enum PublishError {
         subject: String,
     },
     /// The stream said no.
-    #[error("the stream refused it: {description} ({code})")]
+    #[error("the stream refused it: {description} ({code}){}", advice(*code))]
     Rejected {
         /// JetStream's own error code.
         code: u64,
@@ -52,6 +52,15 @@ const WRONG_LAST_SEQUENCE: u64 = 10071;
 const UNDECIDED: [u64; 3] = [10158, 10163, 10164];
 /// JetStream's codes for a limit that is reached: messages, bytes, account storage.
 const FULL: [u64; 5] = [10077, 10047, 10023, 10076, 10110];
+
+/// What is to be done about a refusal, where that is known.
+fn advice(code: u64) -> &'static str {
+    if FULL.contains(&code) {
+        "; there is no room: raise the stream's limit (nats stream edit) or the broker's storage; mesh ledger shows what is full"
+    } else {
+        ""
+    }
+}
 
 impl PublishError {
     /// Whether it may have been stored or acted upon all the same.

@@ -30,6 +30,8 @@ pub struct StreamFacts {
     pub bytes: u64,
     /// Bytes that it may hold. `None`: any number.
     pub max_bytes: Option<u64>,
+    /// Messages that it may hold. `None`: any number.
+    pub max_messages: Option<u64>,
     /// How long it keeps a message. `None`: until it is taken away.
     pub max_age: Option<Duration>,
     /// When it was made, Unix milliseconds.
@@ -161,6 +163,7 @@ fn facts(info: &stream::Info, present: Vec<RangeInclusive<u64>>) -> StreamFacts 
         messages: state.messages,
         bytes: state.bytes,
         max_bytes: u64::try_from(config.max_bytes).ok().filter(|bytes| *bytes > 0),
+        max_messages: u64::try_from(config.max_messages).ok().filter(|messages| *messages > 0),
         max_age: Some(config.max_age).filter(|age| !age.is_zero()),
         created_ms: unix_ms(info.created.unix_timestamp_nanos()),
         last_sequence: state.last_sequence,

@@ -3,7 +3,7 @@
 //! A crash between the two leaves the delivery unacknowledged; the successor is then found to be there already. When the
 //! broker does not take the successor (full, away), the work waits here, with its lease kept alive, and says so.
 
-use std::future::Future;
+use std::{future::Future, sync::atomic::Ordering};
 
 use mesh_proto::v1;
 use prost::Message as _;
@@ -19,6 +19,16 @@ use crate::{
     subject::OUTCOME_STREAM,
     telemetry::metrics::How,
 };
+
+/// One delivery that waits for the broker, until it is dropped.
+struct Waits<'w>(&'w Worker);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.0.metrics.waits(-1);
+    }
+}
 
 /// The delivery was given up by a drain: it is not settled.
 pub(super) struct GivenUp;
@@ -147,6 +157,21 @@ impl Worker {
         Ok(())
     }
 
+    /// Counts a delivery as one that waits, until the answer is dropped, and tells when every place of the consumer waits.
+    fn waits(&self, what: &str) -> Waits<'_> {
+        let places = self.settings.concurrency.max(1);
+        if self.waiting.fetch_add(1, Ordering::AcqRel) + 1 == places {
+            tracing::error!(
+                consumer = %self.lane.durable(),
+                places,
+                what,
+                "every place of this consumer waits for the bus: it handles nothing until the bus takes what is said above; nothing is lost, and it goes on by itself"
+            );
+        }
+        self.metrics.waits(1);
+        Waits(self)
+    }
+
     /// Tries until the broker confirms it, or until the time to drain is over.
     pub(super) async fn until_confirmed<T, E, F, Fut>(&self, what: &str, publish: F) -> Result<T, GivenUp>
     where
@@ -155,6 +180,7 @@ impl Worker {
         Fut: Future<Output = Result<T, E>>,
     {
         let mut delays = patient_delays();
+        let mut waiting = None;
         loop {
             let error = tokio::select! {
                 biased;
@@ -165,6 +191,7 @@ impl Worker {
                 () = self.abort.stopped() => return Err(GivenUp),
             };
             tracing::warn!(%error, what, consumer = %self.lane.consumer, "the bus does not take it: the work waits");
+            waiting.get_or_insert_with(|| self.waits(what));
             tokio::select! {
                 () = tokio::time::sleep(delays.next().unwrap_or_default()) => {}
                 () = self.abort.stopped() => return Err(GivenUp),

@@ -1,7 +1,7 @@
 //! One consumer at work: two feeds, one set of permits, one set of leases.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -37,6 +37,8 @@ pub struct Worker {
     pub(super) quarantine: Quarantine,
     pub(super) budget: Mutex<Budget>,
     pub(super) isolation: Option<Isolation>,
+    /// Deliveries that wait for the broker to take what follows from them.
+    pub(super) waiting: AtomicUsize,
     /// Stops when the service drains: nothing new is begun.
     pub(super) scope: TaskScope,
     /// Stops when the time to drain is over: what still runs is given up and handed back.
@@ -67,6 +69,7 @@ impl Worker {
             permits: Arc::new(Semaphore::new(places)),
             budget: Mutex::new(Budget::full(&settings.retry_budget, clock.now_ms())),
             isolation,
+            waiting: AtomicUsize::new(0),
             settings,
             work,
             metrics,

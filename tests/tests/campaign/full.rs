@@ -33,6 +33,9 @@ pub(crate) async fn letters(run: &mut Run) -> anyhow::Result<Played> {
     publisher.more(20).await?;
     let info = stage.jetstream().await?.get_stream(DEAD_LETTER_STREAM).await?.cached_info().clone();
     run.require(info.state.messages == 5, format!("the full stream holds {} of 5", info.state.messages));
+    for words in ["there is no room: raise the stream's limit", "every place of this consumer waits for the bus"] {
+        run.require(says(&log, words), format!("the worker does not say {words:?}"));
+    }
     stage.change_stream(DEAD_LETTER_STREAM, |config| config.max_messages = -1).await?;
     publisher.more(20).await?;
     let sent = publisher.finish().await?;

@@ -22,6 +22,7 @@ mod letters;
 mod letters_cli;
 mod letters_contested;
 mod letters_edit;
+mod letters_full;
 mod letters_terminals;
 mod letters_transfer;
 mod ordered;

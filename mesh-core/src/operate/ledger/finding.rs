@@ -150,7 +150,7 @@ impl Kind {
             Kind::Full => (
                 "full",
                 "nearly full (a full stream refuses), in percent of its room",
-                "make room: work off or raise the stream's limit",
+                "make room: work it off, or raise the stream's limit (nats stream edit); letters are kept, so only that helps them",
             ),
             Kind::StreamMissing => ("stream-missing", "the stream does not exist", "make it: mesh apply --config FILE"),
             Kind::ConsumerMissing => {

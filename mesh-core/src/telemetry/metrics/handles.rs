@@ -145,6 +145,7 @@ struct Consumer {
     partitions: Gauge,
     keys_blocked: Gauge,
     followers_held: Gauge,
+    waiting: Gauge,
 }
 
 impl ConsumerMetrics {
@@ -157,6 +158,7 @@ impl ConsumerMetrics {
             partitions: families.partitions.get([consumer]),
             keys_blocked: families.keys_blocked.get([consumer]),
             followers_held: families.followers_held.get([consumer]),
+            waiting: families.handovers_waiting.get([consumer]),
         }))
     }
 
@@ -172,6 +174,11 @@ impl ConsumerMetrics {
         self.0.partitions.inc_by(partitions);
         self.0.keys_blocked.inc_by(keys_blocked);
         self.0.followers_held.inc_by(followers_held);
+    }
+
+    /// Counts deliveries that wait for the broker to take what follows from them, by how many more or fewer there are.
+    pub fn waits(&self, more: i64) {
+        self.0.waiting.inc_by(more);
     }
 
     /// Counts one settled delivery, and how long its handler had it.

@@ -52,6 +52,7 @@ struct Families {
     partitions: Family<1, Gauge>,
     keys_blocked: Family<1, Gauge>,
     followers_held: Family<1, Gauge>,
+    handovers_waiting: Family<1, Gauge>,
     vendor_calls: Family<3, Counter>,
     vendor_seconds: Family<2, Seconds>,
     relayed: Family<1, Counter>,
@@ -93,6 +94,11 @@ impl Metrics {
             in_flight: names.family("in_flight", "Deliveries in hand now", ["consumer"]),
             partitions: names.family("partitions", "Partitions of ordered keys that this process has", ["consumer"]),
             keys_blocked: names.family("keys_blocked", "Keys that wait for their first message", ["consumer"]),
+            handovers_waiting: names.family(
+                "handovers_waiting",
+                "Deliveries in hand whose letter, copy or outcome the bus does not take",
+                ["consumer"],
+            ),
             followers_held: names.family("followers_held", "Messages behind blocked keys, put aside", ["consumer"]),
             vendor_calls: names.family(
                 "vendor_calls",

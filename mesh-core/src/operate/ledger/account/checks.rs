@@ -138,7 +138,8 @@ impl Book<'_> {
         let picture = self.picture;
         let seat = |stream: &str, durable: &str| Seat { stream: stream.into(), durable: durable.into() };
         for facts in &picture.streams {
-            let percent = facts.max_bytes.map_or(0, |max| facts.bytes.saturating_mul(100) / max.max(1));
+            let share = |of: u64, max: Option<u64>| max.map_or(0, |max| of.saturating_mul(100) / max.max(1));
+            let percent = share(facts.bytes, facts.max_bytes).max(share(facts.messages, facts.max_messages));
             if percent >= self.rules.full_percent {
                 self.find(Kind::Full, &seat(&facts.name, ""), Which::Count(percent));
             }

@@ -23,6 +23,7 @@ fn stream(name: &str, last: u64, present: &Ranges) -> StreamFacts {
         messages: present.count(),
         bytes: 10,
         max_bytes: None,
+        max_messages: None,
         max_age: None,
         created_ms: NOW - 1000,
         last_sequence: last,
