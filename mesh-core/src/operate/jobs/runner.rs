@@ -177,7 +177,7 @@ impl Runner {
         let (heard_into, mut heard) = mpsc::channel(HEARD_AHEAD);
         let mut following = std::pin::pin!(follow(&errand.bus, reading, heard_into));
         let (found_into, mut found) = mpsc::channel(FOUND_AHEAD);
-        let mut walking = std::pin::pin!(walk(&errand.bus, &errand.selection, found_into));
+        let mut walking = std::pin::pin!(walk(&errand.bus, (&errand.selection, errand.cut_off), found_into));
         let mut records = Vec::new();
         self.begun = Instant::now();
         loop {

@@ -1,15 +1,20 @@
 //! Which letters a job is about, and what that would be now.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use mesh_proto::v1;
+use tokio::time::Instant;
 
 use super::{
     dispatch::read_letter,
-    walk::{Candidate, candidate_now},
+    walk::{Candidate, Newest, candidate_now},
 };
 use crate::{
-    bus::{Bus, Start},
+    bus::Bus,
+    clock::patient_delays,
     dead_letter::{Letter, LetterState},
     fault::{Code, Effect, Fault, Reason},
     operate::letters,
@@ -20,6 +25,8 @@ use crate::{
 const MAX_FILTERS: usize = 32;
 /// Ids that one job may name: its record must fit into a message.
 pub const MAX_IDS: usize = 10_000;
+/// How long a server may take to catch up with the others, before a person is told.
+const CATCHES_UP: Duration = Duration::from_secs(10);
 /// Letters that a preview names: of all, and of those that were mended.
 const NAMED: usize = 10;
 
@@ -127,11 +134,23 @@ impl Preview {
 pub async fn preview(bus: &Bus, selection: &Selection) -> Result<Preview, Fault> {
     let state = bus.stream_state(DEAD_LETTER_STREAM).await?;
     let cut_off = state.map(|state| state.last_sequence).ok_or_else(no_stream)?;
+    let mut delays = patient_delays();
+    let until = Instant::now() + CATCHES_UP;
+    loop {
+        match preview_once(bus, selection, cut_off).await {
+            Err(fault) if fault.reason() == Reason::BusUnavailable && Instant::now() < until => {
+                tracing::debug!(%fault, "the letters are looked at again");
+            }
+            previewed => return previewed,
+        }
+        tokio::time::sleep(delays.next().unwrap_or_default()).await;
+    }
+}
+
+async fn preview_once(bus: &Bus, selection: &Selection, cut_off: u64) -> Result<Preview, Fault> {
     let mut preview = Preview { cut_off, ..Preview::default() };
-    let subjects = selection.subjects(bus.gate().identity().region());
-    let mut reading = bus.follow_from(DEAD_LETTER_STREAM, subjects, Start::NewestOfEach).await?;
-    for _ in 0..reading.stored() {
-        let envelope = reading.next().await?.open().envelope;
+    let mut newest = Newest::of(bus, (selection, cut_off)).await?;
+    while let Some(envelope) = newest.next().await? {
         match candidate_now(&envelope, cut_off) {
             Some(Candidate::Letter(letter)) if selection.admits(&letter.letter) => preview.add(*letter),
             Some(Candidate::LookUp { subject, .. }) => {
@@ -142,7 +161,7 @@ pub async fn preview(bus: &Bus, selection: &Selection) -> Result<Preview, Fault>
             _ => {}
         }
     }
-    reading.close().await;
+    newest.following.close().await;
     Ok(preview)
 }
 

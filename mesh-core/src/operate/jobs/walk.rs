@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 
 use super::{Selection, progress::Key};
 use crate::{
-    bus::{Bus, Start},
+    bus::{Bus, Following, Start},
     dead_letter::{Letter, Letters},
     envelope::Envelope,
-    fault::Fault,
+    fault::{Code, Effect, Fault, Reason},
     subject::{DEAD_LETTER_STREAM, Place},
 };
 
@@ -59,9 +59,9 @@ pub(super) enum Found {
 
 /// Walks once through the letters of a selection as they stand now; from the beginning again where the connection is lost:
 /// what was seen before comes twice then.
-pub(super) async fn walk(bus: &Bus, selection: &Selection, into: mpsc::Sender<Found>) {
+pub(super) async fn walk(bus: &Bus, (selection, cut_off): (&Selection, u64), into: mpsc::Sender<Found>) {
     loop {
-        match walk_once(bus, selection, &into).await {
+        match walk_once(bus, (selection, cut_off), &into).await {
             Ok(()) => break,
             Err(fault) => tracing::debug!(%fault, "the walk through the letters begins again"),
         }
@@ -73,17 +73,75 @@ pub(super) async fn walk(bus: &Bus, selection: &Selection, into: mpsc::Sender<Fo
     std::future::pending().await
 }
 
-async fn walk_once(bus: &Bus, selection: &Selection, into: &mpsc::Sender<Found>) -> Result<(), Fault> {
-    let subjects = selection.subjects(bus.gate().identity().region());
-    let mut following = bus.follow_from(DEAD_LETTER_STREAM, subjects, Start::NewestOfEach).await?;
-    for _ in 0..following.stored() {
-        let envelope = following.next().await?.open().envelope;
+async fn walk_once(bus: &Bus, of: (&Selection, u64), into: &mpsc::Sender<Found>) -> Result<(), Fault> {
+    let mut newest = Newest::of(bus, of).await?;
+    while let Some(envelope) = newest.next().await? {
         if into.send(Found::Newest(Box::new(envelope))).await.is_err() {
             break;
         }
     }
-    following.close().await;
+    newest.following.close().await;
     Ok(())
+}
+
+/// The newest record of each letter of a selection, as of a cut-off at least.
+///
+/// In a cluster whoever reads is served by one of the stream's servers, which may be behind: one that was just started again has
+/// not got everything. So the record at the cut-off, or a later one of its letter, must have been among what was read.
+pub(super) struct Newest {
+    pub(super) following: Following,
+    left: u64,
+    subjects: Vec<String>,
+    cut_off: u64,
+    /// Whether the server that reads has what was there at the cut-off.
+    is_current: bool,
+}
+
+impl Newest {
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// The bus can't be reached, or this identity may not read letters.
+    pub(super) async fn of(bus: &Bus, (selection, cut_off): (&Selection, u64)) -> Result<Newest, Fault> {
+        let subjects = selection.subjects(bus.gate().identity().region());
+        let last = if cut_off == 0 { None } else { bus.message_at(DEAD_LETTER_STREAM, cut_off).await? };
+        let witness = last.map(|message| message.open().envelope.subject);
+        let mut filters = subjects.clone();
+        filters.extend(witness.clone().filter(|subject| !subjects.iter().any(|filter| fits(filter, subject))));
+        let following = bus.follow_from(DEAD_LETTER_STREAM, filters, Start::NewestOfEach).await?;
+        let left = following.stored();
+        Ok(Newest { following, left, subjects, cut_off, is_current: witness.is_none() })
+    }
+
+    /// The next one; `None`: there are no more.
+    ///
+    /// # Errors
+    /// The place is lost, or the server that reads is behind: begin again.
+    pub(super) async fn next(&mut self) -> Result<Option<Envelope>, Fault> {
+        while self.left > 0 {
+            self.left -= 1;
+            let envelope = self.following.next().await?.open().envelope;
+            self.is_current |= envelope.delivery.as_ref().is_some_and(|delivery| delivery.sequence >= self.cut_off);
+            if self.subjects.iter().any(|filter| fits(filter, &envelope.subject)) {
+                return Ok(Some(envelope));
+            }
+        }
+        if self.is_current {
+            return Ok(None);
+        }
+        Err(Fault::new(
+            Code::Unavailable,
+            Effect::None,
+            Reason::BusUnavailable,
+            "the server that reads the letters is behind the others; ask again",
+        ))
+    }
+}
+
+/// Whether a filter of tokens and `*` takes a subject.
+fn fits(filter: &str, subject: &str) -> bool {
+    let same = |(one, other): (&str, &str)| one == "*" || one == other;
+    filter.split('.').count() == subject.split('.').count() && filter.split('.').zip(subject.split('.')).all(same)
 }
 
 /// Whether a letter may be meant, by its newest record. `None`: it is not, whatever came before.
@@ -105,5 +163,23 @@ pub(super) fn candidate_now(envelope: &Envelope, cut_off: u64) -> Option<Candida
         Record::Edited(_) | Record::Released(_) => look_up(),
         _ if sequence > cut_off => look_up(),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fits;
+
+    #[test]
+    fn a_filter_takes_what_the_broker_would() {
+        let subject = "mesh1.dead.local.a.work.0af";
+        for filter in ["mesh1.dead.local.a.work.*", "mesh1.dead.local.*.*.*", subject] {
+            assert!(fits(filter, subject), "{filter}");
+        }
+        for filter in
+            ["mesh1.dead.local.b.*.*", "mesh1.dead.eu.*.*.*", "mesh1.dead.local.a.work", "mesh1.dead.*.*.*.*.*"]
+        {
+            assert!(!fits(filter, subject), "{filter}");
+        }
     }
 }
