@@ -21,17 +21,19 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    delayed::stored_at,
     envelope::Envelope,
     fault::{Code, Effect, Fault, Reason},
     policy::{
         budget::Budget,
         isolation::{Admit, Came, IsolationRule, Target},
     },
+    subject,
 };
 
 /// Targets that are remembered at once; idle ones are forgotten beyond it.
 const MAX_TARGETS: usize = 10_000;
+/// A target with a longer name is known by its hash.
+const MAX_TARGET_BYTES: usize = 128;
 /// A wait for a place of a target looks again so often, whether it has become slow.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -127,6 +129,11 @@ pub(super) struct Granted<'a> {
     is_retry: bool,
 }
 
+/// What is remembered of a target's name: thousands may be, and it comes from the payload.
+fn short(target: String) -> String {
+    if target.len() <= MAX_TARGET_BYTES { target } else { subject::sha256(target.as_bytes()) }
+}
+
 impl Worker {
     /// Whether a delivery may begin. `Err`: how it ends instead.
     pub(super) async fn grant(&self, envelope: &Envelope) -> Result<Granted<'_>, Ended> {
@@ -135,13 +142,13 @@ impl Worker {
             None => None,
             Some((isolation, target)) => {
                 let admitted = isolation.admit(target).await;
-                Some(admitted.map_err(|due_ms| self.put_aside_until(envelope, due_ms))?)
+                Some(admitted.map_err(|due_ms| self.put_aside_until(envelope, due_ms, "its target is down"))?)
             }
         };
         let lane = envelope.note.lane.as_ref();
         let is_retry = envelope.attempt() > 1 && lane.is_none_or(|lane| lane.letter.is_none());
         if is_retry && !self.draw() {
-            return Err(self.put_aside_until(envelope, self.later_ms(envelope)));
+            return Err(self.put_aside_until(envelope, self.later_ms(envelope), "there is no budget for a retry"));
         }
         if lane.is_none() {
             let mut budget = self.budget();
@@ -185,16 +192,17 @@ impl Worker {
         self.bus.gate().clock().now_ms().saturating_add(wait_ms)
     }
 
-    /// On the lane until then, unless it would be too late by then: that is said at once.
-    fn put_aside_until(&self, envelope: &Envelope, due_ms: i64) -> Ended {
+    /// On the lane until then, unless it would be too late by then: that is said at once. `why` it may not begin.
+    fn put_aside_until(&self, envelope: &Envelope, due_ms: i64, why: &str) -> Ended {
         if envelope.note.deadline.is_some_and(|deadline| deadline.unix_ms() <= due_ms) {
             let message = "its deadline comes before it may begin";
             let fault = Fault::new(Code::DeadlineExceeded, Effect::None, Reason::DeadlineExpired, message);
             return Ended::DeadLetter(fault);
         }
-        let max_age_ms = i64::try_from(self.retry_rule(envelope).max_age.as_millis()).unwrap_or(i64::MAX);
-        if stored_at(envelope) > 0 && due_ms.saturating_sub(stored_at(envelope)) > max_age_ms {
-            let message = "it is older than the rule allows, and may still not begin: its target is down";
+        let wait_ms = due_ms.saturating_sub(self.bus.gate().clock().now_ms());
+        let wait = Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0));
+        if self.age(envelope).saturating_add(wait) > self.retry_rule(envelope).max_age {
+            let message = format!("it is older than the rule allows, and may still not begin: {why}");
             return Ended::DeadLetter(Fault::new(Code::Unavailable, Effect::None, Reason::AttemptsExhausted, message));
         }
         Ended::PutAside { due_ms }
@@ -205,7 +213,7 @@ impl Worker {
         if self.isolation.is_none() {
             return Ok(None);
         }
-        let named = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.work.target(envelope)));
+        let named = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.work.target(envelope).map(short)));
         named.map_err(|panic| {
             let message = "naming its target panicked";
             let fault = Fault::new(Code::Internal, Effect::None, Reason::HandlerPanicked, message);

@@ -1,6 +1,6 @@
 //! One attempt, from the delivery to its settlement, to be read from top to bottom.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -12,8 +12,8 @@ use super::{feed::InHand, inbox::Trial, lease::Lease, worker::Worker};
 use crate::{
     claim::{self, Reader},
     clock::patient_delays,
-    contract::{Context, Facts, Repeat},
-    delayed::{attempts_of, stored_at},
+    contract::{Context, Facts},
+    delayed::attempts_of,
     envelope::{Envelope, TraceContext},
     fault::{Code, Effect, Fault, Reason, crash_point},
     gate::{Opened, Unopened},
@@ -205,7 +205,7 @@ impl Worker {
             let message = format!("attempt {} is over the limit of {max_attempts}", envelope.attempt());
             return Some(Fault::new(Code::Internal, Effect::Unknown, Reason::AttemptsExhausted, message));
         }
-        self.key_may_be_forgotten(envelope).then(|| {
+        self.comes_too_late(envelope).then(|| {
             // The letter that it would have become had it been known that nobody would be there in time.
             let last = attempts_of(envelope).attempts.pop().and_then(|attempt| attempt.fault).map(Fault::from);
             let unsaid = || Fault::new(Code::Aborted, Effect::Unknown, Reason::OutcomeUnknown, "it came back too late");
@@ -213,19 +213,9 @@ impl Worker {
         })
     }
 
-    /// A retry is ordered within the age that the rule allows, but it may come later than it was ordered: nobody was there. A
-    /// key then no longer keeps the other side from acting a second time. What a person replays is theirs to judge.
-    fn key_may_be_forgotten(&self, envelope: &Envelope) -> bool {
-        let is_retry = envelope.attempt() > 1 && envelope.note.lane.as_ref().is_some_and(|lane| lane.letter.is_none());
-        is_retry
-            && self.work.repeat(envelope) == Repeat::Keyed
-            && self.age(envelope) > self.retry_rule(envelope).max_age
-    }
-
-    /// How long ago it was stored.
-    fn age(&self, envelope: &Envelope) -> Duration {
-        let age_ms = self.bus.gate().clock().now_ms().saturating_sub(stored_at(envelope));
-        Duration::from_millis(u64::try_from(age_ms).unwrap_or(0))
+    /// A retry is ordered within the age that the rule allows, but it may come later than it was ordered: nobody was there.
+    fn comes_too_late(&self, envelope: &Envelope) -> bool {
+        envelope.attempt() > 1 && envelope.note.lane.is_some() && self.is_key_forgotten(envelope)
     }
 
     /// The handler, with its time limit and its panics caught.
@@ -238,6 +228,7 @@ impl Worker {
             deadline: envelope.note.deadline,
             trace: trace::outgoing(Some(trace)),
             fence: envelope.order.as_ref().map(|order| order.fence),
+            is_call: false,
         });
         let limit = self.settings.handler_limit;
         let handling = AssertUnwindSafe(self.work.handle(cx, envelope)).catch_unwind();

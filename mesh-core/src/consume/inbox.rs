@@ -13,9 +13,10 @@ use mesh_proto::v1::{
     inbox_record::{Again, End, State},
 };
 use prost::Message as _;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
+    age::is_replay,
     attempt::Ended,
     lease::Lease,
     quarantine::{PATIENCE, Place},
@@ -36,6 +37,8 @@ use crate::{
 const HORIZON: Duration = Duration::from_secs(24 * 3600);
 /// The broker counts a record's time in 64 bits of nanoseconds: no longer than this.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// How often it is looked whether the one who may be at work has written down what came of it.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How long a drain may take to write down that a delivery was handed back. Without it the delivery is a suspect.
 const HAND_BACK_LIMIT: Duration = Duration::from_secs(2);
 
@@ -71,8 +74,7 @@ impl Worker {
     }
 
     fn is_always_remembered(&self, envelope: &Envelope) -> bool {
-        let is_replay = envelope.note.lane.as_ref().is_some_and(|lane| lane.letter.is_some());
-        self.settings.inbox.is_some() || is_replay || !self.work.repeat(envelope).is_safe_when_unknown()
+        self.settings.inbox.is_some() || is_replay(envelope) || !self.work.repeat(envelope).is_safe_when_unknown()
     }
 
     /// Runs the handler unless what is remembered says otherwise, and remembers what came of it.
@@ -80,8 +82,15 @@ impl Worker {
         let envelope = trial.envelope;
         let Some(delivery) = &envelope.delivery else { return self.try_beside(trial).await };
         let (key, safe) = (self.inbox_key(envelope), self.work.repeat(envelope).is_safe_when_unknown());
+        // Delivered once more while it is in hand here: the broker was killed and forgot. What is written down says then what to do.
+        let _turn = tokio::select! {
+            biased;
+            turn = self.remembering.lock(&key) => turn,
+            // Whoever has it settles it; else its lease runs out.
+            () = self.scope.stopped() => return Ended::TakenOver,
+        };
         // A first delivery is tried without a look: if something is there, the write says so.
-        let mut found = None;
+        let (since, mut found) = (Instant::now(), None);
         if deliveries(envelope) > 1 {
             found = match self.recall(&key).await {
                 Ok(found) => found,
@@ -91,7 +100,19 @@ impl Worker {
         loop {
             let record = found.as_ref().map(|(record, _)| record);
             let revision = found.as_ref().map_or(0, |(_, revision)| *revision);
-            let start = match inbox::begin(&self.settings.inbox_rule, record, &self.now(envelope, delivery)) {
+            let start = match inbox::begin(&self.settings.inbox_rule, record, &self.now(envelope, delivery, since)) {
+                Begin::Wait => {
+                    tokio::select! {
+                        biased;
+                        () = self.scope.stopped() => return Ended::TakenOver,
+                        () = tokio::time::sleep(LOOK_AGAIN) => {}
+                    }
+                    found = match self.recall(&key).await {
+                        Ok(found) => found,
+                        Err(GivenUp) => return Ended::TakenOver,
+                    };
+                    continue;
+                }
                 Begin::Overtaken => {
                     tracing::info!(
                         message_id = envelope.message_id,
@@ -283,14 +304,18 @@ impl Worker {
         }
     }
 
-    fn now<'e>(&self, envelope: &'e Envelope, delivery: &'e Delivery) -> Now<'e> {
+    /// `since`: when this delivery was first looked at.
+    fn now<'e>(&self, envelope: &'e Envelope, delivery: &'e Delivery, since: Instant) -> Now<'e> {
         Now {
             attempt: envelope.attempt(),
             stream: &delivery.stream,
             sequence: delivery.sequence,
             deliveries: delivery.deliveries,
-            safe_to_repeat: self.work.repeat(envelope).is_safe_when_unknown(),
+            safe_to_repeat: self.may_repeat(envelope),
             exact: self.is_always_remembered(envelope),
+            at_ms: self.bus.gate().clock().now_ms(),
+            lease: self.settings.ack_wait,
+            waited: since.elapsed(),
         }
     }
 
@@ -348,7 +373,7 @@ fn repeated(record: Option<&InboxRecord>, attempts: &mut v1::Attempts) -> Ended 
 fn parked() -> Fault {
     let message = "its handler was started and left no word: whether it acted is unknown";
     Fault::new(Code::Unknown, Effect::Unknown, Reason::OutcomeUnknown, message)
-        .with_detail("the process ended in the middle, or its lease ran out; its contract forbids to repeat it blindly")
+        .with_detail("the process ended in the middle, or its lease ran out; to repeat it blindly is forbidden by its contract, or its key may be forgotten by now")
 }
 
 fn ends_its_process(starts: u32) -> Fault {

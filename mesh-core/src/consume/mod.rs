@@ -5,9 +5,11 @@
 //! broker confirms the successor (outcome, delayed copy, letter) before the delivery is acknowledged.
 
 mod admit;
+mod age;
 mod attempt;
 mod feed;
 mod inbox;
+mod key_locks;
 mod lease;
 mod ordered;
 mod quarantine;

@@ -138,6 +138,7 @@ impl Worker {
     }
 
     async fn dead_letter(&self, envelope: &Envelope, fault: &Fault, attempts: v1::Attempts) -> Result<(), GivenUp> {
+        let fault = &self.of_all_attempts(envelope, fault, &attempts);
         let capture = || dead_letter::capture(&self.bus, &self.lane, envelope, fault, attempts.clone());
         let captured = self.until_confirmed("a dead letter", capture).await?;
         crash_point("settle.captured");

@@ -7,7 +7,9 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::{ConsumerSettings, admit::Isolation, lease::Leases, quarantine::Quarantine, work::Work};
+use super::{
+    ConsumerSettings, admit::Isolation, key_locks::KeyLocks, lease::Leases, quarantine::Quarantine, work::Work,
+};
 use crate::{
     bus::Bus, clock::TaskScope, delayed::Lane, fault::Fault, policy::budget::Budget, store::Store,
     telemetry::metrics::ConsumerMetrics,
@@ -35,6 +37,8 @@ pub struct Worker {
     pub(super) permits: Arc<Semaphore>,
     pub(super) leases: Leases,
     pub(super) quarantine: Quarantine,
+    /// Those whose record is being written here, by its key.
+    pub(super) remembering: KeyLocks,
     pub(super) budget: Mutex<Budget>,
     pub(super) isolation: Option<Isolation>,
     /// Deliveries that wait for the broker to take what follows from them.
@@ -74,6 +78,7 @@ impl Worker {
             work,
             metrics,
             leases: Leases::default(),
+            remembering: KeyLocks::default(),
             quarantine: home.quarantine.clone(),
             scope: home.scope.clone(),
             abort: home.abort.clone(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{clock::Deadline, envelope::TraceContext};
+use crate::{clock::Deadline, envelope::TraceContext, subject};
 
 /// The facts of one attempt. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub struct Facts {
     pub trace: TraceContext,
     /// Where the order of keys is kept: grows with each owner of the key.
     pub fence: Option<u64>,
+    /// Whether its caller waits for the answer: nothing is stored of it.
+    pub is_call: bool,
 }
 
 impl Context {
@@ -44,6 +46,20 @@ impl Context {
     #[must_use]
     pub fn local_id(&self) -> &str {
         self.0.message_id.splitn(3, '/').last().unwrap_or_default()
+    }
+
+    /// Whether its caller waits for the answer, and nobody does after the deadline.
+    #[must_use]
+    pub fn is_call(&self) -> bool {
+        self.0.is_call
+    }
+
+    /// A local id that follows from the whole of this message's id, and from nothing else; `None`: it has none. Two messages with
+    /// the same local id, of other senders or types, have others.
+    #[must_use]
+    pub fn derived_id(&self) -> Option<String> {
+        let id = &self.0.message_id;
+        (!id.is_empty()).then(|| subject::sha256(id.as_bytes())[..32].to_owned())
     }
 
     /// The service that published, called or enqueued. The broker's permissions make it true.

@@ -5,6 +5,8 @@
 //! less. What came of a handler is written down before it is carried out, so a repeat carries out the same again and never
 //! runs the handler twice.
 
+use std::time::Duration;
+
 use mesh_proto::v1::{
     InboxRecord,
     inbox_record::{End, State},
@@ -41,6 +43,12 @@ pub struct Now<'a> {
     pub safe_to_repeat: bool,
     /// Whether every delivery of this consumer is written down, not only suspects.
     pub exact: bool,
+    /// The time of day, Unix milliseconds.
+    pub at_ms: i64,
+    /// How long a delivery stays with whoever gives no sign of life.
+    pub lease: Duration,
+    /// How long it has been waited with so far.
+    pub waited: Duration,
 }
 
 /// What to do with it.
@@ -48,6 +56,8 @@ pub struct Now<'a> {
 pub enum Begin {
     /// Start its handler.
     Start(Start),
+    /// Look again in a moment: whoever started it may be at work.
+    Wait,
     /// Nothing: a later copy has taken its place, or an earlier copy of the same is at work. Acknowledge it.
     Overtaken,
     /// It came to an end before: carry out again what is written there.
@@ -88,14 +98,27 @@ pub fn begin(rule: &InboxRule, found: Option<&InboxRecord>, now: &Now<'_>) -> Be
         }
         // It was delivered to somebody in between who left no word, before or after the start was written down.
         State::HandedBack => without_a_word(rule, record, now, true),
+        State::Begun | State::Unspecified if may_be_at_work(record, now) => Begin::Wait,
         State::Begun | State::Unspecified => without_a_word(rule, record, now, record.alone),
     }
+}
+
+/// A broker that was killed forgets what it delivered, and delivers it again at once: to somebody else, while the first is at
+/// work and renews a lease that nobody knows of any more. Where the broker says that this is the first delivery, the start is
+/// believed for as long as a lease.
+fn may_be_at_work(record: &InboxRecord, now: &Now<'_>) -> bool {
+    let age_ms = now.at_ms.saturating_sub(record.at_ms);
+    now.deliveries <= 1 && now.waited < now.lease && u128::try_from(age_ms).is_ok_and(|age| age < now.lease.as_millis())
 }
 
 /// Nothing is remembered. Delivered before, it may have ended its process beside others.
 fn unrecorded(now: &Now<'_>) -> Begin {
     if now.deliveries <= 1 {
         return Begin::Start(FRESH);
+    }
+    // Where everything is written down, nothing was begun. Elsewhere a first start leaves no trace.
+    if !now.exact && !now.safe_to_repeat {
+        return Begin::Park;
     }
     Begin::Start(Start { suspect: true, ended_alone: 0, ended_beside: 1 })
 }
@@ -159,7 +182,8 @@ mod tests {
     }
 
     fn now(stream: &str, sequence: u64, deliveries: u64) -> Now<'_> {
-        Now { attempt: 1, stream, sequence, deliveries, safe_to_repeat: true, exact: false }
+        let (lease, waited) = (Duration::ZERO, Duration::ZERO);
+        Now { attempt: 1, stream, sequence, deliveries, safe_to_repeat: true, exact: false, at_ms: 0, lease, waited }
     }
 
     fn decide(found: Option<&InboxRecord>, now: &Now<'_>) -> Begin {
@@ -205,6 +229,33 @@ mod tests {
         assert_eq!(decide(Some(&found), &unsafe_now), Begin::Park);
         // Before the start was written down nothing can have happened.
         assert!(matches!(decide(None, &unsafe_now), Begin::Start(_)));
+    }
+
+    #[test]
+    fn who_began_it_may_be_at_work_where_the_broker_forgot_that_it_delivered_it() {
+        let found = InboxRecord { at_ms: 1000, ..record(State::Begun, ORIGINAL, 7) };
+        let lease = Duration::from_secs(30);
+        for safe_to_repeat in [true, false] {
+            let again = Now { safe_to_repeat, exact: true, at_ms: 2000, lease, ..now(ORIGINAL, 7, 1) };
+            assert_eq!(decide(Some(&found), &again), Begin::Wait);
+            let over = if safe_to_repeat {
+                Begin::Start(Start { suspect: true, ended_alone: 0, ended_beside: 1 })
+            } else {
+                Begin::Park
+            };
+            assert_eq!(decide(Some(&found), &Now { at_ms: 31_000, ..again }), over, "its lease is over");
+            assert_eq!(decide(Some(&found), &Now { waited: lease, ..again }), over, "whatever the clocks say");
+            assert_eq!(decide(Some(&found), &Now { deliveries: 2, ..again }), over, "the broker knows of the first");
+        }
+    }
+
+    #[test]
+    fn a_first_start_leaves_no_trace_so_what_may_no_longer_be_repeated_is_parked() {
+        let late = Now { safe_to_repeat: false, ..now(ORIGINAL, 7, 2) };
+        assert_eq!(decide(None, &late), Begin::Park);
+        assert_eq!(decide(None, &Now { deliveries: 1, ..late }), Begin::Start(FRESH), "nobody had it before");
+        let handed_back = InboxRecord { deliveries: 1, ..record(State::HandedBack, ORIGINAL, 7) };
+        assert_eq!(decide(Some(&handed_back), &late), Begin::Start(FRESH), "nor was it begun");
     }
 
     #[test]
@@ -261,7 +312,7 @@ mod tests {
         fn nothing_is_done_twice(found in any_record(), attempt in 1u32..4, lane: bool, sequence in 1u64..4, deliveries in 1u64..6) {
             let stream = if lane { LANE } else { ORIGINAL };
             for safe_to_repeat in [true, false] {
-                let now = Now { attempt, stream, sequence, deliveries, safe_to_repeat, exact: !safe_to_repeat };
+                let now = Now { attempt, safe_to_repeat, exact: !safe_to_repeat, ..now(stream, sequence, deliveries) };
                 let verdict = decide(Some(&found), &now);
                 let starts = matches!(verdict, Begin::Start(_));
                 prop_assert!(!(starts && found.state() == State::Ended), "{verdict:?}");

@@ -201,5 +201,6 @@ fn context(envelope: &Envelope) -> Context {
         deadline: envelope.note.deadline,
         trace: trace::outgoing(envelope.trace),
         fence: None,
+        is_call: true,
     })
 }

@@ -4,9 +4,11 @@
 //! and rpc services keep their dots, so they take several tokens; everything around them has a fixed place, counted from
 //! the front and from the back. Keys never stand in subjects: [`partition`] puts them into one of [`PARTITIONS`].
 
+mod digest;
 mod name;
 mod place;
 
+pub use digest::sha256;
 pub use name::{InvalidName, Name};
 pub use place::Place;
 

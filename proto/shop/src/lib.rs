@@ -156,6 +156,7 @@ mod tests {
             deadline: None,
             trace: TraceContext::root(false),
             fence: None,
+            is_call: true,
         })
     }
 

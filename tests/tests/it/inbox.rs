@@ -1,17 +1,23 @@
 //! What was done is not done again, and a start that left no word is not repeated blindly.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::StreamExt as _;
 use mesh_core::{
     Context, Fault, Mesh,
     bus::StreamLimits,
+    clock::Clock,
     consume::ConsumerSettings,
     contract::{BoxFuture, OperationInfo, Repeat, Service},
     dead_letter::{Letter, LetterState},
     fault::{Effect, Reason},
     identity::Credential,
     operate::letters::{self, Selector},
+    policy::retry::RetryRule,
     store::Store,
 };
 use mesh_tests::{Seen, TestBroker, eventually, seen::notes};
@@ -106,8 +112,9 @@ async fn with_an_inbox_each_event_is_handled_once_though_the_broker_forgets_its_
     assert!(twice.is_empty(), "handled again: {twice:?}");
 }
 
-/// Charges that the contract forbids to repeat, the first of which never ends.
+/// Charges, the first of which never ends.
 struct Careful {
+    repeat: Repeat,
     seen: Seen,
     begun: Arc<Notify>,
 }
@@ -121,7 +128,7 @@ impl Service for Careful {
         vec![OperationInfo {
             service: "shop.payments.v1.Payments".into(),
             method: "Charge".into(),
-            repeat: Repeat::Once,
+            repeat: self.repeat,
             request: "shop.payments.v1.ChargeRequest".into(),
             reply: "shop.payments.v1.ChargeReply".into(),
         }]
@@ -146,7 +153,7 @@ async fn what_may_not_be_repeated_is_parked_when_its_process_ends_in_the_middle(
     let broker = TestBroker::with(&[till(), bank()], true, &limits()).await.unwrap();
     let (seen, begun) = (Seen::default(), Arc::new(Notify::new()));
     let doomed = Doomed::new(&broker, "bank");
-    let careful = Careful { seen: Arc::clone(&seen), begun: Arc::clone(&begun) };
+    let careful = Careful { repeat: Repeat::Once, seen: Arc::clone(&seen), begun: Arc::clone(&begun) };
     doomed.run("bank", |mesh| async move { mesh.serve(careful).start().await.unwrap() }).await;
     let till = broker.connect("till").await.unwrap();
     PaymentsClient::new(&till).charge().enqueue(&charge_of(1, 100)).id("1").await.unwrap();
@@ -154,7 +161,7 @@ async fn what_may_not_be_repeated_is_parked_when_its_process_ends_in_the_middle(
     doomed.end();
 
     let second = broker.connect("bank").await.unwrap();
-    let careful = Careful { seen: Arc::clone(&seen), begun };
+    let careful = Careful { repeat: Repeat::Once, seen: Arc::clone(&seen), begun };
     second.serve(careful).start().await.unwrap();
     PaymentsClient::new(&till).charge().enqueue(&charge_of(2, 100)).id("2").await.unwrap();
     let letter = eventually("the parked letter", || async { letters(&broker).await.into_iter().next() }).await;
@@ -163,6 +170,30 @@ async fn what_may_not_be_repeated_is_parked_when_its_process_ends_in_the_middle(
     assert_eq!(fault.effect(), Effect::Unknown);
     eventually("the other one", || async { seen.lock().await.contains(&"2".to_owned()).then_some(()) }).await;
     assert_eq!(*seen.lock().await, ["1", "2"], "the first was not begun again");
+}
+
+/// A key makes a repeat harmless for as long as the other side remembers it, and a first start leaves no trace of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyed_start_that_left_no_word_is_parked_when_its_key_may_be_forgotten() {
+    let broker = TestBroker::with(&[till(), bank()], true, &limits()).await.unwrap();
+    let (seen, begun) = (Seen::default(), Arc::new(Notify::new()));
+    let careful = || Careful { repeat: Repeat::Keyed, seen: Arc::clone(&seen), begun: Arc::clone(&begun) };
+    let doomed = Doomed::new(&broker, "bank");
+    let first = careful();
+    doomed.run("bank", |mesh| async move { mesh.serve(first).start().await.unwrap() }).await;
+    let till = broker.connect("till").await.unwrap();
+    PaymentsClient::new(&till).charge().enqueue(&charge_of(1, 100)).id("1").await.unwrap();
+    begun.notified().await;
+    doomed.end();
+
+    let later = || SystemTime::now() + RetryRule::default().max_age + Duration::from_secs(60);
+    let mesh = Mesh::builder("bank").region(mesh_tests::broker::REGION).url(&broker.server.client_url());
+    let mesh = mesh.credential(broker.credential("bank")).clock(Clock::from_fn(later)).connect().await.unwrap();
+    mesh.serve(careful()).start().await.unwrap();
+    let letter = eventually("the parked letter", || async { letters(&broker).await.into_iter().next() }).await;
+    let fault: Fault = letter.letter.fault.unwrap().into();
+    assert_eq!((fault.reason(), fault.effect()), (Reason::OutcomeUnknown, Effect::Unknown));
+    assert_eq!(*seen.lock().await, ["1"], "it was not begun again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

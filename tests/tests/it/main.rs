@@ -14,6 +14,7 @@ mod commit;
 mod compose;
 mod demo;
 mod inbox;
+mod inbox_forgotten;
 mod interop;
 mod isolation;
 mod keeper;

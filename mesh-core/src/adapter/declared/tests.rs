@@ -31,6 +31,7 @@ pub(crate) fn context(key: &str, deadline: Option<Deadline>) -> Context {
         deadline,
         trace: TraceContext::from_ids(1, 2, true).unwrap(),
         fence: None,
+        is_call: false,
     })
 }
 

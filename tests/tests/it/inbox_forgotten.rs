@@ -1,0 +1,152 @@
+//! A broker that forgets what it delivered delivers it again while it is being handled. It is handled once all the same.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_nats::jetstream;
+use mesh_core::{
+    Context, Fault,
+    bus::StreamLimits,
+    consume::ConsumerSettings,
+    contract::{BoxFuture, OperationInfo, Repeat, Service},
+    operate::letters::{self, Selector},
+    policy::compile::Declaration,
+};
+use mesh_tests::{Seen, TestBroker, eventually, foreign};
+use shop_proto::shop::{orders::v1::OrderPlaced, payments::v1::PaymentsClient};
+use tokio::sync::watch;
+
+use crate::shop::{bank, charge_of, consumer, order, orders, till};
+
+const COUNT: usize = 40;
+
+/// A lease that does not run out while the test looks.
+fn settings() -> ConsumerSettings {
+    ConsumerSettings { concurrency: COUNT, prefetch: 8, ..ConsumerSettings::default() }
+}
+
+/// The consumer is made anew: nothing is left of what it delivered, as after a crash of the broker.
+async fn forget(broker: &TestBroker, declarations: &[Declaration], (stream, durable): (&str, &str)) {
+    let admin = jetstream::new(foreign::client(broker, "operator").await);
+    admin.get_stream(stream).await.unwrap().delete_consumer(durable).await.unwrap();
+    broker.apply(declarations, &StreamLimits::default()).await.unwrap();
+}
+
+async fn in_flight(broker: &TestBroker, (stream, durable): (&str, &str)) -> u64 {
+    let operator = broker.connect("operator").await.unwrap();
+    let state = operator.bus().consumer_state(stream, durable).await.unwrap();
+    operator.drain().await;
+    state.map_or(0, |state| state.in_flight)
+}
+
+async fn at_rest(broker: &TestBroker, (stream, durable): (&str, &str)) {
+    let operator = broker.connect("operator").await.unwrap();
+    eventually("all settled", || async {
+        let state = operator.bus().consumer_state(stream, durable).await.ok()??;
+        (state.pending == 0 && state.in_flight == 0).then_some(())
+    })
+    .await;
+    let letters = letters::list(operator.bus(), &Selector::default()).await.unwrap().letters;
+    assert!(letters.is_empty(), "{letters:?}");
+    operator.drain().await;
+}
+
+async fn assert_each_once(seen: &Seen) {
+    let mut times = BTreeMap::new();
+    seen.lock().await.iter().for_each(|id| *times.entry(id.clone()).or_insert(0) += 1);
+    assert_eq!(times.len(), COUNT, "none is lost");
+    assert!(times.values().all(|times| *times == 1), "{times:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_again_while_it_is_in_hand_waits_for_what_is_written_down() {
+    let declarations = [orders(), consumer("mail", "confirm")];
+    let broker = TestBroker::with(&declarations, true, &StreamLimits::default()).await.unwrap();
+    let place = ("mesh1-event-orders", "mail_confirm");
+    let (seen, (open, gate)) = (Seen::default(), watch::channel(false));
+    let mesh = broker.connect("mail").await.unwrap();
+    let into = Arc::clone(&seen);
+    let handler = move |_cx: Context, event: OrderPlaced| {
+        let (into, mut gate) = (Arc::clone(&into), gate.clone());
+        async move {
+            into.lock().await.push(event.order_id);
+            gate.wait_for(|is_open| *is_open).await.map(drop).map_err(|_| Fault::unavailable("the test has ended"))
+        }
+    };
+    // Twice as many places, so that what comes again gets one.
+    let settings = ConsumerSettings { concurrency: 2 * COUNT, ..settings() };
+    let confirm = mesh.consumer::<OrderPlaced>("confirm").settings(settings);
+    confirm.inbox(Duration::from_secs(3600)).start(handler).await.unwrap();
+    let sender = broker.connect("orders").await.unwrap();
+    let publisher = sender.publisher::<OrderPlaced>();
+    for number in 1..=COUNT {
+        publisher.publish(&order(number)).id(number.to_string()).await.unwrap();
+    }
+    eventually("all begun", || async { (seen.lock().await.len() == COUNT).then_some(()) }).await;
+    forget(&broker, &declarations, place).await;
+    eventually("all delivered again", || async { (in_flight(&broker, place).await == COUNT as u64).then_some(()) })
+        .await;
+    open.send_replace(true);
+    at_rest(&broker, place).await;
+    assert_each_once(&seen).await;
+}
+
+/// Charges that may not be repeated blindly, and end when they are told to.
+struct Careful {
+    seen: Seen,
+    gate: watch::Receiver<bool>,
+}
+
+impl Service for Careful {
+    fn name(&self) -> &str {
+        "shop.payments.v1.Payments"
+    }
+
+    fn operations(&self) -> Vec<OperationInfo> {
+        vec![OperationInfo {
+            service: "shop.payments.v1.Payments".into(),
+            method: "Charge".into(),
+            repeat: Repeat::Once,
+            request: "shop.payments.v1.ChargeRequest".into(),
+            reply: "shop.payments.v1.ChargeReply".into(),
+        }]
+    }
+
+    fn dispatch<'a>(
+        &'a self,
+        _method: &'a str,
+        cx: Context,
+        _payload: bytes::Bytes,
+    ) -> BoxFuture<'a, Result<bytes::Bytes, Fault>> {
+        Box::pin(async move {
+            self.seen.lock().await.push(cx.local_id().to_owned());
+            let opened = self.gate.clone().wait_for(|is_open| *is_open).await.map(drop);
+            opened.map(|()| bytes::Bytes::new()).map_err(|_| Fault::unavailable("the test has ended"))
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_does_not_park_what_the_first_is_about_to_finish() {
+    let declarations = [till(), bank()];
+    let broker = TestBroker::with(&declarations, true, &StreamLimits::default()).await.unwrap();
+    let place = ("mesh1-work-shop-payments-v1-Payments", "bank_shop-payments-v1-payments");
+    let (seen, (open, gate)) = (Seen::default(), watch::channel(false));
+    let careful = || Careful { seen: Arc::clone(&seen), gate: gate.clone() };
+    let first = broker.connect("bank").await.unwrap();
+    first.serve(careful()).calls(false).settings(settings()).start().await.unwrap();
+    let sender = broker.connect("till").await.unwrap();
+    let charge = PaymentsClient::new(&sender).charge();
+    for number in 1..=COUNT {
+        charge.enqueue(&charge_of(number, 100)).id(number.to_string()).await.unwrap();
+    }
+    eventually("all begun", || async { (seen.lock().await.len() == COUNT).then_some(()) }).await;
+    // The first has no place left: nearly all that comes again goes to the second.
+    let second = broker.connect("bank").await.unwrap();
+    second.serve(careful()).calls(false).settings(settings()).start().await.unwrap();
+    forget(&broker, &declarations, place).await;
+    eventually("all delivered again", || async { (in_flight(&broker, place).await == COUNT as u64).then_some(()) })
+        .await;
+    open.send_replace(true);
+    at_rest(&broker, place).await;
+    assert_each_once(&seen).await;
+}
