@@ -74,14 +74,17 @@ pub struct Cause {
 }
 
 impl Cause {
-    /// Takes over from the attempt that is being handled: its local id, its deadline and its trace.
+    /// Takes over from the attempt that is being handled, what was not set before: its local id, its deadline and its trace.
     ///
-    /// The same attempt again sends the same id again, so a repeat is recognised as one.
+    /// The same attempt again sends the same id again, so a repeat is recognised as one. What is sent in a call has an id that
+    /// follows from the call's key, since other callers may use the same local ids; and not the call's deadline: that its caller
+    /// no longer waits does not make it worthless.
     #[must_use]
-    pub fn of(context: &Context) -> Cause {
-        // A call without a key has no id of its own.
-        let id = Some(context.local_id()).filter(|id| !id.is_empty()).map(str::to_owned);
-        Cause { id, deadline: context.deadline(), trace: Some(context.trace()) }
+    pub fn caused_by(self, context: &Context) -> Cause {
+        let own = || Some(context.local_id()).filter(|id| !id.is_empty()).map(str::to_owned);
+        let id = || if context.is_call() { context.derived_id() } else { own() };
+        let deadline = context.deadline().filter(|_| !context.is_call());
+        Cause { id: self.id.or_else(id), deadline: self.deadline.or(deadline), trace: Some(context.trace()) }
     }
 }
 
@@ -302,6 +305,32 @@ mod tests {
         assert_eq!(gate.call_key(operation, Some("17".into())).unwrap(), work.message_id());
         assert_ne!(gate.call_key(operation, None).unwrap(), gate.call_key(operation, None).unwrap());
         assert!(gate.call_key(operation, Some("a b".into())).is_err());
+    }
+
+    #[test]
+    fn what_a_called_handler_sends_is_its_calls_own_and_has_no_deadline_of_it() {
+        let context = |message_id: &str, is_call| {
+            Context::new(crate::contract::Facts {
+                message_id: message_id.into(),
+                caller: "till".into(),
+                idempotency_key: String::new(),
+                attempt: 1,
+                deadline: Some(Deadline::at_unix_ms(5)),
+                trace: TraceContext::root(false),
+                fence: None,
+                is_call,
+            })
+        };
+        let of = |message_id, is_call| Cause::default().caused_by(&context(message_id, is_call));
+        let queued = of("till/shop.P.Place/17", false);
+        assert_eq!((queued.id.as_deref(), queued.deadline), (Some("17"), Some(Deadline::at_unix_ms(5))));
+        let (till, web) = (of("till/shop.P.Place/17", true), of("web/shop.P.Place/17", true));
+        assert!(till.id.is_some() && till.id != web.id && till.deadline.is_none());
+        assert_eq!(till.id, of("till/shop.P.Place/17", true).id, "the call again");
+        assert_eq!(of("", true).id, None, "a call without a key");
+        let stated = Cause { deadline: Some(Deadline::at_unix_ms(9)), ..cause("own") };
+        let stated = stated.caused_by(&context("till/shop.P.Place/17", false));
+        assert_eq!((stated.id.as_deref(), stated.deadline), (Some("own"), Some(Deadline::at_unix_ms(9))));
     }
 
     #[test]

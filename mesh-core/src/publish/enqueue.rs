@@ -82,11 +82,10 @@ impl Enqueue {
         self
     }
 
-    /// Takes id, deadline and trace over from the attempt that is being handled. An id set before stays.
+    /// Takes id, deadline and trace over from the attempt that is being handled. What was set before stays. In a
+    /// handler of a call the deadline is not taken over: it is its caller's, who waits.
     pub fn caused_by(mut self, context: &Context) -> Enqueue {
-        let id = self.cause.id.take();
-        self.cause = Cause::of(context);
-        self.cause.id = id.or(self.cause.id);
+        self.cause = self.cause.caused_by(context);
         self
     }
 

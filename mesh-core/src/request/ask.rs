@@ -86,7 +86,8 @@ impl Asking {
         let cut = self.attempt_timeout(attempt).filter(|timeout| *timeout < remaining);
         let number = self.within.saturating_add(attempt - 1);
         note.attempt = (number > 1).then_some(number);
-        note.deadline = Some(cut.map_or(self.deadline, |timeout| Deadline::after(clock, timeout)));
+        // Not the cut: what the other side sends on is not over with this attempt, and its clock may be ahead of ours.
+        note.deadline = Some(self.deadline);
         let trace = trace::outgoing(self.trace);
         let sealed = self.bus.gate().seal_call(self.target.names(), (note, trace), payload)?;
         let answer = self.bus.request(sealed, cut.unwrap_or(remaining)).await;

@@ -127,12 +127,12 @@ impl<R> Call<R> {
     /// Takes id, deadline and trace over from the attempt that is being handled. An id or a deadline set before stays. Where
     /// that attempt is a retry, this call is made once: whoever repeats is further up, and repeats do not multiply.
     pub fn caused_by(mut self, context: &Context) -> Call<R> {
-        let before = std::mem::replace(&mut self.cause, Cause::of(context));
-        self.cause.deadline = before.deadline.or(self.cause.deadline);
         self.within = context.attempt();
-        // One attempt may ask several things; only what a key is needed for takes over the id.
-        let own = self.cause.id.take().filter(|_| self.target.repeat == Repeat::Keyed);
-        self.cause.id = before.id.or(own);
+        // One attempt may ask several things; only what a key is needed for takes over an id.
+        let id = if self.target.repeat == Repeat::Keyed { context.derived_id() } else { None };
+        let Cause { id: own, deadline, .. } = std::mem::take(&mut self.cause);
+        let deadline = deadline.or(context.deadline());
+        self.cause = Cause { id: own.or(id), deadline, trace: Some(context.trace()) };
         self
     }
 
