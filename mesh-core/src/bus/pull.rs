@@ -193,18 +193,16 @@ impl Pull {
     /// Takes no more, and gives what had come already, so that it can be handed back.
     ///
     /// The client forgets the subscription in its next turn after it wrote UNSUB; what comes later is lost to it, and is
-    /// delivered again when its lease is over. So what was asked for is let come first, as long as it does: all of it, or all
-    /// that the broker has. Then nothing is on its way, but for what is stored in that very moment.
+    /// delivered again when its lease is over. So what was asked for is let come first, until nothing came in two round trips. In a
+    /// cluster a delivery may still be on its way from another server, and anywhere one that is stored in that very moment.
     pub async fn close(mut self) -> Vec<Unopened> {
-        let mut left = Vec::new();
-        while self.asked > 0 && self.bus.round_trip(CLOSING).await.is_ok() {
+        let (mut left, mut in_vain) = (Vec::new(), 0);
+        while self.asked > 0 && in_vain < 2 && self.bus.round_trip(CLOSING).await.is_ok() {
             let before = left.len();
             while let Some(Some(message)) = self.subscription.next().now_or_never() {
                 self.keep(message.into(), &mut left);
             }
-            if left.len() == before {
-                break;
-            }
+            in_vain = if left.len() == before { in_vain + 1 } else { 0 };
         }
         let _ = self.subscription.drain().await;
         let over = Instant::now() + CLOSING;

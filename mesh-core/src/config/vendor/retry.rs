@@ -63,7 +63,7 @@ pub(super) fn of_operation(
         let fields = node.fields(KEYS, report)?;
         if let Some(budget) = fields.get("budget") {
             let what =
-                "retry.budget: it is counted for all operations together, expected it under \"retry\" at the top";
+                "retry.budget: it is counted for all operations of one rpc service together, in each process, expected it under \"retry\" at the top";
             report.add(budget.place, what);
         }
         Some(Stated::read(fields, &format!("operations.{}.retry", info.full_name()), report))
