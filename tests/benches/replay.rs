@@ -17,15 +17,21 @@ use std::{
 use clap::Parser as _;
 use mesh_core::{
     Context, Fault,
-    bus::{Bus, Stop, StreamLimits},
+    bus::{Bus, StreamLimits},
     operate::jobs::{self, Ask, Job, Selection},
-    policy::compile::{Consumes, Declaration},
+    policy::{
+        compile::{Consumes, Declaration},
+        replay::Counts,
+    },
 };
 use mesh_tests::{
     TestBroker,
     letters::{EVENT, capture},
 };
 use shop_proto::shop::orders::v1::OrderPlaced;
+
+/// How often it is looked how far the jobs are.
+const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(clap::Parser)]
 struct Args {
@@ -35,6 +41,9 @@ struct Args {
     /// How often the keeper dies while it sends.
     #[arg(long, default_value_t = 0)]
     deaths: u32,
+    /// How many operators more ask for the same while it is under way, and crash.
+    #[arg(long, default_value_t = 0)]
+    operators: u32,
     /// A broker that does not sync always.
     #[arg(long)]
     default_sync: bool,
@@ -60,7 +69,8 @@ async fn main() {
     let captured = rate(args.letters, started.elapsed());
 
     // Nobody handles them yet: this is the keeper's own pace.
-    let job = ask(operator.bus(), args.letters).await;
+    let mut asked = 1;
+    ask(&broker, args.letters).await;
     let started = Instant::now();
     let mut deaths = 0;
     let sent = loop {
@@ -69,7 +79,8 @@ async fn main() {
         let me = format!("keeper-{deaths}");
         tokio::select! {
             () = jobs::run(keeper.bus(), &me) => unreachable!("it runs until it is dropped"),
-            sent = all_sent(operator.bus(), &job, args.letters) => break sent,
+            sent = all_sent(operator.bus(), args.letters) => break sent,
+            () = ask(&broker, args.letters), if asked <= args.operators => asked += 1,
             () = tokio::time::sleep(life) => deaths += 1,
         }
     };
@@ -85,18 +96,19 @@ async fn main() {
     };
     worker.consumer::<OrderPlaced>("work").start(handler).await.unwrap();
     let started = Instant::now();
-    let job = tokio::select! {
+    let all = tokio::select! {
         () = jobs::run(keeper.bus(), "the last") => unreachable!("it runs until it is dropped"),
-        job = finished(operator.bus(), &job) => job,
+        all = finished(operator.bus()) => all,
     };
     let resolved = rate(args.letters, started.elapsed());
     let seen = seen.lock().unwrap();
     let (doubled, lost) = (seen.values().filter(|count| **count > 1).count(), args.letters - seen.len());
-    let counts = job.counts();
+    let sum = |count: fn(&Counts) -> u64| all.iter().map(|job| count(&job.counts())).sum::<u64>();
     let total = args.letters as u64;
-    let is_right = doubled == 0 && lost == 0 && (counts.dispatched, counts.resolved) == (total, total);
+    let each_once = (sum(|it| it.dispatched), sum(|it| it.resolved)) == (total, total);
+    let is_right = doubled == 0 && lost == 0 && each_once && all.len() == asked as usize;
     println!(
-        "replay letters={} deaths={deaths} captured={captured}/s dispatched={dispatched}/s on_lane={on_lane} handled={resolved}/s \
+        "replay letters={} deaths={deaths} jobs={asked} captured={captured}/s dispatched={dispatched}/s on_lane={on_lane} handled={resolved}/s \
          doubled={doubled} lost={lost} {}",
         args.letters,
         if is_right { "PASS" } else { "FAIL" }
@@ -114,8 +126,10 @@ fn order(number: u64) -> (u64, OrderPlaced) {
     (number, OrderPlaced { order_id, customer_id, ..OrderPlaced::default() })
 }
 
-async fn ask(bus: &Bus, letters: usize) -> Job {
-    let preview = jobs::preview(bus, &Selection::default()).await.unwrap();
+/// An operator asks for all letters, and is gone before anybody can tell them what came of it.
+async fn ask(broker: &TestBroker, letters: usize) {
+    let operator = broker.connect("operator").await.unwrap();
+    let preview = jobs::preview(operator.bus(), &Selection::default()).await.unwrap();
     let ask = Ask {
         selection: Selection::default(),
         cut_off: preview.cut_off,
@@ -128,26 +142,26 @@ async fn ask(bus: &Bus, letters: usize) -> Job {
         by: "bench".into(),
         why: String::new(),
     };
-    jobs::create(bus, ask).await.unwrap()
+    jobs::create(operator.bus(), ask).await.unwrap();
 }
 
-/// Ends when the job says that all are sent.
-async fn all_sent(bus: &Bus, job: &Job, letters: usize) -> usize {
-    let mut sent = 0;
-    jobs::watch(bus, &job.id, |job| {
-        sent = usize::try_from(job.counts().dispatched).unwrap();
-        if sent >= letters { Stop::Yes } else { Stop::No }
-    })
-    .await;
-    sent
+/// Ends when the jobs say that all are sent; how many.
+async fn all_sent(bus: &Bus, letters: usize) -> usize {
+    loop {
+        let sent: u64 = jobs::list(bus).await.unwrap().iter().map(|job| job.counts().dispatched).sum();
+        if sent >= letters as u64 {
+            return usize::try_from(sent).unwrap();
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
-async fn finished(bus: &Bus, job: &Job) -> Job {
-    let mut ended = job.clone();
-    jobs::watch(bus, &job.id, |job| {
-        ended = job.clone();
-        if job.is_finished() { Stop::Yes } else { Stop::No }
-    })
-    .await;
-    ended
+async fn finished(bus: &Bus) -> Vec<Job> {
+    loop {
+        let all = jobs::list(bus).await.unwrap();
+        if all.iter().all(Job::is_finished) {
+            return all;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
