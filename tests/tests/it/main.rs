@@ -8,6 +8,7 @@ mod call_retry;
 mod claims;
 mod claims_cli;
 mod claims_crash;
+mod claims_longest;
 mod claims_ordered;
 mod command_line;
 mod commit;

@@ -12,6 +12,7 @@ use crate::{
     delayed::Lane,
     envelope::{Envelope, LaneNote, LetterNote, Note, header, is_own},
     fault::{Code, Effect, Fault, Reason, crash_point},
+    gate::believed,
     subject::{self, DEAD_LETTER_STREAM, Name},
 };
 
@@ -241,7 +242,8 @@ async fn ours_after_all(bus: &Bus, lane: &Lane, letter: &Letter, record: &v1::Le
 fn copy_headers(letter: &v1::DeadLetter, replayed: &Replayed) -> Vec<(Cow<'static, str>, String)> {
     let source = letter.source.clone().unwrap_or_default();
     let original = letter.headers.iter().find(|h| h.name.eq_ignore_ascii_case(header::MESH));
-    let original = original.and_then(|h| Note::parse(&h.value).ok()).unwrap_or_default();
+    // What the gate refused is not repeated.
+    let original = original.and_then(|h| believed(&h.value, &source)).unwrap_or_default();
     let note = Note {
         // The original's deadline is over or was not the trouble: a person wants it now.
         deadline: None,
@@ -335,5 +337,18 @@ mod tests {
         assert_eq!((note.deadline, note.idempotency_key.as_deref()), (None, Some("key")));
         assert_eq!((lane.attempt, lane.message_id.as_str(), lane.source.1), (1, "payments/x.P.Charge/17", 7));
         assert_eq!(lane.letter, Some(LetterNote { id: "ab".into(), generation: 2, ordered_at: 9 }));
+    }
+
+    #[test]
+    fn what_the_gate_refused_is_not_repeated_by_a_replay() {
+        let replayed = Replayed { letter_id: "ab".into(), generation: 1, ordered_at: 9 };
+        let key = |note: String| {
+            let mut letter = letter();
+            letter.headers[1].value = note;
+            let note = Note::parse(&copy_headers(&letter, &replayed)[2].1).unwrap();
+            note.idempotency_key.map(|key| key.len())
+        };
+        let note = |bytes: usize| format!("k={}", "%25".repeat(bytes));
+        assert_eq!((key(note(1024)), key(note(1025)), key(note(20_000))), (Some(1024), None, None));
     }
 }
