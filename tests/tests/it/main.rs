@@ -18,6 +18,7 @@ mod inbox;
 mod interop;
 mod isolation;
 mod keeper;
+mod keeper_heard;
 mod ledger;
 mod letters;
 mod letters_cli;
