@@ -6,6 +6,7 @@ mod access;
 mod bad_input;
 mod call_retry;
 mod claims;
+mod claims_busy;
 mod claims_cli;
 mod claims_crash;
 mod claims_longest;
