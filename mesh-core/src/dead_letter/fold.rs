@@ -261,7 +261,7 @@ mod tests {
             |hash| Record::Edited(v1::LetterEdit { act: Some(act(0)), payload: Bytes::new(), claim: claim(hash) });
         let first = Record::Captured(v1::DeadLetter { claim: claim("a"), ..Default::default() });
         let mended = |records: &[Record]| fold(records.iter().cloned()).unwrap().mended().is_some();
-        assert!(!mended(&[first.clone()]));
+        assert!(!mended(std::slice::from_ref(&first)));
         assert!(mended(&[first.clone(), edited("b")]));
         assert!(!mended(&[first, edited("b"), edited("a")]), "taken back");
     }

@@ -1,6 +1,6 @@
 //! What lies apart is taken away though the lane where its copy was is never at rest.
 
-use mesh_core::Fault;
+use mesh_core::{Fault, clock::TaskScope};
 use mesh_tests::{TestBroker, eventually};
 
 use crate::{
@@ -12,7 +12,8 @@ use crate::{
 async fn a_lane_on_which_copies_come_without_end_is_read_to_an_end() {
     let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
     let lane = foreign(&broker, "operator").await;
-    let busy = tokio::spawn(async move {
+    let scope = TaskScope::new();
+    let busy = scope.spawn(async move {
         for number in 0_u64.. {
             // Delayed for long: they only lie there.
             let subject = format!("mesh1.lane.local.a.work.hold.busy-{number}");

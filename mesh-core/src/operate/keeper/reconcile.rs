@@ -50,7 +50,7 @@ async fn heed_heard(rescue: &Rescue<'_>, heard: &Heard) {
     loop {
         tokio::select! {
             _ = looks.tick() => {
-                let missed = missed(rescue.bus, heard, heard.due(&taken)).await;
+                let missed = Box::pin(missed(rescue.bus, heard, heard.due(&taken))).await;
                 taken.extend(missed.iter().map(|word| word.number));
                 waiting.extend(missed);
             }
