@@ -1,8 +1,10 @@
 //! What a keeper only heard: the broker's word on a delivery while the stream of its words keeps none.
 
-use mesh_core::operate::keeper::LEASE;
+use futures_util::StreamExt as _;
 use mesh_core::{
     fault::Reason,
+    operate::keeper::LEASE,
+    policy::compile::GIVEN_UP,
     store::{Lease, LeaseSettings, Store},
     subject::{ADVISORY_STREAM, KEEPER},
 };
@@ -10,11 +12,11 @@ use mesh_tests::{
     TestBroker, eventually,
     foreign::{self, Worker},
 };
-use shop_proto::shop::orders::v1::OrderPlaced;
+use shop_proto::shop::{orders::v1::OrderPlaced, payments::v1::PaymentsClient};
 
 use crate::{
-    keeper::{EVENTS, Running, broker, die, some_letters, until_read},
-    shop::order,
+    keeper::{EVENTS, Running, WORK, broker, die, some_letters, until_read},
+    shop::{charge_of, order},
 };
 
 async fn until_held(broker: &TestBroker) {
@@ -54,4 +56,29 @@ async fn who_takes_over_makes_no_second_letter_of_what_the_other_worked_off() {
     }
     two.stop().await;
     some_letters(&broker, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_word_that_cant_be_worked_off_keeps_no_other_waiting() {
+    let broker = broker().await;
+    let keeper = Running::start(&broker).await;
+    until_held(&broker).await;
+    let client = foreign::client(&broker, "operator").await;
+    let operator = async_nats::jetstream::new(client.clone());
+    operator.delete_stream(ADVISORY_STREAM).await.unwrap();
+    let mut words = client.subscribe(GIVEN_UP[0]).await.unwrap();
+    client.flush().await.unwrap();
+
+    let till = broker.connect("till").await.unwrap();
+    PaymentsClient::new(&till).charge().enqueue(&charge_of(1, 100)).await.unwrap();
+    die(&Worker::new(&broker, "bank", WORK).await).await;
+    words.next().await.unwrap();
+    // The broker does not say any more what became of it.
+    operator.delete_stream(WORK.0).await.unwrap();
+    let sender = broker.connect("orders").await.unwrap();
+    sender.publisher::<OrderPlaced>().publish(&order(1)).id("1").await.unwrap();
+    die(&Worker::new(&broker, "mail", EVENTS).await).await;
+    let letter = some_letters(&broker, 1).await.remove(0).letter;
+    assert_eq!(letter.source.unwrap().stream, EVENTS.0);
+    keeper.stop().await;
 }
