@@ -92,7 +92,7 @@ pub async fn put_as(
     bytes: &Bytes,
     from: Option<(&str, u64)>,
 ) -> Result<(), PublishError> {
-    let part_bytes = bytes.len().div_ceil(claim.parts.max(1) as usize);
+    let part_bytes = usize::try_from(part_bytes(claim)).unwrap_or(usize::MAX);
     let from = from.map(|(stream, sequence)| (Cow::Borrowed(header::FROM), format!("{stream}:{sequence}")));
     for part in 0..claim.parts {
         let start = bytes.len().min(part as usize * part_bytes);
@@ -101,6 +101,12 @@ pub async fn put_as(
         bus.publish(CLAIM_STREAM, sealed).await?;
     }
     Ok(())
+}
+
+/// Bytes of the longest part of what a claim stands for.
+#[must_use]
+pub fn part_bytes(claim: &Claim) -> u64 {
+    claim.size.div_ceil(u64::from(claim.parts.max(1)))
 }
 
 /// Brings what lies there.

@@ -8,15 +8,15 @@ use prost::Message as _;
 use crate::{
     bus::{Bus, PublishError},
     delayed::{Lane, cut, headers_of, key_of, put_apart, shortened, stored_at},
-    envelope::{Envelope, LetterNote, header},
+    envelope::{Envelope, LetterNote, TraceContext, header},
     fault::Fault,
-    gate::Sealed,
+    gate::{MAX_ID, Sealed, believed},
     subject::{self, DEAD_LETTER_STREAM, Place},
 };
 
 /// Bytes of each text of a fault in a letter, at most: a letter without a payload fits into one message.
 const TEXT_BYTES: usize = 8 * 1024;
-/// Bytes of headers in a letter whose message lies apart, at most.
+/// Bytes of headers of its sender's in a letter whose message lies apart, at most.
 const HEADER_BYTES: usize = 16 * 1024;
 
 /// A fault as it stands in a letter.
@@ -108,16 +108,29 @@ fn fits(bus: &Bus, lane: &Lane, letter: &v1::DeadLetter) -> bool {
     bus.gate().carries(&sealed(bus, lane, &letter.id, (u64::MAX, &record)))
 }
 
-/// Leaves out of a letter what lies apart; small headers stay, so that letters can be told by them.
+/// Leaves out of a letter what lies apart; small headers stay, so that letters can be told by them. Those by which the mesh goes
+/// on stay whatever there is beside them: a replay that lost the idempotency key would be new to a vendor.
 fn leave_out(letter: &mut v1::DeadLetter) {
     letter.payload.clear();
+    let source = letter.source.clone().unwrap_or_default();
     let mut left = HEADER_BYTES;
     letter.headers.retain(|header| {
+        if stays(header, &source) {
+            return true;
+        }
         let bytes = header.name.len() + header.value.len();
         let fits = bytes <= left;
         left -= if fits { bytes } else { 0 };
         fits
     });
+}
+
+/// Whether the mesh goes on by a header: one that it believed, so it has a bound.
+fn stays(header: &v1::Header, source: &v1::Source) -> bool {
+    let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+    (is(header::MESH) && believed(&header.value, source).is_some())
+        || (is(header::MESSAGE_ID) && header.value.len() <= MAX_ID)
+        || (is(header::TRACEPARENT) && TraceContext::parse(&header.value).is_some())
 }
 
 /// Where the original of a delivery was stored.
@@ -159,5 +172,37 @@ fn letter(
         caller: envelope.caller.clone(),
         key: key_of(envelope).unwrap_or_default(),
         claim: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(name: &str, value: impl Into<String>) -> v1::Header {
+        v1::Header { name: name.into(), value: value.into() }
+    }
+
+    #[test]
+    fn what_the_mesh_goes_on_by_stays_in_a_letter_whatever_stands_before_it() {
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let own = [header("MESH", format!("k={}", "%25".repeat(1024))), header("nats-msg-id", "i".repeat(1024))];
+        let others = [header("one", "x".repeat(HEADER_BYTES - 3)), header("two", "x")];
+        let headers = others.into_iter().chain(own).chain([header("traceparent", trace)]).collect();
+        let mut letter = v1::DeadLetter { headers, payload: vec![1].into(), ..v1::DeadLetter::default() };
+        leave_out(&mut letter);
+        let names: Vec<_> = letter.headers.iter().map(|header| header.name.as_str()).collect();
+        assert_eq!(names, ["one", "MESH", "nats-msg-id", "traceparent"]);
+        assert!(letter.payload.is_empty());
+    }
+
+    #[test]
+    fn what_was_not_believed_counts_as_any_other_header() {
+        let mut letter = v1::DeadLetter {
+            headers: vec![header("mesh", "z".repeat(60_000)), header("Nats-Msg-Id", "i".repeat(60_000))],
+            ..v1::DeadLetter::default()
+        };
+        leave_out(&mut letter);
+        assert!(letter.headers.is_empty());
     }
 }

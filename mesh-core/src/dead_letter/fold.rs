@@ -48,7 +48,7 @@ pub struct Letter {
 /// What was mended in a letter since it failed last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mended<'l> {
-    /// The payload that failed.
+    /// The payload that failed; empty where it lies apart and was not brought.
     pub failed: &'l Bytes,
     /// The last edit since then.
     pub last: &'l Act,
@@ -118,9 +118,12 @@ impl Letter {
     pub fn mended(&self) -> Option<Mended<'_>> {
         let captured = self.history.iter().rposition(|act| act.kind == ActKind::Captured)?;
         let since = self.history.get(captured..)?;
-        let failed = since.first()?.payload.as_ref()?;
+        let failed = since.first()?;
         let last = since.iter().rfind(|act| act.kind == ActKind::Edited)?;
-        (*failed != self.letter.payload).then_some(Mended { failed, last })
+        let payload = failed.payload.as_ref()?;
+        // What lies apart is told apart by its claim, whether it was brought or not.
+        let is_same = (payload, &failed.claim) == (&self.letter.payload, &self.letter.claim);
+        (!is_same).then_some(Mended { failed: payload, last })
     }
 
     fn follow(&mut self, record: Record) {
@@ -249,6 +252,18 @@ mod tests {
             records.push(next);
             assert_eq!(failed(&fold(records.clone()).unwrap()), expected, "{}", records.len());
         }
+    }
+
+    #[test]
+    fn what_lies_apart_is_mended_when_another_place_is_claimed() {
+        let claim = |hash: &str| Some(v1::Claim { sha256: hash.into(), ..Default::default() });
+        let edited =
+            |hash| Record::Edited(v1::LetterEdit { act: Some(act(0)), payload: Bytes::new(), claim: claim(hash) });
+        let first = Record::Captured(v1::DeadLetter { claim: claim("a"), ..Default::default() });
+        let mended = |records: &[Record]| fold(records.iter().cloned()).unwrap().mended().is_some();
+        assert!(!mended(std::slice::from_ref(&first)));
+        assert!(mended(&[first.clone(), edited("b")]));
+        assert!(!mended(&[first, edited("b"), edited("a")]), "taken back");
     }
 
     fn record() -> impl Strategy<Value = Record> {

@@ -3,6 +3,7 @@
 //! The bus sends only what this module sealed and hands out only what this module must open: the fields of [`Sealed`] and
 //! [`Unopened`] are private here. So nothing is published past the limits, the identity and the trace.
 
+mod limits;
 mod open;
 mod seal;
 
@@ -12,6 +13,7 @@ use crate::{
     identity::Identity,
 };
 
+pub(crate) use limits::{MAX_ID, believed};
 pub use open::{Opened, Raw, Unopened};
 pub use seal::{Cause, Sealed};
 

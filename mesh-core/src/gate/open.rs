@@ -2,15 +2,12 @@
 
 use bytes::Bytes;
 
+use super::limits;
 use crate::{
     envelope::{Delivery, Envelope, Note, TraceContext, header},
     fault::{Code, Effect, Fault, Reason},
     subject::Place,
 };
-
-/// Bytes of a message id, and of the header `mesh`, that are believed, at most: each copy and each letter repeats them.
-const MAX_ID: usize = 1024;
-const MAX_NOTE: usize = 4 * 1024;
 
 /// What the bus received, in parts.
 #[derive(Debug, Clone)]
@@ -68,13 +65,13 @@ impl Unopened {
     #[must_use]
     pub fn open(self) -> Opened {
         let raw = self.0;
-        let (note, mut refusal) = match find(&raw.headers, header::MESH).map(read_note) {
+        let place = Place::parse(&raw.subject);
+        let on_lane = matches!(place, Some(Place::LaneDue { .. }));
+        let (note, mut refusal) = match find(&raw.headers, header::MESH).map(|text| limits::note(text, on_lane)) {
             Some(Ok(note)) => (note, None),
             Some(Err(why)) => (Note::default(), Some(refused(why))),
             None => (Note::default(), None),
         };
-        let place = Place::parse(&raw.subject);
-        let on_lane = matches!(place, Some(Place::LaneDue { .. }));
         if refusal.is_none() {
             refusal = check(&raw, place.as_ref(), &note, on_lane);
         }
@@ -83,7 +80,7 @@ impl Unopened {
         let note = Note { lane: note.lane.filter(|_| on_lane), attempt, ..note };
         let (subject, message_id) = match &note.lane {
             Some(lane) => (lane.subject.clone(), lane.message_id.clone()),
-            None => (raw.subject.clone(), message_id(&raw)),
+            None => (raw.subject.clone(), message_id(&raw, place.as_ref())),
         };
         let caller = Place::parse(&subject).map(|p| p.caller().to_owned()).unwrap_or_default();
         Opened {
@@ -108,8 +105,9 @@ fn check(raw: &Raw, place: Option<&Place<'_>>, note: &Note, on_lane: bool) -> Op
     let Some(place) = place else {
         return Some(refused(format!("{:?} is no subject of this mesh", raw.subject)));
     };
-    if let Some(id) = find(&raw.headers, header::MESSAGE_ID).filter(|id| id.len() > MAX_ID) {
-        return Some(refused(format!("its {} has {} bytes; at most {MAX_ID}", header::MESSAGE_ID, id.len())));
+    let most = limits::longest_id(Some(place));
+    if let Some(id) = find(&raw.headers, header::MESSAGE_ID).filter(|id| id.len() > most) {
+        return Some(refused(format!("its {} has {} bytes; at most {most}", header::MESSAGE_ID, id.len())));
     }
     // Whoever may publish a scheduled message chooses its target: outside lanes, a schedule is a forgery.
     if !on_lane && find(&raw.headers, header::SCHEDULER).is_some() {
@@ -125,21 +123,14 @@ fn check(raw: &Raw, place: Option<&Place<'_>>, note: &Note, on_lane: bool) -> Op
     }
 }
 
-fn read_note(text: &str) -> Result<Note, String> {
-    if text.len() > MAX_NOTE {
-        return Err(format!("the header {:?} has {} bytes; at most {MAX_NOTE}", header::MESH, text.len()));
-    }
-    Note::parse(text).map_err(|error| error.to_string())
-}
-
 fn refused(why: String) -> Fault {
     Fault::new(Code::InvalidArgument, Effect::None, Reason::HeaderRefused, why)
 }
 
-fn message_id(raw: &Raw) -> String {
+fn message_id(raw: &Raw, place: Option<&Place<'_>>) -> String {
     match (find(&raw.headers, header::MESSAGE_ID), &raw.delivery) {
         // One that is too long is refused, and not repeated.
-        (Some(id), _) if id.len() <= MAX_ID => id.to_owned(),
+        (Some(id), _) if id.len() <= limits::longest_id(place) => id.to_owned(),
         (_, Some(delivery)) => format!("{}:{}", delivery.stream, delivery.sequence),
         (_, None) => String::new(),
     }
@@ -151,7 +142,10 @@ fn find<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::limits::{MAX_ID, MAX_KEY, MAX_NOTE},
+        *,
+    };
 
     fn open(subject: &str, headers: &[(&str, &str)]) -> Opened {
         let headers = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
@@ -182,8 +176,9 @@ mod tests {
     #[test]
     fn what_is_too_long_to_be_repeated_is_refused() {
         let subject = "mesh1.event.local.orders.shop.X.0";
-        let (id, note) = ("i".repeat(MAX_ID + 1), format!("k={}", "k".repeat(MAX_NOTE)));
-        for (name, value) in [("Nats-Msg-Id", &id), ("mesh", &note)] {
+        let id = "i".repeat(MAX_ID + 1);
+        let [note, key] = [format!("z={}", "z".repeat(MAX_NOTE)), format!("k={}", "k".repeat(MAX_KEY + 1))];
+        for (name, value) in [("Nats-Msg-Id", &id), ("mesh", &note), ("mesh", &key)] {
             let opened = open(subject, &[(name, value)]);
             assert_eq!(opened.refusal.unwrap().reason(), Reason::HeaderRefused, "{name}");
             assert_eq!(opened.envelope.message_id, "s:9");
@@ -191,6 +186,14 @@ mod tests {
         }
         let longest = "i".repeat(MAX_ID);
         assert_eq!(open(subject, &[("Nats-Msg-Id", &longest)]).envelope.message_id, longest);
+    }
+
+    #[test]
+    fn every_id_that_the_mesh_makes_of_one_that_was_let_in_is_read_back() {
+        let outcome = format!("outcome/{}/letter/{}", "i".repeat(MAX_ID), u32::MAX);
+        let opened = open("mesh1.outcome.local.shop.P.Charge.cart", &[("Nats-Msg-Id", &outcome)]);
+        assert!(opened.refusal.is_none());
+        assert_eq!(opened.envelope.message_id, outcome);
     }
 
     #[test]

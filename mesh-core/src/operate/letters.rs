@@ -7,6 +7,7 @@
 
 mod apart;
 mod condition;
+mod copy;
 mod few;
 mod group;
 mod mend;
@@ -30,6 +31,7 @@ pub use few::list_few;
 pub use group::{Group, Groups};
 pub use mend::{check, edit, hold, release};
 pub use news::News;
+pub(crate) use order::is_passing;
 pub use order::{Order, Replayed, Replays, discard, replay};
 pub use selection::{Answer, Selection, Selector};
 pub use transfer::{History, Imported, export, import};

@@ -6,7 +6,7 @@
 //! ([`given_up_below`]).
 
 /// What the broker said of one delivery.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Word {
     /// It was delivered as often as the consumer allows.
     GivenUp,
@@ -22,7 +22,7 @@ pub enum Word {
 }
 
 /// The broker's advisory on one delivery, or what stands for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Notice {
     /// The stream of the message.
     pub stream: String,

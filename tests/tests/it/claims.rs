@@ -243,6 +243,32 @@ async fn headers_near_the_brokers_limit_do_not_keep_a_small_message_from_its_lan
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn headers_that_fit_a_letter_and_no_copy_lie_apart_for_its_replay() {
+    let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
+    let keeper = Running::start(&broker).await;
+    let (_a, seen) = consume(&broker, 2, || Fault::invalid("not today")).await;
+    let mut headers = HeaderMap::new();
+    headers.insert("blob", "b".repeat(65_000).as_str());
+    publish_with(&broker, headers, &order(1)).await;
+    let letter = one_letter(&broker, LetterState::Open).await;
+    assert!(letter.letter.claim.is_none());
+    let operator = broker.connect("operator").await.unwrap();
+    letters::replay(operator.bus(), &letter, &by_ada()).await.unwrap();
+    let again = eventually("the next generation", || async {
+        letters(&broker).await.into_iter().find(|letter| letter.letter.generation == 1)
+    })
+    .await;
+    let whole = letters::bring(operator.bus(), &again).await.unwrap();
+    assert!(whole.letter.headers.iter().any(|header| header.name == "blob" && header.value.len() == 65_000));
+    letters::replay(operator.bus(), &again, &by_ada()).await.unwrap();
+    one_letter(&broker, LetterState::Resolved).await;
+    let seen = seen.lock().await;
+    assert!(seen.len() == 3 && seen.iter().all(|(_, event)| *event == order(1)), "the same bytes");
+    nothing_lies_apart(&broker).await;
+    keeper.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_keeper_takes_away_what_a_letter_claims_only_once_it_has_ended() {
     let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
     let keeper = Running::start(&broker).await;

@@ -32,6 +32,9 @@ async fn what_lies_apart_is_shown_mended_taken_out_put_back_and_replayed() {
     assert_eq!((&shown["payload"]["currency"], &shown["payload"]["orderId"]), (&"EUR".into(), &"1".into()));
     assert_eq!(shown["history"][1]["changes"][0]["path"], "currency", "told against the bytes as they came");
 
+    let dry = operator.json(0, &["dead-letter", "replay", &id, "--dry-run"]).await;
+    assert_eq!((&dry["mended"], &dry["edits"][0]["changes"][0]["after"]), (&1.into(), &"EUR".into()));
+
     // Taken out with its bytes; these are lost; put back, it is as it was.
     let file = operator.home.path().join("letters.ndjson").display().to_string();
     assert!(operator.run(&["dead-letter", "export", "--to", &file]).await.status.success());
@@ -42,6 +45,9 @@ async fn what_lies_apart_is_shown_mended_taken_out_put_back_and_replayed() {
     assert!(shown["payload"].as_str().unwrap().contains("MESH-0031"), "{}", shown["payload"]);
     let ended = operator.run(&edit).await;
     assert!(String::from_utf8_lossy(&ended.stderr).contains("MESH-0031"), "{ended:?}");
+    let dry = operator.json(0, &["dead-letter", "replay", &id, "--dry-run"]).await;
+    let note = dry["edits"][0]["changes"][0]["note"].as_str().unwrap();
+    assert!(dry["mended"] == 1 && note.contains("not shown") && note.contains("MESH-0031"), "{dry}");
     let counts = operator.json(0, &["dead-letter", "import", &file]).await;
     assert_eq!((&counts["imported"], &counts["skipped"]), (&0.into(), &1.into()));
     let shown = operator.json(0, &["dead-letter", "show", &id]).await;

@@ -23,7 +23,7 @@ use crate::{
     shop::{consumer, orders},
 };
 
-fn ordered() -> Declaration {
+pub(crate) fn ordered() -> Declaration {
     let declaration = consumer("a", "work");
     let consumes = declaration.consumes.into_iter().map(|consumes| Consumes { ordered: true, ..consumes }).collect();
     Declaration { consumes, ..declaration }

@@ -37,11 +37,11 @@ use tokio::{
 use crate::shop::{Bank, bank, charge_of, consumer, order, orders, till};
 
 const MAX_DELIVER: i64 = 3;
-const WORK: (&str, &str) = ("mesh1-work-shop-payments-v1-Payments", "bank_shop-payments-v1-payments");
-const EVENTS: (&str, &str) = ("mesh1-event-orders", "mail_confirm");
+pub(crate) const WORK: (&str, &str) = ("mesh1-work-shop-payments-v1-Payments", "bank_shop-payments-v1-payments");
+pub(crate) const EVENTS: (&str, &str) = ("mesh1-event-orders", "mail_confirm");
 const LANE: (&str, &str) = ("mesh1-lane-mail", "mail_confirm");
 
-async fn broker() -> TestBroker {
+pub(crate) async fn broker() -> TestBroker {
     let declared = [orders(), consumer("mail", "confirm"), till(), bank()];
     let limits =
         StreamLimits { max_deliver: MAX_DELIVER, ack_wait: Duration::from_millis(300), ..StreamLimits::default() };
@@ -54,7 +54,7 @@ fn lane(service: &str, consumer: &str) -> Lane {
 }
 
 /// Takes one message as often as it is delivered, and dies with it.
-async fn die(worker: &Worker) {
+pub(crate) async fn die(worker: &Worker) {
     for _ in 0..MAX_DELIVER {
         worker.pull().await;
     }
@@ -93,7 +93,7 @@ async fn letters(broker: &TestBroker) -> Vec<Letter> {
     letters
 }
 
-async fn some_letters(broker: &TestBroker, count: usize) -> Vec<Letter> {
+pub(crate) async fn some_letters(broker: &TestBroker, count: usize) -> Vec<Letter> {
     eventually("the letters", || async {
         let letters = letters(broker).await;
         assert!(letters.len() <= count, "{letters:?}");
@@ -114,7 +114,7 @@ async fn until_empty(broker: &TestBroker, stream: &str) {
 }
 
 /// Until every advisory is worked off.
-async fn until_read(broker: &TestBroker) {
+pub(crate) async fn until_read(broker: &TestBroker) {
     let keeper = broker.connect(KEEPER).await.unwrap();
     eventually("every advisory to be read", || async {
         let last = keeper.bus().stream_state(ADVISORY_STREAM).await.unwrap().unwrap().last_sequence;

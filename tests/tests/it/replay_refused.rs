@@ -3,23 +3,24 @@
 use mesh_core::{
     Fault,
     bus::Bus,
-    dead_letter::{self, LetterState},
+    dead_letter::{self, Letter, LetterState},
     delayed::Lane,
     envelope::{Delivery, Envelope, Note},
-    fault::Reason,
+    fault::{Effect, Reason},
     operate::{
         jobs::JobState,
         letters::{self, Order},
     },
     proto::v1::{self, letter_record::Record},
 };
-
+use mesh_tests::{eventually, foreign};
+use prost::Message as _;
 use serde_json::json;
 
 use crate::{
     command_line::Operator,
     replay::{Office, Shelf, append, capture, work},
-    shop::EVENT,
+    shop::{EVENT, order},
 };
 
 /// A letter of a message that is nowhere any more, as the keeper leaves it.
@@ -51,26 +52,48 @@ fn lane_of(service: &str, region: &str) -> Lane {
     Lane { region: name(region), service: name(service), consumer: name("work") }
 }
 
+/// A letter of `a` that its lane does not take.
+async fn one_too_large(office: &Office) -> Letter {
+    let large = v1::LetterEdit { act: Some(v1::LetterAct::default()), payload: vec![1; 8192].into(), claim: None };
+    let letters = office.letters().await;
+    let first = letters.into_iter().find(|letter| !letter.letter.payload.is_empty()).unwrap();
+    append(office.bus(), &first, Record::Edited(large)).await;
+    let jetstream = async_nats::jetstream::new(foreign::client(&office.broker, "operator").await);
+    let mut config = jetstream.get_stream("mesh1-lane-a").await.unwrap().cached_info().config.clone();
+    config.max_message_size = 4096;
+    jetstream.update_stream(config).await.unwrap();
+    first
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_its_lane_will_never_take_is_open_again_and_can_be_mended() {
+    let office = Office::open(&["a"]).await;
+    let _at_work = work(&office.broker, "a", &Shelf::default()).await;
+    capture(office.bus(), "a", 0..1).await;
+    let id = one_too_large(&office).await.letter.id;
+    let large = letters::find(office.bus(), &id).await.unwrap();
+    let fault = letters::replay(office.bus(), &large, &Order::default()).await.unwrap_err();
+    assert_eq!((fault.reason(), fault.effect()), (Reason::PublishRefused, Effect::None));
+    assert!(fault.message().contains("has failed again by this, and is open"), "{fault}");
+    let refused = letters::find(office.bus(), &id).await.unwrap();
+    assert_eq!((refused.state, refused.letter.generation), (LetterState::Open, 1));
+    letters::edit(office.bus(), &refused, order(0).encode_to_vec().into(), &Order::default()).await.unwrap();
+    let mended = letters::find(office.bus(), &id).await.unwrap();
+    letters::replay(office.bus(), &mended, &Order::default()).await.unwrap();
+    eventually("its end", || async {
+        let letter = letters::find(office.bus(), &id).await.unwrap();
+        (letter.state == LetterState::Resolved).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_never_be_sent_does_not_keep_a_job_from_its_end() {
     let office = Office::open(&["a"]).await;
     let _at_work = work(&office.broker, "a", &Shelf::default()).await;
     capture(office.bus(), "a", 0..4).await;
     capture_lost(office.bus(), &lane_of("a", "local")).await;
-    // One that its lane does not take.
-    let large = v1::LetterEdit { act: Some(v1::LetterAct::default()), payload: vec![1; 8192].into(), claim: None };
-    let letters = office.letters().await;
-    let first = letters.iter().find(|letter| !letter.letter.payload.is_empty()).unwrap();
-    append(office.bus(), first, Record::Edited(large)).await;
-    let client = async_nats::ConnectOptions::with_nkey(office.broker.seed("operator").unwrap().to_owned())
-        .custom_inbox_prefix("_INBOX.operator")
-        .connect(office.broker.server.client_url())
-        .await
-        .unwrap();
-    let jetstream = async_nats::jetstream::new(client);
-    let mut config = jetstream.get_stream("mesh1-lane-a").await.unwrap().cached_info().config.clone();
-    config.max_message_size = 4096;
-    jetstream.update_stream(config).await.unwrap();
+    let first = one_too_large(&office).await;
 
     let job = office.ask("a", |_| {}).await;
     assert_eq!(job.replay.selected, 4, "what is lost is not meant");

@@ -7,8 +7,8 @@ use crate::{
     bus::Bus,
     clock::patient_delays,
     dead_letter::{ActKind, Letter, LetterState, Letters},
-    fault::{Code, Fault, Reason},
-    operate::letters::{Replayed, Replays},
+    fault::{Fault, Reason},
+    operate::letters::{Replayed, Replays, is_passing},
     subject::DEAD_LETTER_STREAM,
 };
 
@@ -103,9 +103,7 @@ impl Errand {
         let mut delays = patient_delays();
         while let Err(fault) = self.replays.send(letter, replayed).await {
             // What its lane will never take has failed again: it is open, and nobody waits for it.
-            let given_up =
-                if is_passing(&fault) { Ok(false) } else { self.replays.fail(letter, replayed, &fault).await };
-            match given_up {
+            match self.replays.fail(letter, replayed, &fault).await {
                 Ok(true) => break,
                 Ok(false) => wait(&mut delays, &fault, "the copy of a replay is not confirmed").await,
                 Err(fault) => wait(&mut delays, &fault, "the end of a replay is not confirmed").await,
@@ -169,11 +167,6 @@ pub(super) async fn read_letter(
 fn subject_of(letter: &Letter) -> String {
     let it = &letter.letter;
     format!("{}.dead.{}.{}.{}.{}", crate::subject::WIRE, letter.region, it.service, it.consumer, it.id)
-}
-
-/// Whether it may be over in a while.
-fn is_passing(fault: &Fault) -> bool {
-    fault.code() == Code::Unavailable
 }
 
 fn refused(letter: &Letter, fault: &Fault) -> Outcome {

@@ -32,7 +32,7 @@ const LOOKED_AT: usize = 1024;
 const AT_ONCE: usize = 32;
 /// Places that were written anew meanwhile are never found again: what was seen so long ago is forgotten.
 const FORGET: Duration = Duration::from_secs(3600);
-/// Rounds in which a lane is read on while copies come.
+/// Rounds in which a lane is read on while copies move.
 const ROUNDS: usize = 20;
 
 /// Sweeps until it is dropped.
@@ -205,22 +205,32 @@ impl Sweep<'_> {
         Ok(loose)
     }
 
-    /// Takes out of `wanted` what copies refer to. Whether the lane was read to its end: a copy that moves gets a higher sequence.
+    /// Takes out of `wanted` what copies refer to. Whether no copy was missed: what moves gets a higher sequence, which the next
+    /// round reads. A round that finds all that the stream said it holds has seen every copy that was there when it said so,
+    /// however many come meanwhile: what it read before was still there, or would be missing.
     ///
     /// A lane is a queue, of which the broker gives no second reader: each message is asked for.
     async fn read_lane(&self, lane: &str, wanted: &mut HashSet<(String, String)>) -> Result<bool, Fault> {
         let mut read_to = 0;
         for _ in 0..ROUNDS {
-            let facts = self.bus.stream_facts(lane).await?;
-            let Some(facts) = facts.filter(|facts| facts.last_sequence > read_to) else { return Ok(true) };
-            let new = facts.present.into_iter().flatten().filter(|sequence| *sequence > read_to);
-            let each = |_, message: Option<Unopened>| {
-                if let Some(claim) = message.and_then(|message| claim_of(&message.open().envelope)) {
-                    let hash = claim.sha256.get(..32).unwrap_or_default().to_owned();
-                    wanted.remove(&(claim.letter, hash));
+            let Some(facts) = self.bus.stream_facts(lane).await? else { return Ok(true) };
+            let present =
+                || facts.present.iter().cloned().flatten().filter(|sequence| *sequence <= facts.last_sequence);
+            // Where the gaps are very many they are not listed at the moment of the numbers.
+            let mut missed = present().count() as u64 != facts.messages;
+            let each = |_, message: Option<Unopened>| match message {
+                Some(message) => {
+                    if let Some(claim) = claim_of(&message.open().envelope) {
+                        let hash = claim.sha256.get(..32).unwrap_or_default().to_owned();
+                        wanted.remove(&(claim.letter, hash));
+                    }
                 }
+                None => missed = true,
             };
-            self.bus.messages_at(lane, new, each).await?;
+            self.bus.messages_at(lane, present().filter(|sequence| *sequence > read_to), each).await?;
+            if !missed || wanted.is_empty() {
+                return Ok(true);
+            }
             read_to = facts.last_sequence;
         }
         Ok(false)

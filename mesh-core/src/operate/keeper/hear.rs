@@ -2,10 +2,10 @@
 //!
 //! The broker says it once, as a plain message. The stream that keeps it stores nothing while it has no leader: on three servers,
 //! for the seconds of an election. So every keeper process, active or not, hears it too and remembers it for a while, and
-//! whichever is active works it off. Twice is once: every step finds what was done before.
+//! whichever is active works off what the stream does not hold. Twice is once: every step finds what was done before.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -28,35 +28,79 @@ const MOST: usize = 10_000;
 
 /// What was heard. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Heard(Arc<Mutex<VecDeque<(Instant, Notice)>>>);
+pub(super) struct Heard(Arc<Mutex<Words>>);
+
+#[derive(Debug, Default)]
+struct Words {
+    all: VecDeque<Word>,
+    /// Of the next one.
+    number: u64,
+    /// This process works them off.
+    is_active: bool,
+}
+
+/// One word that was heard.
+#[derive(Debug, Clone)]
+pub(super) struct Word {
+    /// What tells it from all others.
+    pub(super) number: u64,
+    /// What was said.
+    pub(super) notice: Notice,
+    since: Instant,
+}
+
+/// While it lives, this process works off what it heard, and forgets nothing for its age.
+#[derive(Debug)]
+pub(super) struct AtWork<'a>(&'a Heard);
 
 impl Heard {
     fn put(&self, notice: Notice) {
-        let mut all = self.lock();
-        all.retain(|(since, _)| since.elapsed() < REMEMBERED);
-        if all.len() >= MOST {
-            all.pop_front();
+        let mut words = self.lock();
+        if !words.is_active {
+            words.forget();
         }
-        all.push_back((Instant::now(), notice));
+        if words.all.len() >= MOST {
+            words.all.pop_front();
+        }
+        words.number += 1;
+        let number = words.number;
+        words.all.push_back(Word { number, notice, since: Instant::now() });
     }
 
-    /// What was heard long enough ago. It is not taken out: see [`done`](Heard::done).
-    pub(super) fn due(&self) -> Vec<Notice> {
-        let is_due = |since: &Instant| since.elapsed() >= AFTER_THE_STREAM;
-        self.lock().iter().filter(|(since, _)| is_due(since)).map(|(_, notice)| notice.clone()).collect()
+    /// From here on this process works them off. What it heard before a takeover could take place, another one did.
+    pub(super) fn at_work(&self) -> AtWork<'_> {
+        let mut words = self.lock();
+        words.forget();
+        words.is_active = true;
+        AtWork(self)
+    }
+
+    /// What was heard long enough ago and was not taken up. It is not taken out: see [`done`](Heard::done).
+    pub(super) fn due(&self, taken: &BTreeSet<u64>) -> Vec<Word> {
+        let is_due = |word: &&Word| word.since.elapsed() >= AFTER_THE_STREAM && !taken.contains(&word.number);
+        self.lock().all.iter().filter(is_due).cloned().collect()
     }
 
     /// It is worked off.
-    pub(super) fn done(&self, notice: &Notice) {
-        let mut all = self.lock();
-        if let Some(at) = all.iter().position(|(_, other)| other == notice) {
-            all.remove(at);
-        }
+    pub(super) fn done(&self, number: u64) {
+        self.lock().all.retain(|word| word.number != number);
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(Instant, Notice)>> {
+    fn lock(&self) -> MutexGuard<'_, Words> {
         // A list of plain values: a panic elsewhere can't have left half of one.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Words {
+    fn forget(&mut self) {
+        self.all.retain(|word| word.since.elapsed() < REMEMBERED);
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.lock().is_active = false;
     }
 }
 
@@ -75,7 +119,7 @@ async fn hear(bus: &Bus, subject: &str, heard: &Heard) {
         match bus.subscribe(subject, None).await {
             Ok(mut words) => {
                 while let Some(word) = words.next().await {
-                    if let Some(notice) = advisory::read(&word.open().envelope) {
+                    if let Some(notice) = advisory::read(&word.open().envelope, bus.gate().clock().now_ms()) {
                         heard.put(notice);
                     }
                 }
@@ -83,5 +127,48 @@ async fn hear(bus: &Bus, subject: &str, heard: &Heard) {
             Err(fault) => tracing::warn!(%fault, subject, "the broker's word is not heard: only its stream is read"),
         }
         tokio::time::sleep(delays.next().unwrap_or_default()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::reconcile;
+
+    fn notice(sequence: u64) -> Notice {
+        let (stream, durable) = ("mesh1-event-orders".into(), "a_work".into());
+        Notice { stream, durable, sequence, deliveries: 3, at_ms: 1, word: reconcile::Word::GivenUp }
+    }
+
+    fn due(heard: &Heard, taken: &[u64]) -> Vec<u64> {
+        heard.due(&taken.iter().copied().collect()).iter().map(|word| word.notice.sequence).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_taken_up_is_not_due_again_until_it_is_done() {
+        let heard = Heard::default();
+        (1..=3).for_each(|sequence| heard.put(notice(sequence)));
+        assert!(due(&heard, &[]).is_empty(), "the stream's word comes first");
+        tokio::time::advance(AFTER_THE_STREAM).await;
+        assert_eq!(due(&heard, &[1]), [2, 3]);
+        heard.done(2);
+        assert_eq!(due(&heard, &[]), [1, 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_forgets_by_age_only_while_another_one_works() {
+        let heard = Heard::default();
+        heard.put(notice(1));
+        let at_work = heard.at_work();
+        tokio::time::advance(REMEMBERED * 2).await;
+        heard.put(notice(2));
+        tokio::time::advance(AFTER_THE_STREAM).await;
+        assert_eq!(due(&heard, &[]), [1, 2], "it was not attempted yet");
+        drop(at_work);
+        heard.put(notice(3));
+        assert_eq!(due(&heard, &[]), [2]);
+        tokio::time::advance(REMEMBERED).await;
+        let _at_work = heard.at_work();
+        assert!(due(&heard, &[]).is_empty(), "whoever worked until now heard them too");
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 /// What is not found in them counts as not announced: a person looks at it.
 const READ: usize = 100_000;
 /// The servers of a broker need not agree on the time.
-const CLOCKS_DIFFER_MS: i64 = 60_000;
+pub(super) const CLOCKS_DIFFER_MS: i64 = 60_000;
 
 /// What is looked for on one subject.
 #[derive(Default)]

@@ -3,7 +3,7 @@
 //! The two run beside each other, and an advisory that can't be worked off now keeps neither the sweep nor the others waiting.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -12,15 +12,17 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{
     KeeperSettings, advisory,
-    hear::{AFTER_THE_STREAM, Heard},
+    hear::{self, AFTER_THE_STREAM, Heard},
+    outcomes::CLOCKS_DIFFER_MS,
     position::Position,
     rescue::Rescue,
     until_done,
 };
 use crate::{
-    bus::{Bus, Probed, PublishError},
+    bus::{Bus, Probed, PublishError, Stop},
     envelope::Envelope,
     fault::Fault,
+    gate::Unopened,
     policy::reconcile::{ConsumerView, Notice, Word, given_up_below, is_queue, needs_asking},
     subject::{ADVISORY_STREAM, WIRE},
     telemetry::metrics::Metrics,
@@ -39,18 +41,52 @@ pub(super) async fn run(bus: &Bus, metrics: &Metrics, (settings, heard): (&Keepe
     tokio::join!(heed_all(&rescue), heed_heard(&rescue, heard), sweep_all(rescue, settings));
 }
 
-/// What the stream of advisories may have missed.
+/// What the stream of advisories may have missed. One that can't be worked off now holds one place, and no other word.
 async fn heed_heard(rescue: &Rescue<'_>, heard: &Heard) {
+    let _at_work = heard.at_work();
+    let mut looks = tokio::time::interval(AFTER_THE_STREAM);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut under_way, mut taken, mut waiting) = (FuturesUnordered::new(), BTreeSet::new(), VecDeque::new());
     loop {
-        tokio::time::sleep(AFTER_THE_STREAM).await;
-        for due in heard.due().chunks(AT_ONCE) {
-            let each = due.iter().map(|notice| async move {
-                until_done("a letter of the keeper's", || rescue.reconcile(notice)).await;
-                heard.done(notice);
-            });
-            futures_util::future::join_all(each).await;
+        tokio::select! {
+            _ = looks.tick() => {
+                let missed = Box::pin(missed(rescue.bus, heard, heard.due(&taken))).await;
+                taken.extend(missed.iter().map(|word| word.number));
+                waiting.extend(missed);
+            }
+            Some(number) = under_way.next(), if !under_way.is_empty() => {
+                heard.done(number);
+                taken.remove(&number);
+            }
+        }
+        while under_way.len() < AT_ONCE
+            && let Some(hear::Word { number, notice, .. }) = waiting.pop_front()
+        {
+            under_way.push(Box::pin(async move {
+                until_done("a letter of the keeper's", || rescue.reconcile(&notice)).await;
+                number
+            }));
         }
     }
+}
+
+/// Those of some words that the stream of advisories does not hold. What it holds is worked off from there, or was, perhaps by
+/// another process: it is done with.
+async fn missed(bus: &Bus, heard: &Heard, due: Vec<hear::Word>) -> Vec<hear::Word> {
+    let Some(since_ms) = due.iter().map(|word| word.notice.at_ms).min() else { return due };
+    let mut missed: HashSet<Notice> = due.iter().map(|word| word.notice.clone()).collect();
+    let each = |message: Unopened| {
+        if let Some(notice) = advisory::read(&message.open().envelope, 0) {
+            missed.remove(&notice);
+        }
+        if missed.is_empty() { Stop::Yes } else { Stop::No }
+    };
+    if let Err(fault) = bus.read_since(ADVISORY_STREAM, ">", since_ms.saturating_sub(CLOCKS_DIFFER_MS), each).await {
+        tracing::warn!(%fault, "the stream of advisories can't be read: what was heard is worked off without it");
+    }
+    let (missed, kept): (Vec<_>, Vec<_>) = due.into_iter().partition(|word| missed.contains(&word.notice));
+    kept.iter().for_each(|word| heard.done(word.number));
+    missed
 }
 
 async fn heed_all(rescue: &Rescue<'_>) {
@@ -81,7 +117,7 @@ async fn heed_all(rescue: &Rescue<'_>) {
 }
 
 async fn heed(rescue: &Rescue<'_>, envelope: Envelope, sequence: u64) -> u64 {
-    if let Some(notice) = advisory::read(&envelope) {
+    if let Some(notice) = advisory::read(&envelope, 0) {
         until_done("a letter of the keeper's", || rescue.reconcile(&notice)).await;
     }
     sequence

@@ -9,11 +9,12 @@ use prost::Message as _;
 
 use super::outcomes;
 use crate::{
-    bus::{Bus, PublishError},
+    bus::{Bus, PublishError, Stop},
     dead_letter::{self, Captured},
     delayed::{Lane, attempts_of},
     envelope::{Delivery, Envelope, Note},
     fault::{Code, Effect, Fault, Origin, Reason},
+    gate::Unopened,
     policy::reconcile::{Notice, Verdict, Word, consumer_of, decide, is_queue},
     subject::{self, DEAD_LETTER_STREAM, OUTCOME_STREAM, Place},
     telemetry::metrics::Metrics,
@@ -29,6 +30,9 @@ enum Stands {
     /// Its history is longer: a person or the consumer did something to it since. Nothing of this delivery is news.
     Ended,
 }
+
+/// How long before the broker's word a worker may have captured what it then did not acknowledge.
+const BEFORE_THE_WORD_MS: i64 = 3_600_000;
 
 #[derive(Clone, Copy)]
 pub(super) struct Rescue<'a> {
@@ -50,8 +54,32 @@ impl Rescue<'_> {
             (Verdict::NotOurs | Verdict::Settled, _) => Ok(()),
             (Verdict::Capture, Some(envelope)) if self.is_elsewhere(&envelope) => Ok(()),
             (Verdict::Capture, Some(envelope)) => self.rescue(notice, &lane, envelope).await,
+            // Its letter may have been written while it was there; a message of a queue leaves it by its settlement alone.
+            _ if notice.word != Word::Deleted
+                && !is_queue(&notice.stream)
+                && self.has_letter(notice, &lane).await? =>
+            {
+                Ok(())
+            }
             (Verdict::Capture | Verdict::Lost, _) => self.report_loss(notice, &lane).await,
         }
+    }
+
+    /// Whether a letter stands for a message that is gone: its id is not known any more, but its place is.
+    async fn has_letter(&self, notice: &Notice, lane: &Lane) -> Result<bool, Fault> {
+        let letters = subject::dead_letter(&lane.region, &lane.service, &lane.consumer, "*");
+        let mut found = false;
+        let each = |message: Unopened| {
+            let record = v1::LetterRecord::decode(message.open().envelope.payload).ok().and_then(|it| it.record);
+            if let Some(Record::Captured(letter)) = record {
+                let is_its = |of: v1::Source| (of.stream, of.sequence) == (notice.stream.clone(), notice.sequence);
+                found = letter.source.is_some_and(is_its);
+            }
+            if found { Stop::Yes } else { Stop::No }
+        };
+        let since_ms = notice.at_ms.saturating_sub(BEFORE_THE_WORD_MS);
+        self.bus.read_since(DEAD_LETTER_STREAM, &letters, since_ms, each).await?;
+        Ok(found)
     }
 
     /// Sees to what lies in a queue though nobody sees to it and the broker said nothing. Whatever was announced as ended is

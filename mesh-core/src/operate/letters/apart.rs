@@ -99,14 +99,29 @@ pub async fn take_along(bus: &Bus, history: &History) -> Result<(Vec<Bytes>, usi
 /// Puts what was taken along where the letter's history looks for it.
 ///
 /// # Errors
-/// The bus did not confirm it.
+/// This broker does not carry parts of that length; the bus did not confirm it.
 pub(super) async fn put_along(bus: &Bus, history: &History) -> Result<(), Fault> {
     let lane = history.lane();
     for (claim, bytes) in in_place(history).flatten() {
+        check_parts(claim, bus.gate().max_payload())?;
         let put = claim::put_as(bus, lane.owner(), claim, bytes, None).await;
         put.map_err(|error| error.into_fault("what lies apart of a letter"))?;
     }
     Ok(())
+}
+
+/// Whether this broker carries the parts of what lies apart: into how many it is split is part of its place.
+fn check_parts(claim: &v1::Claim, most: usize) -> Result<(), Fault> {
+    let part = claim::part_bytes(claim);
+    if part <= most as u64 {
+        return Ok(());
+    }
+    let message = format!(
+        "what lies apart of letter {} is in parts of {part} bytes, and this broker carries {most} in one message: raise its \
+         max_payload to at least {part}, and import it again",
+        claim.letter
+    );
+    Err(Fault::new(Code::FailedPrecondition, Effect::None, Reason::TooLarge, message))
 }
 
 /// What is taken along of a history, each with the claim on it; `Err`: nothing of the history claims it.
@@ -138,4 +153,17 @@ fn claims(history: &History) -> Vec<&v1::Claim> {
         }
     }
     claims
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_carries_less_is_told_how_much_it_takes() {
+        let claim = v1::Claim { letter: "ab".into(), size: 1_000_001, parts: 2, ..Default::default() };
+        assert!(check_parts(&claim, 500_001).is_ok());
+        let fault = check_parts(&claim, 500_000).unwrap_err();
+        assert!(fault.message().contains("raise its max_payload to at least 500001"), "{fault}");
+    }
 }

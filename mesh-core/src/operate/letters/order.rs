@@ -1,16 +1,17 @@
 //! Replay and discard: written into the letter's history by whoever saw its last record.
 
-use std::{borrow::Cow, collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use mesh_proto::v1::{self, letter_record::Record};
 use prost::Message as _;
 use tokio::sync::Mutex;
 
+use super::copy;
 use crate::{
     bus::{Bus, PublishError},
     dead_letter::{ActKind, Letter, LetterState, append},
     delayed::Lane,
-    envelope::{Envelope, LaneNote, LetterNote, Note, header, is_own},
+    envelope::Envelope,
     fault::{Code, Effect, Fault, Reason, crash_point},
     subject::{self, DEAD_LETTER_STREAM, Name},
 };
@@ -85,9 +86,23 @@ impl Replays {
     pub async fn replay(&self, letter: &Letter) -> Result<Replayed, Fault> {
         let replayed = self.order(letter).await?;
         crash_point("replay.ordered");
-        self.send(letter, &replayed).await?;
+        if let Err(fault) = self.send(letter, &replayed).await {
+            return Err(self.not_sent(letter, &replayed, fault).await);
+        }
         crash_point("replay.copied");
         Ok(replayed)
+    }
+
+    /// What is to be said of a copy that was not sent. Where its lane will never take it, the letter does not wait for it.
+    async fn not_sent(&self, letter: &Letter, replayed: &Replayed, fault: Fault) -> Fault {
+        let stands = match self.fail(letter, replayed, &fault).await {
+            Ok(true) => "the letter has failed again by this, and is open: mesh dead-letter show",
+            Ok(false) => return fault,
+            Err(_) => "the letter still says replaying, and the same order again ends that: mesh dead-letter replay",
+        };
+        let message = format!("{}; {stands} {}", fault.message(), letter.letter.id);
+        let told = Fault::new(fault.code(), fault.effect(), fault.reason(), message);
+        told.with_detail(fault.detail().to_owned())
     }
 
     /// The first step: the order is written into the letter's history, if nobody wrote there since it was read.
@@ -116,13 +131,10 @@ impl Replays {
     /// The bus did not confirm it: it may be there all the same, and sending it again is safe.
     pub async fn send(&self, letter: &Letter, replayed: &Replayed) -> Result<(), Fault> {
         let lane = lane_of(letter)?;
-        let headers = copy_headers(&letter.letter, replayed);
-        let original = letter.letter.source.as_ref().map(|source| source.subject.as_str()).unwrap_or_default();
-        let due = lane.due_for(original);
-        let inline = letter.letter.claim.is_none();
-        let payload = if inline { letter.letter.payload.clone() } else { bytes::Bytes::new() };
-        let sealed = self.bus.gate().seal_own(due, headers, payload);
-        let sent = self.bus.publish(&lane.stream(), sealed).await;
+        let sent = match copy::sealed(&self.bus, &lane, &letter.letter, replayed).await {
+            Ok(sealed) => self.bus.publish(&lane.stream(), sealed).await,
+            Err(error) => Err(error),
+        };
         sent.map(drop).map_err(|error: PublishError| {
             let id = &letter.letter.id;
             let next = format!(
@@ -133,12 +145,12 @@ impl Replays {
     }
 
     /// Ends a replay whose copy its lane will never take: the letter has failed again, by this fault, and is open. Whether
-    /// that stands; `false`: the fault says that the copy may be on the lane all the same.
+    /// that stands; `false`: the fault may be over in a while, or says that the copy may be on the lane all the same.
     ///
     /// # Errors
     /// The bus did not confirm it: the same again is safe.
     pub(crate) async fn fail(&self, letter: &Letter, replayed: &Replayed, fault: &Fault) -> Result<bool, Fault> {
-        if fault.effect() != Effect::None {
+        if fault.effect() != Effect::None || is_passing(fault) {
             return Ok(false);
         }
         let again = v1::DeadLetter {
@@ -213,6 +225,11 @@ impl Replays {
     }
 }
 
+/// Whether a fault may be over in a while.
+pub(crate) fn is_passing(fault: &Fault) -> bool {
+    fault.code() == Code::Unavailable
+}
+
 /// Appends a record after the last one that was read; its sequence.
 pub(super) async fn write(bus: &Bus, lane: &Lane, letter: &Letter, record: Record) -> Result<u64, Fault> {
     let id = &letter.letter.id;
@@ -238,40 +255,6 @@ async fn ours_after_all(bus: &Bus, lane: &Lane, letter: &Letter, record: &v1::Le
     sequence.ok_or_else(|| changed("somebody else was first", letter))
 }
 
-fn copy_headers(letter: &v1::DeadLetter, replayed: &Replayed) -> Vec<(Cow<'static, str>, String)> {
-    let source = letter.source.clone().unwrap_or_default();
-    let original = letter.headers.iter().find(|h| h.name.eq_ignore_ascii_case(header::MESH));
-    let original = original.and_then(|h| Note::parse(&h.value).ok()).unwrap_or_default();
-    let note = Note {
-        // The original's deadline is over or was not the trouble: a person wants it now.
-        deadline: None,
-        idempotency_key: original.idempotency_key,
-        attempt: None,
-        lane: Some(LaneNote {
-            attempt: 1,
-            subject: source.subject,
-            message_id: source.message_id,
-            source: (source.stream, source.sequence),
-            stored_at_ms: source.stored_at_ms,
-            letter: Some(LetterNote {
-                id: letter.id.clone(),
-                generation: replayed.generation,
-                ordered_at: replayed.ordered_at,
-            }),
-            block: None,
-            claim: letter.claim.clone(),
-            key: letter.claim.as_ref().map(|_| letter.key.clone()).filter(|key| !key.is_empty()),
-        }),
-    };
-    // What lies apart brings its headers along.
-    let kept = letter.headers.iter().filter(|h| letter.claim.is_none() && is_own(&h.name));
-    let mut headers: Vec<_> = kept.map(|h| (Cow::Owned(h.name.clone()), h.value.clone())).collect();
-    let message_id = format!("replay/{}/{}", letter.id, replayed.generation);
-    headers.push((Cow::Borrowed(header::MESSAGE_ID), message_id));
-    headers.extend(note.encode().map(|note| (Cow::Borrowed(header::MESH), note)));
-    headers
-}
-
 pub(super) fn act(bus: &Bus, generation: u32, order: &Order) -> v1::LetterAct {
     let at_ms = bus.gate().clock().now_ms();
     v1::LetterAct { generation, at_ms, by: order.by.clone(), why: order.why.clone(), job: order.job.clone() }
@@ -295,45 +278,4 @@ pub(super) fn ended(letter: &Letter) -> Fault {
 pub(super) fn changed(why: &str, letter: &Letter) -> Fault {
     let message = format!("letter {}: {why}; look again: mesh dead-letter show {}", letter.letter.id, letter.letter.id);
     Fault::new(Code::Aborted, Effect::None, Reason::LetterChanged, message)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn letter() -> v1::DeadLetter {
-        let header = |name: &str, value: &str| v1::Header { name: name.into(), value: value.into() };
-        v1::DeadLetter {
-            id: "ab".into(),
-            source: Some(v1::Source {
-                stream: "mesh1-work-x".into(),
-                sequence: 7,
-                subject: "mesh1.work.local.x.P.Charge.normal.1.payments".into(),
-                message_id: "payments/x.P.Charge/17".into(),
-                stored_at_ms: 5,
-                deliveries: 1,
-            }),
-            headers: vec![
-                header("Nats-Msg-Id", "payments/x.P.Charge/17"),
-                header("mesh", "d=1;k=key"),
-                header("traceparent", "00-1-2-01"),
-                header("mesh-attempts", "x"),
-            ],
-            ..v1::DeadLetter::default()
-        }
-    }
-
-    #[test]
-    fn a_copy_says_which_letter_it_is_and_keeps_what_is_its_senders() {
-        let replayed = Replayed { letter_id: "ab".into(), generation: 2, ordered_at: 9 };
-        let headers = copy_headers(&letter(), &replayed);
-        let names: Vec<_> = headers.iter().map(|(name, _)| name.as_ref()).collect();
-        assert_eq!(names, ["traceparent", "Nats-Msg-Id", "mesh"]);
-        assert_eq!(headers[1].1, "replay/ab/2");
-        let note = Note::parse(&headers[2].1).unwrap();
-        let lane = note.lane.unwrap();
-        assert_eq!((note.deadline, note.idempotency_key.as_deref()), (None, Some("key")));
-        assert_eq!((lane.attempt, lane.message_id.as_str(), lane.source.1), (1, "payments/x.P.Charge/17", 7));
-        assert_eq!(lane.letter, Some(LetterNote { id: "ab".into(), generation: 2, ordered_at: 9 }));
-    }
 }

@@ -63,6 +63,11 @@ pub(super) fn differences(payloads: &Payloads<'_>, catalog: &Catalog, reveal: bo
     found
 }
 
+/// A payload that changed and can't be had: why.
+pub(super) fn not_shown(why: &str) -> Change {
+    Change { path: WHOLE.to_owned(), before: None, after: None, note: Some(format!("changed, not shown: {why}")) }
+}
+
 fn bytes(length: usize) -> String {
     format!("{length} bytes")
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use clap::Args;
 use mesh_core::{
+    bus::Bus,
     contract::{Catalog, catalog},
     dead_letter::{ActKind, Letter},
     fault::{Code, Effect, Fault, Reason},
@@ -23,6 +24,8 @@ use super::{
 
 /// Up to so many letters are shown field by field.
 const SHOWN: usize = 10;
+/// Bytes of letters that lie apart and are edited at once, at most; one alone may have more.
+const APART_BYTES: u64 = 256 * 1024 * 1024;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct EditArgs {
@@ -66,11 +69,8 @@ pub(super) async fn run(args: EditArgs, global: &GlobalArgs, output: &Output) ->
     for letter in &chosen.letters {
         letters::check(letter, ActKind::Edited)?;
     }
-    let mut letters = Vec::with_capacity(chosen.letters.len());
-    for letter in &chosen.letters {
-        letters.push(letters::bring(&bus, letter).await?);
-    }
-    let (plans, unchanged) = plan_all(letters, &args, &catalog).await?;
+    check_room(&chosen.letters)?;
+    let (plans, unchanged) = plan_all(&bus, chosen.letters, (&args, &catalog)).await?;
     for plan in &plans {
         letters::check_edit(&bus, &plan.letter, plan.payload.len())?;
     }
@@ -102,36 +102,56 @@ pub(super) async fn run(args: EditArgs, global: &GlobalArgs, output: &Output) ->
     acts::tell(ActKind::Edited, &written, output)
 }
 
-/// Every edit, checked; where one does not fit, none is made. And how many letters have these values already.
-async fn plan_all(letters: Vec<Letter>, args: &EditArgs, catalog: &Catalog) -> anyhow::Result<(Vec<Plan>, usize)> {
+/// Every new payload is held until all are known to fit: of what lies apart, only so much at once.
+fn check_room(letters: &[Letter]) -> Result<(), Failure> {
+    let sizes: Vec<u64> = letters.iter().filter_map(|letter| Some(letter.letter.claim.as_ref()?.size)).collect();
+    let bytes: u64 = sizes.iter().sum();
+    if sizes.len() < 2 || bytes <= APART_BYTES {
+        return Ok(());
+    }
+    let count = sizes.len();
+    let message =
+        format!("{count} of the letters lie apart, with {bytes} bytes; at most {APART_BYTES} are edited at once");
+    Err(Failure::input(message, "name fewer: by --where, --since and --until, or by their ids; nothing was written"))
+}
+
+/// Every edit, checked; where one does not fit, none is made. And how many letters have these values already. What lies apart
+/// is brought for its own edit alone.
+async fn plan_all(
+    bus: &Bus,
+    letters: Vec<Letter>,
+    (args, catalog): (&EditArgs, &Catalog),
+) -> anyhow::Result<(Vec<Plan>, usize)> {
     if args.sets.is_empty() && letters.len() > 1 {
         let message = format!("{} letters are meant, and an editor takes one", letters.len());
         return Err(Failure::input(message, "say what changes in all of them: --set path=value").into());
     }
     let (mut plans, mut unchanged) = (Vec::new(), 0);
     for letter in letters {
-        let original = decoded(&letter, catalog)?;
-        let payload = match args.sets.is_empty() {
-            true => {
-                let mask = Mask { reveal: args.reveal, defaults: true };
-                editor::mend(&Draft { letter: &letter, catalog, original: &original, mask }).await?
-            }
-            false => Some(set_all(original, &letter, &args.sets)?),
-        };
-        let Some(payload) = payload else {
-            unchanged += 1;
-            continue;
-        };
-        let before = letter.letter.payload.as_ref();
-        let payloads = Payloads { message_type: &letter.letter.message_type, before, after: &payload };
-        let changes = diff::changes(&payloads, catalog, args.reveal);
-        if changes.is_empty() {
-            unchanged += 1;
-        } else {
-            plans.push(Plan { letter, payload, changes });
+        let whole = letters::bring(bus, &letter).await?;
+        match plan(letter, &whole, (args, catalog)).await? {
+            Some(plan) => plans.push(plan),
+            None => unchanged += 1,
         }
     }
     Ok((plans, unchanged))
+}
+
+/// `None`: it has these values already.
+async fn plan(letter: Letter, whole: &Letter, (args, catalog): (&EditArgs, &Catalog)) -> anyhow::Result<Option<Plan>> {
+    let original = decoded(whole, catalog)?;
+    let payload = match args.sets.is_empty() {
+        true => {
+            let mask = Mask { reveal: args.reveal, defaults: true };
+            editor::mend(&Draft { letter: whole, catalog, original: &original, mask }).await?
+        }
+        false => Some(set_all(original, whole, &args.sets)?),
+    };
+    let Some(payload) = payload else { return Ok(None) };
+    let before = whole.letter.payload.as_ref();
+    let payloads = Payloads { message_type: &whole.letter.message_type, before, after: &payload };
+    let changes = diff::changes(&payloads, catalog, args.reveal);
+    Ok((!changes.is_empty()).then_some(Plan { letter, payload, changes }))
 }
 
 fn decoded(letter: &Letter, catalog: &Catalog) -> Result<DynamicMessage, Failure> {
@@ -180,4 +200,28 @@ fn finish(plans: &[Plan], output: &Output) -> anyhow::Result<Status> {
 
 fn document(plan: &Plan) -> Value {
     json!({ "id": plan.letter.letter.id, "changes": diff::documents(&plan.changes), "written": false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_core::{
+        dead_letter::LetterState,
+        proto::v1::{Claim, DeadLetter},
+    };
+
+    fn apart(size: Option<u64>) -> Letter {
+        let claim = size.map(|size| Claim { size, ..Claim::default() });
+        let letter = DeadLetter { claim, ..DeadLetter::default() };
+        Letter { letter, state: LetterState::Open, history: Vec::new(), last_sequence: 1, region: String::new() }
+    }
+
+    #[test]
+    fn only_so_much_that_lies_apart_is_edited_at_once() {
+        let half = APART_BYTES / 2;
+        assert!(check_room(&[apart(Some(APART_BYTES * 2)), apart(None)]).is_ok(), "one alone");
+        assert!(check_room(&[apart(Some(half)), apart(Some(half))]).is_ok());
+        let refused = check_room(&[apart(Some(half)), apart(Some(half + 1))]).unwrap_err();
+        assert!(refused.to_string().contains("2 of the letters lie apart"), "{refused}");
+    }
 }

@@ -1,9 +1,11 @@
 //! What a replay would send: how many letters to whom, the first of them, and what was mended in their payloads.
 
 use mesh_core::{
+    bus::Bus,
     contract::Catalog,
     dead_letter::{Act, Letter, LetterState},
-    operate::jobs::Preview,
+    fault::{Fault, Reason},
+    operate::{jobs::Preview, letters},
     subject::Name,
 };
 use serde_json::{Value, json};
@@ -20,9 +22,8 @@ pub(super) struct Shown<'a> {
     pub(super) preview: &'a Preview,
     /// Letters that were named and would not go.
     pub(super) stay: Vec<Stays<'a>>,
-    pub(super) catalog: &'a Catalog,
-    /// Personal and payment fields too.
-    pub(super) reveal: bool,
+    /// The first letters that would go with another payload than failed.
+    pub(super) mended: Vec<Mended<'a>>,
 }
 
 /// A letter that would not go, and why.
@@ -48,7 +49,7 @@ pub(super) fn that_stay<'l>(letters: &'l [Letter], here: &Name) -> Vec<Stays<'l>
 }
 
 /// A letter that would go with another payload than failed.
-struct Mended<'l> {
+pub(super) struct Mended<'l> {
     letter: &'l Letter,
     last: &'l Act,
     changes: Vec<Change>,
@@ -59,10 +60,9 @@ struct Mended<'l> {
 /// # Errors
 /// Nobody reads any more.
 pub(super) fn show(shown: &Shown<'_>, output: &Output) -> anyhow::Result<()> {
-    let Shown { preview, stay, catalog, reveal } = shown;
-    let mended = mended(&preview.first_mended, catalog, *reveal);
+    let Shown { preview, stay, mended } = shown;
     if output.is_json() {
-        return Ok(output.json(&document(preview, &mended, stay))?);
+        return Ok(output.json(&document(preview, mended, stay))?);
     }
     for (consumer, count) in &preview.consumers {
         output.line(&format!("{count:>9}  {consumer}"))?;
@@ -76,7 +76,7 @@ pub(super) fn show(shown: &Shown<'_>, output: &Output) -> anyhow::Result<()> {
     if preview.mended > 0 {
         output.line(&format!("{:>9}  of them were mended since they failed", preview.mended))?;
     }
-    for Mended { letter, last, changes } in &mended {
+    for Mended { letter, last, changes } in mended {
         diff::show(letter, changes, output)?;
         output.line(&format!("  {}", history_line(last)))?;
     }
@@ -95,14 +95,32 @@ fn tell_more(all: u64, named: usize, what: &str, output: &Output) {
     }
 }
 
-fn mended<'l>(letters: &'l [Letter], catalog: &Catalog, reveal: bool) -> Vec<Mended<'l>> {
-    let of = |letter: &'l Letter| {
-        let mended = letter.mended()?;
-        let (before, after) = (mended.failed.as_ref(), letter.letter.payload.as_ref());
-        let payloads = Payloads { message_type: &letter.letter.message_type, before, after };
-        Some(Mended { letter, last: mended.last, changes: diff::differences(&payloads, catalog, reveal) })
-    };
-    letters.iter().filter_map(of).collect()
+/// What was mended in each of the letters. What lies apart is brought for it, one after the other.
+///
+/// # Errors
+/// The bus can't be reached, or this identity may not read what lies apart.
+pub(super) async fn mended<'l>(
+    bus: &Bus,
+    letters: &'l [Letter],
+    (catalog, reveal): (&Catalog, bool),
+) -> Result<Vec<Mended<'l>>, Fault> {
+    let mut all = Vec::new();
+    for letter in letters {
+        let Some(mended) = letter.mended() else { continue };
+        let changes = match letters::bring(bus, letter).await {
+            Ok(whole) => changes(&whole, catalog, reveal),
+            Err(fault) if fault.reason() == Reason::ClaimMissing => vec![diff::not_shown(&fault.to_string())],
+            Err(fault) => return Err(fault),
+        };
+        all.push(Mended { letter, last: mended.last, changes });
+    }
+    Ok(all)
+}
+
+fn changes(whole: &Letter, catalog: &Catalog, reveal: bool) -> Vec<Change> {
+    let Some(mended) = whole.mended() else { return vec![diff::not_shown("what failed lay apart and is gone")] };
+    let (before, after) = (mended.failed.as_ref(), whole.letter.payload.as_ref());
+    diff::differences(&Payloads { message_type: &whole.letter.message_type, before, after }, catalog, reveal)
 }
 
 /// The same for programs.

@@ -83,8 +83,9 @@ pub(super) async fn run(
     let preview = jobs::preview(&bus, &selection).await?;
     if args.rollout.dry_run {
         let stay = preview::that_stay(&named, bus.gate().identity().region());
+        let mended = preview::mended(&bus, &preview.first_mended, (&catalog, args.rollout.reveal)).await;
         bus.close().await;
-        preview::show(&Shown { preview: &preview, stay, catalog: &catalog, reveal: args.rollout.reveal }, output)?;
+        preview::show(&Shown { preview: &preview, stay, mended: mended? }, output)?;
         return Ok(Status::Ok);
     }
     if preview.letters == 0 {

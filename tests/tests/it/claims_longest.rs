@@ -1,0 +1,87 @@
+//! The longest id, idempotency key and ordering key that are let in come through every copy that the mesh makes of a message.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_nats::HeaderMap;
+use mesh_core::{
+    Context, Fault,
+    consume::{ConsumerSettings, OrderSettings},
+    dead_letter::LetterState,
+    operate::letters,
+    policy::retry::RetryRule,
+    subject::partition,
+};
+use mesh_tests::{TestBroker, eventually};
+use prost::Message as _;
+use shop_proto::shop::orders::v1::OrderPlaced;
+
+use crate::{
+    claims::{MAX_PAYLOAD, Running, by_ada, foreign, messages, nothing_lies_apart, one_letter},
+    claims_ordered::ordered,
+    shop::{EVENT, orders},
+};
+
+/// So many bytes, of which all but the first are written as three in the header `mesh`.
+fn long(first: &str, bytes: usize) -> String {
+    format!("{first}{}", "%".repeat(bytes - first.len()))
+}
+
+async fn publish(broker: &TestBroker, name: &str, event: &OrderPlaced) {
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Msg-Id", long(name, 1024));
+    headers.insert("mesh", format!("k={name}{}", "%25".repeat(1023)));
+    let subject = format!("mesh1.event.local.orders.{EVENT}.{}", partition(event.customer_id.as_bytes()));
+    let jetstream = foreign(broker, "orders").await;
+    jetstream.publish_with_headers(subject, headers, event.encode_to_vec().into()).await.unwrap().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_longest_comes_through_the_lane_behind_its_key_and_through_a_replay() {
+    let broker = TestBroker::start(&[orders(), ordered()]).await.unwrap();
+    let keeper = Running::start(&broker).await;
+    let mesh = broker.connect("a").await.unwrap();
+    let seen = Arc::new(Mutex::new(Vec::<(String, String, OrderPlaced)>::new()));
+    let into = Arc::clone(&seen);
+    let handler = move |cx: Context, event: OrderPlaced| {
+        let mut seen = into.lock().unwrap();
+        seen.push((cx.message_id().to_owned(), cx.idempotency_key().to_owned(), event));
+        let count = seen.len();
+        async move {
+            match count {
+                1 => Err(Fault::unavailable("a moment, please")),
+                2 => Err(Fault::invalid("not today")),
+                _ => Ok(()),
+            }
+        }
+    };
+    let order = OrderSettings { short_wait: Duration::ZERO, ..OrderSettings::default() };
+    let retry = RetryRule { base: Duration::from_millis(100), ..RetryRule::default() };
+    let settings = ConsumerSettings { order: Some(order), retry, ..ConsumerSettings::default() };
+    mesh.consumer::<OrderPlaced>("work").settings(settings).start(handler).await.unwrap();
+    let event = OrderPlaced {
+        customer_id: long("o", 2048),
+        placed_on: "x".repeat(MAX_PAYLOAD - 10_000),
+        ..OrderPlaced::default()
+    };
+    for name in ["1", "2"] {
+        publish(&broker, name, &event).await;
+    }
+    let letter = one_letter(&broker, LetterState::Open).await;
+    assert_eq!((letter.letter.key.len(), letter.letter.source.as_ref().unwrap().message_id.len()), (2048, 1024));
+    eventually("the one behind it to wait on the lane", || async {
+        (messages(&broker, "mesh1-lane-a").await == 1).then_some(())
+    })
+    .await;
+    let operator = broker.connect("operator").await.unwrap();
+    letters::replay(operator.bus(), &letter, &by_ada()).await.unwrap();
+    one_letter(&broker, LetterState::Resolved).await;
+    eventually("all", || async { (seen.lock().unwrap().len() >= 4).then_some(()) }).await;
+    let expected = ["1", "1", "1", "2"].map(|name| (long(name, 1024), long(name, 1024), event.clone()));
+    assert!(*seen.lock().unwrap() == expected, "the same id, key and bytes each time, in order");
+    nothing_lies_apart(&broker).await;
+    keeper.stop().await;
+    mesh.drain().await;
+}

@@ -1,0 +1,84 @@
+//! What a keeper only heard: the broker's word on a delivery while the stream of its words keeps none.
+
+use futures_util::StreamExt as _;
+use mesh_core::{
+    fault::Reason,
+    operate::keeper::LEASE,
+    policy::compile::GIVEN_UP,
+    store::{Lease, LeaseSettings, Store},
+    subject::{ADVISORY_STREAM, KEEPER},
+};
+use mesh_tests::{
+    TestBroker, eventually,
+    foreign::{self, Worker},
+};
+use shop_proto::shop::{orders::v1::OrderPlaced, payments::v1::PaymentsClient};
+
+use crate::{
+    keeper::{EVENTS, Running, WORK, broker, die, some_letters, until_read},
+    shop::{charge_of, order},
+};
+
+async fn until_held(broker: &TestBroker) {
+    let mesh = broker.connect(KEEPER).await.unwrap();
+    let lease = Lease::new(Store::own(mesh.bus()), LEASE, "a test".into(), LeaseSettings::default());
+    eventually("a holder", || async { lease.holder().await.unwrap() }).await;
+    mesh.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_over_makes_no_second_letter_of_what_the_other_worked_off() {
+    let broker = broker().await;
+    let one = Running::start(&broker).await;
+    until_held(&broker).await;
+    let two = Running::start(&broker).await;
+    let sender = broker.connect("orders").await.unwrap();
+    let worker = Worker::new(&broker, "mail", EVENTS).await;
+    let die_of = async |number: usize| {
+        sender.publisher::<OrderPlaced>().publish(&order(number)).id(number.to_string()).await.unwrap();
+        die(&worker).await;
+    };
+    die_of(1).await;
+    some_letters(&broker, 1).await;
+    until_read(&broker).await;
+    // The event has left its stream, and nothing says any more that its word was kept.
+    let operator = async_nats::jetstream::new(foreign::client(&broker, "operator").await);
+    operator.get_stream(EVENTS.0).await.unwrap().delete_message(1).await.unwrap();
+    operator.delete_stream(ADVISORY_STREAM).await.unwrap();
+    one.stop().await;
+
+    // What comes then is heard alone. The second look is over when the third letter is written.
+    for number in 2..4 {
+        die_of(number).await;
+        let letters = some_letters(&broker, number).await;
+        let reasons = letters.iter().map(|letter| letter.letter.fault.as_ref().unwrap().reason.as_str());
+        assert!(reasons.into_iter().all(|reason| reason == Reason::AttemptsExhausted.code()), "{letters:?}");
+    }
+    two.stop().await;
+    some_letters(&broker, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_word_that_cant_be_worked_off_keeps_no_other_waiting() {
+    let broker = broker().await;
+    let keeper = Running::start(&broker).await;
+    until_held(&broker).await;
+    let client = foreign::client(&broker, "operator").await;
+    let operator = async_nats::jetstream::new(client.clone());
+    operator.delete_stream(ADVISORY_STREAM).await.unwrap();
+    let mut words = client.subscribe(GIVEN_UP[0]).await.unwrap();
+    client.flush().await.unwrap();
+
+    let till = broker.connect("till").await.unwrap();
+    PaymentsClient::new(&till).charge().enqueue(&charge_of(1, 100)).await.unwrap();
+    die(&Worker::new(&broker, "bank", WORK).await).await;
+    words.next().await.unwrap();
+    // The broker does not say any more what became of it.
+    operator.delete_stream(WORK.0).await.unwrap();
+    let sender = broker.connect("orders").await.unwrap();
+    sender.publisher::<OrderPlaced>().publish(&order(1)).id("1").await.unwrap();
+    die(&Worker::new(&broker, "mail", EVENTS).await).await;
+    let letter = some_letters(&broker, 1).await.remove(0).letter;
+    assert_eq!(letter.source.unwrap().stream, EVENTS.0);
+    keeper.stop().await;
+}
