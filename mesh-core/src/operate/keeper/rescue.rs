@@ -3,6 +3,8 @@
 //! Each step finds what was done before: the letter has the id that the consumer's own capture gives it and is written only
 //! where there is none, the outcome has its message id, and what is settled already is settled.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use mesh_proto::v1::{self, letter_record::Record};
 use prost::Message as _;
@@ -31,6 +33,8 @@ enum Stands {
     Ended,
 }
 
+/// How long the acknowledgement of a queue's message may take until it is gone, before it is deleted: looked at after each.
+const TO_THE_STREAM_MS: [u64; 7] = [10, 20, 40, 80, 160, 320, 400];
 /// How long before the broker's word a worker may have captured what it then did not acknowledge.
 const BEFORE_THE_WORD_MS: i64 = 3_600_000;
 
@@ -54,9 +58,9 @@ impl Rescue<'_> {
             (Verdict::NotOurs | Verdict::Settled, _) => Ok(()),
             (Verdict::Capture, Some(envelope)) if self.is_elsewhere(&envelope) => Ok(()),
             (Verdict::Capture, Some(envelope)) => self.rescue(notice, &lane, envelope).await,
-            // Its letter may have been written while it was there; a message of a queue leaves it by its settlement alone.
-            _ if notice.word != Word::Deleted
-                && !is_queue(&notice.stream)
+            // Its letter may have been written while it was there. An event that somebody deleted is another matter: of a queue
+            // the keeper itself takes away what has a letter.
+            _ if (notice.word != Word::Deleted || is_queue(&notice.stream))
                 && self.has_letter(notice, &lane).await? =>
             {
                 Ok(())
@@ -193,7 +197,8 @@ impl Rescue<'_> {
     }
 
     /// Settles it in its consumer's place. An acknowledgement below the consumer's floor is not looked at, so what is still
-    /// in a queue then is deleted.
+    /// in a queue a while later is deleted. Not sooner: on three servers an acknowledgement takes its time to the stream, and of
+    /// what is deleted before it the broker says that it was lost.
     async fn settle(&self, notice: &Notice) -> Result<(), Fault> {
         let Notice { stream, durable, sequence, .. } = notice;
         match self.bus.accept_for(stream, durable, *sequence).await {
@@ -201,7 +206,17 @@ impl Rescue<'_> {
             Ok(()) | Err(PublishError::NobodyListens) => {}
             Err(error) => return Err(error.into_fault("the settlement of a delivery")),
         }
-        if is_queue(stream) { self.bus.delete_message(stream, *sequence).await } else { Ok(()) }
+        if !is_queue(stream) {
+            return Ok(());
+        }
+        let waits = if notice.word == Word::Nothing { &[][..] } else { &TO_THE_STREAM_MS };
+        for wait_ms in waits {
+            if self.bus.message_at(stream, *sequence).await?.is_none() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(*wait_ms)).await;
+        }
+        self.bus.delete_message(stream, *sequence).await
     }
 
     fn lane(&self, durable: &str) -> Option<Lane> {
