@@ -1,22 +1,20 @@
 //! What a keeper only heard: the broker's word on a delivery while the stream of its words keeps none.
 
-use futures_util::StreamExt as _;
 use mesh_core::{
     fault::Reason,
     operate::keeper::LEASE,
-    policy::compile::GIVEN_UP,
     store::{Lease, LeaseSettings, Store},
-    subject::{ADVISORY_STREAM, KEEPER},
+    subject::{ADVISORY_STREAM, DEAD_LETTER_STREAM, KEEPER},
 };
 use mesh_tests::{
     TestBroker, eventually,
     foreign::{self, Worker},
 };
-use shop_proto::shop::{orders::v1::OrderPlaced, payments::v1::PaymentsClient};
+use shop_proto::shop::orders::v1::OrderPlaced;
 
 use crate::{
-    keeper::{EVENTS, Running, WORK, broker, die, some_letters, until_read},
-    shop::{charge_of, order},
+    keeper::{EVENTS, Running, broker, die, some_letters, until_read},
+    shop::order,
 };
 
 async fn until_held(broker: &TestBroker) {
@@ -63,22 +61,25 @@ async fn a_word_that_cant_be_worked_off_keeps_no_other_waiting() {
     let broker = broker().await;
     let keeper = Running::start(&broker).await;
     until_held(&broker).await;
-    let client = foreign::client(&broker, "operator").await;
-    let operator = async_nats::jetstream::new(client.clone());
+    let operator = async_nats::jetstream::new(foreign::client(&broker, "operator").await);
     operator.delete_stream(ADVISORY_STREAM).await.unwrap();
-    let mut words = client.subscribe(GIVEN_UP[0]).await.unwrap();
-    client.flush().await.unwrap();
+    let mut config = operator.get_stream(DEAD_LETTER_STREAM).await.unwrap().cached_info().config.clone();
+    config.max_message_size = 4096;
+    operator.update_stream(config).await.unwrap();
 
-    let till = broker.connect("till").await.unwrap();
-    PaymentsClient::new(&till).charge().enqueue(&charge_of(1, 100)).await.unwrap();
-    die(&Worker::new(&broker, "bank", WORK).await).await;
-    words.next().await.unwrap();
-    // The broker does not say any more what became of it.
-    operator.delete_stream(WORK.0).await.unwrap();
     let sender = broker.connect("orders").await.unwrap();
-    sender.publisher::<OrderPlaced>().publish(&order(1)).id("1").await.unwrap();
-    die(&Worker::new(&broker, "mail", EVENTS).await).await;
-    let letter = some_letters(&broker, 1).await.remove(0).letter;
-    assert_eq!(letter.source.unwrap().stream, EVENTS.0);
+    let worker = Worker::new(&broker, "mail", EVENTS).await;
+    let die_of = async |number: usize, bytes: usize| {
+        let event = OrderPlaced { placed_on: "x".repeat(bytes), ..order(number) };
+        sender.publisher::<OrderPlaced>().publish(&event).id(number.to_string()).await.unwrap();
+        die(&worker).await;
+    };
+    // Its letter is never taken. The second one is in the same look at the earliest, the third one in a later one.
+    die_of(1, 8192).await;
+    for number in 2..4 {
+        die_of(number, 1).await;
+        let letters = some_letters(&broker, number - 1).await;
+        assert!(letters.iter().all(|letter| letter.letter.payload.len() < 4096));
+    }
     keeper.stop().await;
 }
