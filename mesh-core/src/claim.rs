@@ -9,7 +9,6 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use aws_lc_rs::digest;
 use bytes::Bytes;
 use mesh_proto::v1::{Apart, Claim};
 use prost::Message as _;
@@ -19,7 +18,7 @@ use crate::{
     bus::{Bus, PublishError},
     envelope::{header, is_claim},
     fault::{CLAIM_POINT, Code, Effect, Fault, Reason, crash_point},
-    subject::{self, CLAIM_STREAM, Name},
+    subject::{self, CLAIM_STREAM, Name, sha256},
 };
 
 /// How far a server that answers a consumer may be behind the one that confirmed the bytes, before they count as gone.
@@ -72,7 +71,7 @@ pub async fn put(
     let part_bytes = bus.gate().max_message_bytes().max(bus.gate().max_payload() / 2).max(1);
     let claim = Claim {
         letter: letter.to_owned(),
-        sha256: hash(&bytes),
+        sha256: sha256(&bytes),
         size: bytes.len() as u64,
         parts: u32::try_from(bytes.len().div_ceil(part_bytes).max(1)).unwrap_or(u32::MAX),
     };
@@ -136,7 +135,7 @@ pub async fn fetch_bytes(bus: &Bus, owner: Owner<'_>, claim: &Claim, reader: Rea
             break;
         }
     }
-    if bytes.len() as u64 != claim.size || hash(&bytes) != claim.sha256 {
+    if bytes.len() as u64 != claim.size || sha256(&bytes) != claim.sha256 {
         return Err(missing(claim, "what lies there is not what was put there"));
     }
     Ok(bytes.into())
@@ -155,21 +154,6 @@ async fn read(bus: &Bus, subject: &str, reader: Reader) -> Result<Option<Bytes>,
             None => tokio::time::sleep(LOOK_AGAIN).await,
         }
     }
-}
-
-/// SHA-256 in hexadecimal.
-#[must_use]
-pub fn hash(bytes: &[u8]) -> String {
-    hex(digest::digest(&digest::SHA256, bytes).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
-        // Writing to a String can't fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 fn missing(claim: &Claim, why: &str) -> Fault {

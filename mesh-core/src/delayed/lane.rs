@@ -7,7 +7,7 @@ use mesh_proto::v1;
 use prost::Message as _;
 
 use crate::{
-    claim::{self, Owner},
+    claim::Owner,
     envelope::{Envelope, header, is_own},
     subject::{self, Name, Place},
 };
@@ -86,7 +86,7 @@ pub fn letter_id(lane: &Lane, source: (&str, u64), message_id: &str) -> String {
 }
 
 fn half_hash(text: &str) -> String {
-    let mut hash = claim::hash(text.as_bytes());
+    let mut hash = subject::sha256(text.as_bytes());
     hash.truncate(32);
     hash
 }

@@ -4,13 +4,13 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::Ordered;
 use crate::{
-    claim,
     consume::lease::Lease,
     delayed::stored_at,
     envelope::{Envelope, Order},
     fault::Fault,
     gate::{Opened, Unopened},
     policy::order::{Arrival, Arrived, At, Book, Came, Slot},
+    subject,
 };
 
 /// Bytes of an ordering key that is repeated as it is, at most.
@@ -209,7 +209,7 @@ impl Hands {
 
 /// A key as records and letters repeat it: one that is very long is known by its hash.
 fn short(key: String) -> String {
-    if key.len() <= MAX_KEY_BYTES { key } else { format!("sha256:{}", claim::hash(key.as_bytes())) }
+    if key.len() <= MAX_KEY_BYTES { key } else { format!("sha256:{}", subject::sha256(key.as_bytes())) }
 }
 
 fn held_of(came: &Came, sequence: u64, reply: Arc<str>, lease: Lease) -> Held {

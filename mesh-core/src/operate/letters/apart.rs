@@ -11,6 +11,7 @@ use crate::{
     delayed::Lane,
     envelope::is_claim,
     fault::{Code, Effect, Fault, Reason},
+    subject,
 };
 
 /// The letter with all that lies apart of it brought: its payload and headers, and the payloads of its history. What is gone stays
@@ -128,7 +129,7 @@ fn check_parts(claim: &v1::Claim, most: usize) -> Result<(), Fault> {
 pub(super) fn in_place(history: &History) -> impl Iterator<Item = Result<(&v1::Claim, &Bytes), ()>> {
     let claims = claims(history);
     history.apart.iter().map(move |bytes| {
-        let hash = claim::hash(bytes);
+        let hash = subject::sha256(bytes);
         let fits = |claim: &&v1::Claim| {
             let is_its = claim.sha256 == hash && claim.size == bytes.len() as u64;
             is_its && claim.letter == history.id && is_claim(claim)

@@ -98,6 +98,6 @@ pub(super) fn line(history: &History, catalog: &Catalog, reveal: bool) -> anyhow
 /// What would be sent: in the letter, or taken along beside it.
 fn payload(history: &History, letter: &Letter) -> Bytes {
     let Some(claim) = &letter.letter.claim else { return letter.letter.payload.clone() };
-    let its = history.apart.iter().find(|bytes| mesh_core::claim::hash(bytes) == claim.sha256);
+    let its = history.apart.iter().find(|bytes| mesh_core::subject::sha256(bytes) == claim.sha256);
     its.and_then(|bytes| v1::Apart::decode(bytes.clone()).ok()).map(|apart| apart.payload).unwrap_or_default()
 }

@@ -220,7 +220,7 @@ mod tests {
         );
         let claim = v1::Claim {
             letter: id.clone(),
-            sha256: mesh_core::claim::hash(&apart),
+            sha256: mesh_core::subject::sha256(&apart),
             size: apart.len() as u64,
             parts: 1,
         };
