@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod counter;
 pub mod disk;
 pub mod ledger;
+pub mod leftover;
 pub mod process;
 pub mod proxy;
 pub mod roles;

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use mesh::engine::JetStream;
 use mesh_core::subject::DEAD_LETTER_STREAM;
 use mesh_tests::{
-    campaign::{Account, Run, Stage, StageSettings, disk::Disk},
+    campaign::{Run, Stage, StageSettings, disk::Disk},
     eventually,
 };
 
@@ -66,11 +66,8 @@ pub(crate) async fn disk(run: &mut Run) -> anyhow::Result<Played> {
     publisher.more(20).await?;
     let sent = publisher.finish().await?;
     run.note("acknowledged-before-full", before);
-    let mut books = stage.books(&sent).await?;
-    // A full disk also keeps the broker from deleting: what was acknowledged by its consumer may lie in a queue for ever. It
-    // waits for nobody, and is counted.
-    run.note("residue", std::mem::take(&mut books.residue));
-    let account = Account::of(&books);
+    // A full disk also keeps the broker from deleting.
+    let account = stage.account_kept(run, &sent).await?;
     drop(stage);
     Ok(Played::Account(account))
 }

@@ -26,7 +26,7 @@ pub(crate) async fn server(run: &mut Run) -> anyhow::Result<Played> {
     publisher.more(20).await?;
     let sent = publisher.finish().await?;
     run.note("kills", kills);
-    Ok(Played::Account(stage.account(&sent).await?))
+    Ok(Played::Account(stage.account_kept(run, &sent).await?))
 }
 
 /// `kill -9` of the worker at random moments, then at every crash point, the first and the second time that it is met.
@@ -123,7 +123,7 @@ pub(crate) async fn both(run: &mut Run) -> anyhow::Result<Played> {
     publisher.more(20).await?;
     let sent = publisher.finish().await?;
     run.note("kills", kills);
-    Ok(Played::Account(stage.account(&sent).await?))
+    Ok(Played::Account(stage.account_kept(run, &sent).await?))
 }
 
 /// Work is sent again with the same id after it was done and the broker was killed. The broker forgets, with a restart, the

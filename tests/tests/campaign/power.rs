@@ -4,7 +4,7 @@ use mesh::engine::JetStream;
 use mesh_core::subject::{event_stream, work_stream};
 use mesh_tests::{
     TestBroker,
-    campaign::{Account, Run, Stage, StageSettings, disk::Disk, stage::SENDER},
+    campaign::{Run, Stage, StageSettings, disk::Disk, stage::SENDER},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -54,11 +54,8 @@ pub(crate) async fn cuts(run: &mut Run) -> anyhow::Result<Played> {
     publisher.more(20).await?;
     let sent = publisher.finish().await?;
     run.note("cuts", count);
-    let mut books = stage.books(&sent).await?;
-    // The broker syncs what a consumer has acknowledged, and not that it deleted it: such a message lies in its queue again
-    // after the cut, and is delivered to nobody.
-    run.note("residue", std::mem::take(&mut books.residue));
-    let account = Account::of(&books);
+    // The broker syncs what a consumer has acknowledged, and not that it deleted it.
+    let account = stage.account_kept(run, &sent).await?;
     drop(stage);
     Ok(Played::Account(account))
 }
