@@ -2,7 +2,8 @@
 //!
 //! What holds here:
 //! - Only what the gate sealed is sent; only what the gate must open is handed out.
-//! - Every wait has an end of its own, counted from when the message was sent.
+//! - Every wait has an end of its own. While the link is away the client keeps what is sent, and when it has kept enough it
+//!   makes senders wait without end: so sending ends too ([`within`]).
 //! - A publish that the broker denies is known as denied (the broker says so apart from the publish; see [`link`]).
 //! - An acknowledgement that did not come is *unknown*, never *failed*: it is asked for again with the same message id.
 //! - Nothing is answered before the broker stored it: see [`commit`].
@@ -56,7 +57,7 @@ pub struct BusSettings {
     pub url: String,
     /// How long the first connection may take, all attempts together.
     pub connect_timeout: Duration,
-    /// How long a publish may wait for its acknowledgement, all attempts together.
+    /// How long a publish is tried: no attempt begins later, and one may take 5 s. A batch that failed, 5 s at most, came before.
     pub publish_timeout: Duration,
     /// Whether waiting publishes are committed in groups: right for a broker that syncs always, slower for one that does not.
     pub group_commit: bool,
@@ -72,6 +73,22 @@ impl BusSettings {
             publish_timeout: Duration::from_secs(15),
             group_commit: true,
         }
+    }
+}
+
+/// How long a message may wait to be taken by the client.
+const SENDING: Duration = Duration::from_secs(5);
+/// How long ending the connection may take, at each of two steps.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// Sends, or gives up: what was not taken by the client until then is never sent.
+async fn within<T, E: std::fmt::Display>(
+    limit: Duration,
+    sending: impl Future<Output = Result<T, E>>,
+) -> Result<T, PublishError> {
+    match tokio::time::timeout(limit, sending).await {
+        Ok(sent) => sent.map_err(|error| PublishError::NotSent(error.to_string())),
+        Err(_) => Err(PublishError::NotSent("the connection is away, and too much waits for it already".into())),
     }
 }
 
@@ -144,7 +161,8 @@ impl Bus {
     pub async fn request(&self, sealed: Sealed, timeout: Duration) -> Result<Unopened, PublishError> {
         let (subject, headers, payload) = sealed.into_parts();
         let asked = self.0.mux.register(&subject);
-        self.send(subject, Some(asked.inbox()), headers, payload).await?;
+        let sending = self.send(subject, Some(asked.inbox()), headers, payload);
+        within(timeout, sending).await?;
         let raw = asked.answer(timeout).await?;
         if raw.status == Some(503) {
             return Err(PublishError::NobodyListens);
@@ -190,15 +208,17 @@ impl Bus {
         payload: Bytes,
     ) -> Result<(), PublishError> {
         let client = &self.0.client;
-        let sent = match (reply, headers) {
-            (Some(reply), Some(headers)) => {
-                client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+        let sending = async {
+            match (reply, headers) {
+                (Some(reply), Some(headers)) => {
+                    client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+                }
+                (Some(reply), None) => client.publish_with_reply(subject, reply, payload).await,
+                (None, Some(headers)) => client.publish_with_headers(subject, headers, payload).await,
+                (None, None) => client.publish(subject, payload).await,
             }
-            (Some(reply), None) => client.publish_with_reply(subject, reply, payload).await,
-            (None, Some(headers)) => client.publish_with_headers(subject, headers, payload).await,
-            (None, None) => client.publish(subject, payload).await,
         };
-        sent.map_err(|error| PublishError::NotSent(error.to_string()))
+        within(SENDING, sending).await
     }
 
     /// A round trip to the broker: everything that was sent before has reached it.
@@ -208,16 +228,17 @@ impl Bus {
     pub async fn round_trip(&self, timeout: Duration) -> Result<(), PublishError> {
         let asked = self.0.mux.register("(round trip)");
         let inbox = asked.inbox();
-        self.send(inbox, None, Vec::new(), Bytes::new()).await?;
+        within(timeout, self.send(inbox, None, Vec::new(), Bytes::new())).await?;
         asked.answer(timeout).await.map(drop)
     }
 
-    /// Ends the connection after a last round trip. Messages that wait for their acknowledgement are answered first.
+    /// Ends the connection after a last round trip: what was sent has reached the broker. Who still waits for an acknowledgement
+    /// hears that it is unknown.
     pub async fn close(&self) {
         // Best effort: a broker that is away can't be told good-bye.
-        let _ = self.round_trip(Duration::from_secs(2)).await;
+        let _ = self.round_trip(CLOSING).await;
         self.0.tasks.stop();
-        let _ = self.0.client.drain().await;
+        let _ = within(CLOSING, self.0.client.drain()).await;
     }
 }
 

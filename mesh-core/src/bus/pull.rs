@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Bus, convert::Received, error::PublishError, link::LinkState};
+use super::{Bus, SENDING, convert::Received, error::PublishError, link::LinkState, within};
 use crate::{
     fault::{Code, Effect, Fault, Reason},
     gate::{Gate, Unopened},
@@ -78,7 +78,7 @@ impl Bus {
     pub async fn pull(&self, stream: &str, durable: &str) -> Result<Pull, Fault> {
         self.check_consumer(stream, durable).await?;
         let inbox = format!("{}.{}", subject::inbox_prefix(self.0.gate.identity().service()), nuid::next());
-        let subscription = self.0.client.subscribe(inbox.clone()).await.map_err(|error| {
+        let subscription = within(SENDING, self.0.client.subscribe(inbox.clone())).await.map_err(|error| {
             Fault::new(Code::Unavailable, Effect::None, Reason::BusUnavailable, "the pull could not be opened")
                 .with_detail(error.to_string())
         })?;
@@ -139,11 +139,15 @@ impl Pull {
         self.asked
     }
 
-    /// Asks for `count` more.
+    /// Asks for `count` more. While the link is away nothing is asked: the client would keep each pull and send them all when
+    /// it is back, and more would come than there is room for.
     ///
     /// # Errors
     /// The connection is closed.
     pub async fn ask(&mut self, count: usize) -> Result<(), PublishError> {
+        if !self.link.borrow().is_connected {
+            return Ok(());
+        }
         let request = format!(
             r#"{{"batch":{count},"expires":{},"idle_heartbeat":{}}}"#,
             self.expires.as_nanos(),
@@ -204,7 +208,7 @@ impl Pull {
             }
             in_vain = if left.len() == before { in_vain + 1 } else { 0 };
         }
-        let _ = self.subscription.drain().await;
+        let _ = within(CLOSING, self.subscription.drain()).await;
         let over = Instant::now() + CLOSING;
         // Where the link is away, nothing comes, and no end either.
         while let Ok(Some(message)) = timeout_at(over, self.subscription.next()).await {

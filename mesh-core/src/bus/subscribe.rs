@@ -2,7 +2,7 @@
 
 use futures_util::StreamExt as _;
 
-use super::Bus;
+use super::{Bus, SENDING, within};
 use crate::{
     fault::{Code, Effect, Fault, Reason},
     gate::Unopened,
@@ -19,8 +19,8 @@ impl Bus {
     pub async fn subscribe(&self, subject: &str, queue: Option<&str>) -> Result<Subscription, Fault> {
         let client = &self.0.client;
         let subscribed = match queue {
-            Some(queue) => client.queue_subscribe(subject.to_owned(), queue.to_owned()).await,
-            None => client.subscribe(subject.to_owned()).await,
+            Some(queue) => within(SENDING, client.queue_subscribe(subject.to_owned(), queue.to_owned())).await,
+            None => within(SENDING, client.subscribe(subject.to_owned())).await,
         };
         subscribed.map(Subscription).map_err(|error| {
             Fault::new(

@@ -12,7 +12,7 @@ use crate::{
     subject::{self, Name, Place},
 };
 
-/// Attempts that travel with a delayed copy, at most: the first and the newest ones stay.
+/// Attempts that travel with a delayed copy, at most: the first and the newest ones stay, and the newest that may have acted.
 const MAX_ATTEMPTS_KEPT: usize = 16;
 
 /// Whose lane it is.
@@ -107,13 +107,22 @@ pub fn encode_attempts(attempts: &v1::Attempts) -> String {
     STANDARD_NO_PAD.encode(shortened(attempts).encode_to_vec())
 }
 
-/// The first attempt and the newest ones, their texts cut: so many bytes that a copy, a record or a letter can hold them.
+/// The first attempt and the newest ones, their texts cut: so many bytes that a copy, a record or a letter can hold them. Whether
+/// any of them may have acted is not forgotten: the newest that may have is kept too.
 #[must_use]
 pub fn shortened(attempts: &v1::Attempts) -> v1::Attempts {
     let all = &attempts.attempts;
     let surplus = all.len().saturating_sub(MAX_ATTEMPTS_KEPT);
-    let kept = all.iter().take(1).chain(all.iter().skip(1 + surplus));
+    let (first, rest) = all.split_at(all.len().min(1));
+    let (cut_off, newest) = rest.split_at(surplus.min(rest.len()));
+    let acted = cut_off.iter().rfind(|attempt| may_have_acted(attempt));
+    let newest = if acted.is_some() { newest.get(1..).unwrap_or_default() } else { newest };
+    let kept = first.iter().chain(acted).chain(newest);
     v1::Attempts { attempts: kept.cloned().map(shorten).collect() }
+}
+
+fn may_have_acted(attempt: &v1::Attempt) -> bool {
+    attempt.fault.as_ref().is_some_and(|fault| fault.effect() != v1::Effect::None)
 }
 
 fn shorten(mut attempt: v1::Attempt) -> v1::Attempt {
@@ -122,15 +131,27 @@ fn shorten(mut attempt: v1::Attempt) -> v1::Attempt {
     attempt
 }
 
-/// A fault whose texts have at most so many bytes each.
+/// A fault whose texts have at most so many bytes each, and those of its origin at most 256: it may have come from another side,
+/// which cuts nothing.
 pub(crate) fn cut(mut fault: v1::Fault, longest: usize) -> v1::Fault {
+    const LONGEST_OF_ORIGIN: usize = 256;
     for text in [&mut fault.message, &mut fault.detail] {
-        if text.len() > longest {
-            let end = (0..=longest).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
-            text.truncate(end);
+        truncate(text, longest);
+    }
+    if let Some(origin) = &mut fault.origin {
+        let v1::Origin { service, vendor, operation, request_id, vendor_code, .. } = origin;
+        for text in [service, vendor, operation, request_id, vendor_code] {
+            truncate(text, LONGEST_OF_ORIGIN.min(longest));
         }
     }
     fault
+}
+
+fn truncate(text: &mut String, longest: usize) {
+    if text.len() > longest {
+        let end = (0..=longest).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        text.truncate(end);
+    }
 }
 
 /// The headers of the original that a copy keeps: all but the broker's and the mesh's own.
@@ -155,6 +176,31 @@ mod tests {
         let numbers: Vec<u32> = back.attempts.iter().map(|a| a.number).collect();
         assert_eq!(numbers.len(), MAX_ATTEMPTS_KEPT);
         assert_eq!((numbers[0], numbers[1], numbers[15]), (1, 26, 40));
+    }
+
+    #[test]
+    fn an_attempt_that_may_have_acted_is_not_forgotten() {
+        let attempt = |number: u32| {
+            let effect = if number == 2 { v1::Effect::Unknown } else { v1::Effect::None };
+            let origin = v1::Origin { request_id: "r".repeat(50_000), ..Default::default() };
+            let fault = v1::Fault {
+                effect: effect.into(),
+                message: "m".repeat(9000),
+                origin: Some(origin),
+                ..Default::default()
+            };
+            v1::Attempt { number, fault: Some(fault), ..Default::default() }
+        };
+        let all = v1::Attempts { attempts: (1..=40).map(attempt).collect() };
+        let once = shortened(&all);
+        let numbers: Vec<u32> = once.attempts.iter().map(|a| a.number).collect();
+        assert_eq!(numbers.len(), MAX_ATTEMPTS_KEPT);
+        assert_eq!((numbers[0], numbers[1], numbers[2], numbers[15]), (1, 2, 27, 40));
+        assert!(encode_attempts(&all).len() < 32 * 1024, "headers have 64 KiB for all of them");
+        // And not by the next ones either.
+        let mut more = once;
+        more.attempts.extend((41..=80).map(attempt));
+        assert_eq!(shortened(&more).attempts[1].number, 2);
     }
 
     #[test]

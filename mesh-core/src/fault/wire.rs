@@ -9,6 +9,8 @@ use super::{Code, Effect, Fault, Inner, Origin, Reason};
 /// Bytes of the text for outside and of the one for inside that travel: a letter has to hold them beside the payload.
 const LONGEST_MESSAGE: usize = 2 * 1024;
 const LONGEST_DETAIL: usize = 8 * 1024;
+/// Bytes of each text of its origin: the other side's ids and codes are as long as it likes.
+const LONGEST_ORIGIN: usize = 256;
 
 fn cut(text: &str, longest: usize) -> String {
     let end = (0..=longest.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
@@ -26,12 +28,12 @@ impl From<&Fault> for v1::Fault {
             detail: cut(&inner.detail, LONGEST_DETAIL),
             retry_after_ms: inner.retry_after.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             origin: Some(v1::Origin {
-                service: inner.origin.service.clone(),
-                vendor: inner.origin.vendor.clone(),
-                operation: inner.origin.operation.clone(),
-                request_id: inner.origin.request_id.clone(),
+                service: cut(&inner.origin.service, LONGEST_ORIGIN),
+                vendor: cut(&inner.origin.vendor, LONGEST_ORIGIN),
+                operation: cut(&inner.origin.operation, LONGEST_ORIGIN),
+                request_id: cut(&inner.origin.request_id, LONGEST_ORIGIN),
                 http_status: u32::from(inner.origin.http_status),
-                vendor_code: inner.origin.vendor_code.clone(),
+                vendor_code: cut(&inner.origin.vendor_code, LONGEST_ORIGIN),
             }),
         }
     }
@@ -84,6 +86,22 @@ mod tests {
         let fault = Fault::new(Code::Internal, Effect::None, Reason::HandlerPanicked, "ö".repeat(9000));
         let wire = v1::Fault::from(&fault);
         assert!(wire.message.len() <= LONGEST_MESSAGE && wire.message.chars().all(|c| c == 'ö'));
+    }
+
+    #[test]
+    fn texts_of_another_side_are_cut_too() {
+        let long = || "x".repeat(50_000);
+        let origin = Origin {
+            service: long(),
+            vendor: long(),
+            operation: long(),
+            request_id: long(),
+            vendor_code: long(),
+            ..Origin::default()
+        };
+        let fault = Fault::new(Code::Internal, Effect::None, Reason::HandlerPanicked, "no").with_origin(origin);
+        let wire = v1::Fault::from(&Fault::from(v1::Fault::from(&fault)));
+        assert!(prost::Message::encoded_len(&wire) < 6 * LONGEST_ORIGIN);
     }
 
     #[test]
