@@ -9,7 +9,7 @@ pub mod postgres;
 pub mod seen;
 pub mod wait;
 
-pub use binary::mesh_binary;
+pub use binary::{mesh_binary, person};
 pub use broker::TestBroker;
 pub use postgres::TestPostgres;
 pub use seen::Seen;

@@ -50,7 +50,10 @@ async fn a_preview_shows_what_edits_changed_and_says_how_many_more_there_are() {
     let edits = dry["edits"].as_array().unwrap();
     assert_eq!(edits.len(), 10, "a bound");
     for edit in edits {
-        assert_eq!((&edit["by"], &edit["why"], &edit["generation"]), (&"ada".into(), &"ticket 17".into(), &0.into()));
+        assert_eq!(
+            (&edit["by"], &edit["why"], &edit["generation"]),
+            (&mesh_tests::person("ada").into(), &"ticket 17".into(), &0.into())
+        );
         let changes = edit["changes"].as_array().unwrap();
         let expected = [("placedOn", "", "2026-01-02"), ("totalCents", "0", "5")];
         assert_eq!(changes.len(), expected.len(), "{edit}");
@@ -62,7 +65,7 @@ async fn a_preview_shows_what_edits_changed_and_says_how_many_more_there_are() {
     let (out, said) = text(&person, &PREVIEW).await;
     assert!(out.contains("13  letters would go") && out.contains("12  of them were mended"), "{out}");
     assert_eq!(out.matches("  totalCents: \"0\" -> \"5\"").count(), 10, "{out}");
-    assert_eq!(out.matches("edited by ada: ticket 17").count(), 10, "{out}");
+    assert_eq!(out.matches(&format!("edited by {}: ticket 17", mesh_tests::person("ada"))).count(), 10, "{out}");
     assert!(said.contains("and 2 more that were mended") && said.contains("nothing was replayed"), "{said}");
 
     // One that nobody mended, by its id.
