@@ -150,7 +150,7 @@ async fn what_nobody_here_can_read_is_told_by_its_size() {
     let (out, _) = text(&person, &PREVIEW).await;
     let type_unknown = "15 bytes of an unknown type \"x.v1.Nobody\"";
     for part in [
-        &format!("(payload): {type_unknown} -> {type_unknown}; the first 12 bytes are alike"),
+        &format!("(payload): {type_unknown} -> {type_unknown}; alike in the first 12 bytes"),
         "(payload): the 3 bytes are not a shop.orders.v1.OrderPlaced",
         "\"orderId\":\"2\"",
         "bytes, alike in every field that the contract here knows",
@@ -165,7 +165,7 @@ async fn what_nobody_here_can_read_is_told_by_its_size() {
     assert_eq!(dry["edits"][0]["changes"][0]["after"]["undecoded"], type_unknown);
     // And so does its history, which said nothing of an edit that kept the length.
     let page = person.run(&["dead-letter", "show", &unknown]).await;
-    assert!(String::from_utf8_lossy(&page.stdout).contains("the first 12 bytes are alike"), "{page:?}");
+    assert!(String::from_utf8_lossy(&page.stdout).contains("alike in the first 12 bytes"), "{page:?}");
 
     // It goes as it was mended.
     let shelf = Shelf::default();
