@@ -13,4 +13,4 @@ pub use binary::{mesh_binary, person};
 pub use broker::TestBroker;
 pub use postgres::TestPostgres;
 pub use seen::Seen;
-pub use wait::eventually;
+pub use wait::{Growing, eventually};
