@@ -3,7 +3,9 @@
 pub mod binary;
 pub mod broker;
 pub mod campaign;
+pub mod charges;
 pub mod foreign;
+pub mod keeper;
 pub mod letters;
 pub mod postgres;
 pub mod seen;
