@@ -25,7 +25,7 @@ use mesh_core::{
     },
 };
 use mesh_tests::{
-    TestBroker,
+    Growing, TestBroker,
     letters::{EVENT, capture},
 };
 use shop_proto::shop::orders::v1::OrderPlaced;
@@ -147,21 +147,25 @@ async fn ask(broker: &TestBroker, letters: usize) {
 
 /// Ends when the jobs say that all are sent; how many.
 async fn all_sent(bus: &Bus, letters: usize) -> usize {
+    let mut growing = Growing::new("letters that the jobs have sent");
     loop {
         let sent: u64 = jobs::list(bus).await.unwrap().iter().map(|job| job.counts().dispatched).sum();
         if sent >= letters as u64 {
             return usize::try_from(sent).unwrap();
         }
+        growing.look(sent).unwrap();
         tokio::time::sleep(LOOK).await;
     }
 }
 
 async fn finished(bus: &Bus) -> Vec<Job> {
+    let mut growing = Growing::new("letters whose end the jobs know");
     loop {
         let all = jobs::list(bus).await.unwrap();
         if all.iter().all(Job::is_finished) {
             return all;
         }
+        growing.look(all.iter().map(|job| job.counts().resolved + job.counts().failed).sum()).unwrap();
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -33,3 +33,13 @@ pub fn mesh_binary() -> &'static Path {
         }
     })
 }
+
+/// How a user of this machine stands in the history of letters, by what the program writes.
+///
+/// # Panics
+/// The machine has no name.
+#[must_use]
+#[expect(clippy::unwrap_used, reason = "a test on a machine without a name can't say what is expected")]
+pub fn person(user: &str) -> String {
+    format!("{user}@{}", nix::unistd::gethostname().unwrap().into_string().unwrap())
+}

@@ -3,14 +3,16 @@
 pub mod binary;
 pub mod broker;
 pub mod campaign;
+pub mod charges;
 pub mod foreign;
+pub mod keeper;
 pub mod letters;
 pub mod postgres;
 pub mod seen;
 pub mod wait;
 
-pub use binary::mesh_binary;
+pub use binary::{mesh_binary, person};
 pub use broker::TestBroker;
 pub use postgres::TestPostgres;
 pub use seen::Seen;
-pub use wait::eventually;
+pub use wait::{Growing, eventually};

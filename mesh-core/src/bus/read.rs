@@ -1,4 +1,7 @@
 //! Reading a stream from its beginning, in order, without taking anything away: for tools.
+//!
+//! In a cluster the reading is served by one of the stream's servers, which may be behind the others: it has not got what
+//! was confirmed a moment ago. So the leader is asked first which message is the last, and the reading ends there.
 
 use std::time::Duration;
 
@@ -10,6 +13,7 @@ use futures_util::StreamExt as _;
 
 use super::Bus;
 use crate::{
+    envelope::Delivery,
     fault::{Code, Effect, Fault, Reason},
     gate::Unopened,
 };
@@ -23,8 +27,10 @@ pub enum Stop {
     Yes,
 }
 
-/// No message for so long: the broker went away in the middle.
+/// No message for so long: the broker went away in the middle, or the server that reads does not get what the others have.
 const SILENCE: Duration = Duration::from_secs(10);
+/// No message for so long: perhaps the last one was taken away meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Bus {
     /// Reads what `stream` holds now on subjects that match `filter`, in the order it was stored, until its end or until
@@ -87,13 +93,25 @@ impl Bus {
         self.read_by((stream, filter), (policy, false), each).await
     }
 
+    /// The sequence of the last message on subjects that match `filter`, as the stream's leader says it. `None`: there is
+    /// none, or no such stream.
+    ///
+    /// # Errors
+    /// The broker can't be reached, or this identity may not read.
+    pub async fn last_sequence_on(&self, stream: &str, filter: &str) -> Result<Option<u64>, Fault> {
+        let last = self.last_on(stream, filter).await?;
+        Ok(last.and_then(|message| message.open().envelope.delivery).map(|delivery| delivery.sequence))
+    }
+
     async fn read_by(
         &self,
         (stream, filter): (&str, &str),
         (deliver_policy, headers_only): (DeliverPolicy, bool),
-        mut each: impl FnMut(Unopened) -> Stop,
+        each: impl FnMut(Unopened) -> Stop,
     ) -> Result<(), Fault> {
-        let Some(_) = self.stream_state(stream).await? else { return Ok(()) };
+        let last = self.last_on(stream, filter).await?;
+        let Some(last) = last.and_then(|message| message.open().envelope.delivery) else { return Ok(()) };
+        let begins_later = begins_after(&deliver_policy, &last);
         let config = pull::Config {
             filter_subject: filter.to_owned(),
             ack_policy: AckPolicy::None,
@@ -106,34 +124,58 @@ impl Bus {
         let context = jetstream::new(self.0.client.clone());
         let consumer =
             context.create_consumer_on_stream(config, stream).await.map_err(|error| unreadable(stream, &error))?;
-        let mut left = consumer.cached_info().num_pending;
-        if left == 0 {
-            return Ok(());
-        }
-        let mut messages = consumer
-            .stream()
-            .max_messages_per_batch(1000)
-            .messages()
-            .await
-            .map_err(|error| unreadable(stream, &error))?;
-        while left > 0 {
-            let next = tokio::time::timeout(SILENCE, messages.next()).await;
-            let message = match next {
-                Ok(Some(Ok(message))) => message,
-                Ok(Some(Err(error))) => return Err(unreadable(stream, &error)),
-                Ok(None) => break,
-                Err(_) => return Err(silent(stream)),
-            };
-            left -= 1;
-            let received = super::convert::Received::from(message.message);
-            if each(Unopened::new(received.into_raw())) == Stop::Yes {
-                break;
-            }
+        if !begins_later || consumer.cached_info().num_pending > 0 {
+            let messages = consumer.stream().max_messages_per_batch(1000).messages().await;
+            let messages = messages.map_err(|error| unreadable(stream, &error))?;
+            self.read_to(last.sequence, (stream, filter), messages, each).await?;
         }
         let name = consumer.cached_info().name.clone();
         // It would go by itself after its threshold; an error here harms nothing.
         let _ = context.delete_consumer_from_stream(&name, stream).await;
         Ok(())
+    }
+
+    /// Reads until the message at `last`, or a later one, was there; or until `each` says stop.
+    async fn read_to(
+        &self,
+        mut last: u64,
+        (stream, filter): (&str, &str),
+        mut messages: pull::Stream,
+        mut each: impl FnMut(Unopened) -> Stop,
+    ) -> Result<(), Fault> {
+        let (mut read_to, mut silence) = (0, Duration::ZERO);
+        while read_to < last {
+            let message = match tokio::time::timeout(LOOK_AGAIN, messages.next()).await {
+                Ok(Some(Ok(message))) => message,
+                Ok(Some(Err(error))) => return Err(unreadable(stream, &error)),
+                Ok(None) => return Err(silent(stream)),
+                Err(_) if silence >= SILENCE => return Err(silent(stream)),
+                Err(_) => {
+                    silence += LOOK_AGAIN;
+                    // What was the last may have been taken away; what came after it comes too.
+                    last = last.min(self.last_sequence_on(stream, filter).await?.unwrap_or(0));
+                    continue;
+                }
+            };
+            silence = Duration::ZERO;
+            let raw = super::convert::Received::from(message.message).into_raw();
+            read_to = raw.delivery.as_ref().map_or(read_to, |delivery| delivery.sequence);
+            if each(Unopened::new(raw)) == Stop::Yes {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether what is asked for begins after the last message.
+fn begins_after(start: &DeliverPolicy, last: &Delivery) -> bool {
+    match start {
+        DeliverPolicy::ByStartSequence { start_sequence } => last.sequence < *start_sequence,
+        DeliverPolicy::ByStartTime { start_time } => {
+            i128::from(last.stored_at_ms) * 1_000_000 < start_time.unix_timestamp_nanos()
+        }
+        _ => false,
     }
 }
 
@@ -147,6 +189,6 @@ pub(super) fn unreadable(stream: &str, error: &dyn std::error::Error) -> Fault {
 }
 
 fn silent(stream: &str) -> Fault {
-    let message = format!("the bus stopped sending {stream:?} for {} s", SILENCE.as_secs());
+    let message = format!("the stream {stream:?} was not read to its end: nothing came for {} s", SILENCE.as_secs());
     Fault::new(Code::Unavailable, Effect::None, Reason::BusUnavailable, message)
 }

@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use crate::{clock::Deadline, envelope::TraceContext, subject};
 
+/// The longest idempotency key that third parties take, in characters.
+const LONGEST_KEY: usize = 255;
+
 /// The facts of one attempt. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Context(Arc<Facts>);
@@ -15,7 +18,7 @@ pub struct Facts {
     pub message_id: String,
     /// The service that published, called or enqueued: made true by the broker.
     pub caller: String,
-    /// The key to give to a third party, so that a repeat is recognised.
+    /// The key to give to a third party, so that a repeat is recognised, as it came with the message.
     pub idempotency_key: String,
     /// 1 for the first.
     pub attempt: u32,
@@ -32,7 +35,8 @@ pub struct Facts {
 impl Context {
     /// A context with these facts. Made by the mesh for every attempt; made by hand in a handler's own tests.
     #[must_use]
-    pub fn new(facts: Facts) -> Context {
+    pub fn new(mut facts: Facts) -> Context {
+        facts.idempotency_key = vendor_key(facts.idempotency_key);
         Context(Arc::new(facts))
     }
 
@@ -68,7 +72,8 @@ impl Context {
         &self.0.caller
     }
 
-    /// The key to give to a third party, so that a repeat is recognised: at most 255 ASCII characters.
+    /// The key to give to a third party, so that a repeat is recognised: at most 255 characters of visible ASCII, which is what
+    /// third parties take. One that came longer, or with others, is replaced by its SHA-256, the same each time.
     #[must_use]
     pub fn idempotency_key(&self) -> &str {
         &self.0.idempotency_key
@@ -98,5 +103,28 @@ impl Context {
     #[must_use]
     pub fn trace(&self) -> TraceContext {
         self.0.trace
+    }
+}
+
+/// A key that third parties take: itself if it is one, else its SHA-256.
+pub(crate) fn vendor_key(key: String) -> String {
+    let fits = key.len() <= LONGEST_KEY && key.bytes().all(|b| b.is_ascii_graphic());
+    if fits { key } else { subject::sha256(key.as_bytes()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_no_third_party_takes_is_replaced_by_the_same_one_each_time() {
+        for key in ["", "bank/shop.payments.v1.Payments.Charge/17", &"k".repeat(255)] {
+            assert_eq!(vendor_key(key.to_owned()), key);
+        }
+        for key in ["a b", "ä", &"k".repeat(256), &"%".repeat(1024)] {
+            let replaced = vendor_key(key.to_owned());
+            assert_eq!(replaced, subject::sha256(key.as_bytes()));
+            assert_eq!(vendor_key(replaced.clone()), replaced, "once replaced it stays");
+        }
     }
 }

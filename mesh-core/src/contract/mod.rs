@@ -13,6 +13,7 @@ mod operation;
 use std::borrow::Cow;
 
 pub use catalog::Catalog;
+pub(crate) use context::vendor_key;
 pub use context::{Context, Facts};
 pub use handler::Handler;
 pub use operation::{BoxFuture, Operation, OperationInfo, Repeat, Service};

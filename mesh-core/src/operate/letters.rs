@@ -136,6 +136,12 @@ async fn read(bus: &Bus, filter: &str) -> Result<Vec<Letter>, Fault> {
     Ok(letters.into_map().into_values().collect())
 }
 
+/// A server of the broker has not got what the others have.
+pub(super) fn behind() -> Fault {
+    let message = "the server that reads the letters is behind the others; ask again";
+    Fault::new(Code::Unavailable, Effect::None, Reason::BusUnavailable, message)
+}
+
 fn missing(message: String) -> Fault {
     Fault::new(Code::NotFound, Effect::None, Reason::LetterMissing, message)
 }

@@ -131,15 +131,8 @@ impl Declaration {
 /// The name of the consumer that works off what is queued for an rpc service: its name in lower case, dots as `-`.
 #[must_use]
 pub fn worker_name(rpc_service: &str) -> Name {
-    let text: String =
-        rpc_service.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
-    // Longer names are cut at the front: the end tells services apart.
-    let start = text.len().saturating_sub(63);
-    text[start..].parse().unwrap_or_else(|_| FALLBACK.clone())
+    Name::of_text(rpc_service)
 }
-
-static FALLBACK: std::sync::LazyLock<Name> =
-    std::sync::LazyLock::new(|| Name::try_from("worker").unwrap_or_else(|_| unreachable!("a constant name")));
 
 /// How a stream keeps what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -25,7 +25,7 @@ use mesh_core::{
         retry::RetryRule,
     },
 };
-use mesh_tests::{TestBroker, eventually};
+use mesh_tests::{Growing, TestBroker, eventually};
 use shop_proto::shop::orders::v1::OrderPlaced;
 
 const EVENT: &str = "shop.orders.v1.OrderPlaced";
@@ -152,6 +152,19 @@ async fn release(broker: &TestBroker, seen: &Seen, after: Duration) -> anyhow::R
     Ok(released)
 }
 
+/// Ends when so many messages are handled.
+async fn handled(seen: &Seen, count: usize) -> anyhow::Result<()> {
+    let mut growing = Growing::new("messages that were handled");
+    loop {
+        let now = seen.count.load(Ordering::Relaxed);
+        if now >= count {
+            return Ok(());
+        }
+        growing.look(now as u64)?;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 /// Messages a second of one worker, of what lies in the stream already, with failures and without letters.
 async fn rate(args: &Args, ordered: bool) -> anyhow::Result<f64> {
     let broker = TestBroker::start(&declarations(ordered)?).await?;
@@ -162,18 +175,10 @@ async fn rate(args: &Args, ordered: bool) -> anyhow::Result<f64> {
     locked(&seen.mended).extend(1..=total);
     // One, for both: with two, partitions would change hands while the clock runs.
     let worker = worker(&broker, &seen, args.keys, ordered).await?;
-    let done = |count: usize| {
-        let seen = Arc::clone(&seen);
-        async move {
-            while seen.count.load(Ordering::Relaxed) < count {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        }
-    };
-    done(total / 10).await;
+    handled(&seen, total / 10).await?;
     let started = Instant::now();
     // The last ones are retries that wait for their time, with and without order.
-    done(total * 9 / 10).await;
+    handled(&seen, total * 9 / 10).await?;
     let rate = f64::from(u32::try_from(total * 8 / 10)?) / started.elapsed().as_secs_f64();
     worker.drain().await;
     Ok(rate)
@@ -186,26 +191,19 @@ async fn scaled(args: &Args) -> anyhow::Result<(usize, usize)> {
     let total = args.keys * args.each;
     let scaling = async {
         let mut workers = Vec::new();
-        let reached = |share: usize| {
-            let seen = Arc::clone(&seen);
-            async move {
-                while seen.count.load(Ordering::Relaxed) < total * share / 100 {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            }
-        };
+        let reached = |share: usize| handled(&seen, total * share / 100);
         for _ in 0..2 {
             workers.push(worker(&broker, &seen, args.keys, true).await?);
         }
-        reached(20).await;
+        reached(20).await?;
         for _ in 0..6 {
             workers.push(worker(&broker, &seen, args.keys, true).await?);
         }
-        reached(60).await;
+        reached(60).await?;
         for worker in workers.drain(..5) {
             worker.drain().await;
         }
-        reached(100).await;
+        reached(100).await?;
         seen.counted.store(true, Ordering::Relaxed);
         for worker in workers {
             worker.drain().await;

@@ -154,36 +154,15 @@ async fn read_letters(bus: &Bus, books: &mut Books) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How long a server of the broker may take to get what the others have.
-const BEHIND: Duration = Duration::from_secs(30);
-
 /// How many outcomes say done, by id. The same outcome stored twice counts twice.
-///
-/// In a cluster whoever reads is served by one server, which may be behind the others: it is read until the last one is there.
 async fn outcomes(bus: &Bus) -> anyhow::Result<BTreeMap<String, u32>> {
-    let last = bus.stream_state(OUTCOME_STREAM).await?.map_or(0, |state| state.last_sequence);
-    let limit = Instant::now() + BEHIND;
-    loop {
-        let (outcomes, read_to) = outcomes_once(bus).await?;
-        if read_to >= last {
-            return Ok(outcomes);
-        }
-        anyhow::ensure!(Instant::now() < limit, "outcomes were read up to {read_to} of {last} only");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-/// With the last sequence that was read.
-async fn outcomes_once(bus: &Bus) -> anyhow::Result<(BTreeMap<String, u32>, u64)> {
-    let mut read_to = 0;
     let mut outcomes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut wrong = 0;
     let each = |message: mesh_core::gate::Unopened| {
         let envelope = message.open().envelope;
-        let sequence = envelope.delivery.as_ref().map_or(0, |delivery| delivery.sequence);
-        read_to = read_to.max(sequence);
         match Outcome::decode(envelope.payload.clone()) {
             Ok(Outcome { message_id, end: Some(End::Reply(_) | End::Refused(_)), .. }) => {
+                let sequence = envelope.delivery.as_ref().map_or(0, |delivery| delivery.sequence);
                 let place = format!("{}@{sequence}", envelope.message_id);
                 outcomes.entry(local_id(&message_id)).or_default().insert(place);
             }
@@ -195,5 +174,5 @@ async fn outcomes_once(bus: &Bus) -> anyhow::Result<(BTreeMap<String, u32>, u64)
     bus.read(OUTCOME_STREAM, "mesh1.outcome.>", each).await?;
     anyhow::ensure!(wrong == 0, "{wrong} outcomes can't be read");
     let count = |places: BTreeSet<String>| u32::try_from(places.len()).unwrap_or(u32::MAX);
-    Ok((outcomes.into_iter().map(|(id, places)| (id, count(places))).collect(), read_to))
+    Ok(outcomes.into_iter().map(|(id, places)| (id, count(places))).collect())
 }

@@ -12,17 +12,16 @@ use std::{
 use async_nats::HeaderMap;
 use mesh_core::{
     Context, Fault, Mesh,
-    clock::TaskScope,
     dead_letter::{Letter, LetterState},
     fault::Reason,
     operate::{
-        keeper::{Keeper, KeeperSettings},
+        keeper::KeeperSettings,
         letters::{self, Order, Selector},
     },
     policy::retry::RetryRule,
-    subject::{CLAIM_STREAM, KEEPER},
+    subject::CLAIM_STREAM,
 };
-use mesh_tests::{TestBroker, eventually};
+use mesh_tests::{TestBroker, eventually, keeper::Running};
 use prost::Message as _;
 use shop_proto::shop::orders::v1::OrderPlaced;
 use tokio::sync::Mutex;
@@ -117,28 +116,13 @@ pub(crate) fn by_ada() -> Order {
 }
 
 /// A keeper that takes away what nothing points to, without delay.
-pub(crate) struct Running {
-    mesh: Mesh,
-    scope: TaskScope,
-}
-
-impl Running {
-    pub(crate) async fn start(broker: &TestBroker) -> Running {
-        let settings = KeeperSettings {
-            sweep_every: Duration::from_millis(100),
-            claims_rest: Duration::ZERO,
-            ..KeeperSettings::default()
-        };
-        let (mesh, scope) = (broker.connect(KEEPER).await.unwrap(), TaskScope::new());
-        scope.spawn(Keeper::new(mesh.bus(), mesh.metrics(), settings).run(scope.clone()));
-        Running { mesh, scope }
-    }
-
-    pub(crate) async fn stop(self) {
-        self.scope.stop();
-        self.scope.idle().await;
-        self.mesh.drain().await;
-    }
+pub(crate) async fn start_keeper(broker: &TestBroker) -> Running {
+    let settings = KeeperSettings {
+        sweep_every: Duration::from_millis(100),
+        claims_rest: Duration::ZERO,
+        ..KeeperSettings::default()
+    };
+    Running::start(broker, settings).await.unwrap()
 }
 
 pub(crate) async fn nothing_lies_apart(broker: &TestBroker) {
@@ -149,7 +133,7 @@ pub(crate) async fn nothing_lies_apart(broker: &TestBroker) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_of_nearly_the_brokers_limit_becomes_one_letter_and_its_replay_has_the_same_bytes() {
     let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
-    let keeper = Running::start(&broker).await;
+    let keeper = start_keeper(&broker).await;
     let (_a, seen) = consume(&broker, 1, || Fault::invalid("not today")).await;
     let event = order_of(MAX_PAYLOAD - 200);
     publish(&broker, "1", &event).await;
@@ -170,7 +154,7 @@ async fn a_message_of_nearly_the_brokers_limit_becomes_one_letter_and_its_replay
 #[tokio::test(flavor = "multi_thread")]
 async fn it_comes_from_the_lane_with_the_same_bytes_after_a_passing_fault() {
     let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
-    let keeper = Running::start(&broker).await;
+    let keeper = start_keeper(&broker).await;
     let (_a, seen) = consume(&broker, 2, || Fault::unavailable("the shelf is locked")).await;
     let event = order_of(MAX_PAYLOAD - 200);
     publish(&broker, "1", &event).await;
@@ -223,7 +207,7 @@ async fn what_does_not_fit_for_its_headers_keeps_every_one_of_them() {
     letters::replay(operator.bus(), &letter, &by_ada()).await.unwrap();
     one_letter(&broker, LetterState::Resolved).await;
     assert_eq!(seen.lock().await.iter().filter(|(_, seen)| *seen == event).count(), 2);
-    let keeper = Running::start(&broker).await;
+    let keeper = start_keeper(&broker).await;
     nothing_lies_apart(&broker).await;
     keeper.stop().await;
 }
@@ -231,7 +215,7 @@ async fn what_does_not_fit_for_its_headers_keeps_every_one_of_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_near_the_brokers_limit_do_not_keep_a_small_message_from_its_lane() {
     let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
-    let keeper = Running::start(&broker).await;
+    let keeper = start_keeper(&broker).await;
     let (_a, seen) = consume(&broker, 2, || Fault::unavailable("the shelf is locked")).await;
     let mut headers = HeaderMap::new();
     headers.insert("blob", "b".repeat(65_000).as_str());
@@ -245,7 +229,7 @@ async fn headers_near_the_brokers_limit_do_not_keep_a_small_message_from_its_lan
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_that_fit_a_letter_and_no_copy_lie_apart_for_its_replay() {
     let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
-    let keeper = Running::start(&broker).await;
+    let keeper = start_keeper(&broker).await;
     let (_a, seen) = consume(&broker, 2, || Fault::invalid("not today")).await;
     let mut headers = HeaderMap::new();
     headers.insert("blob", "b".repeat(65_400).as_str());
@@ -271,7 +255,7 @@ async fn headers_that_fit_a_letter_and_no_copy_lie_apart_for_its_replay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_keeper_takes_away_what_a_letter_claims_only_once_it_has_ended() {
     let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
-    let keeper = Running::start(&broker).await;
+    let keeper = start_keeper(&broker).await;
     let (_a, _seen) = consume(&broker, usize::MAX, || Fault::invalid("never")).await;
     publish(&broker, "1", &order_of(MAX_PAYLOAD - 200)).await;
     let kept = one_letter(&broker, LetterState::Open).await;

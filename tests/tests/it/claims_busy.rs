@@ -4,7 +4,7 @@ use mesh_core::{Fault, clock::TaskScope};
 use mesh_tests::{TestBroker, eventually};
 
 use crate::{
-    claims::{MAX_PAYLOAD, Running, consume, foreign, nothing_lies_apart, order_of, publish},
+    claims::{MAX_PAYLOAD, consume, foreign, nothing_lies_apart, order_of, publish, start_keeper},
     shop::{consumer, orders},
 };
 
@@ -23,7 +23,7 @@ async fn a_lane_on_which_copies_come_without_end_is_read_to_an_end() {
     let (_a, seen) = consume(&broker, 1, || Fault::unavailable("the shelf is locked")).await;
     publish(&broker, "1", &order_of(MAX_PAYLOAD - 200)).await;
     eventually("the second attempt", || async { (seen.lock().await.len() == 2).then_some(()) }).await;
-    let keeper = Running::start(&broker).await;
+    let keeper = start_keeper(&broker).await;
     nothing_lies_apart(&broker).await;
     assert!(!busy.is_finished(), "they came all the while");
     busy.abort();

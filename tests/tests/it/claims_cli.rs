@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use crate::{
     claims::{
-        MAX_PAYLOAD, Running, by_ada, consume, foreign, messages, nothing_lies_apart, one_letter, order_of, publish,
+        MAX_PAYLOAD, by_ada, consume, foreign, messages, nothing_lies_apart, one_letter, order_of, publish,
+        start_keeper,
     },
     command_line::Operator,
     shop::{consumer, orders},
@@ -15,7 +16,7 @@ use crate::{
 #[tokio::test(flavor = "multi_thread")]
 async fn what_lies_apart_is_shown_mended_taken_out_put_back_and_replayed() {
     let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
-    let keeper = Running::start(&broker).await;
+    let keeper = start_keeper(&broker).await;
     let (_a, seen) = consume(&broker, 1, || Fault::invalid("not today")).await;
     let event = order_of(MAX_PAYLOAD - 200);
     publish(&broker, "1", &event).await;

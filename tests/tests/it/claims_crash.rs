@@ -12,7 +12,7 @@ use mesh_tests::{
 };
 
 use crate::claims::{
-    MAX_PAYLOAD, Running, by_ada, letters, messages, nothing_lies_apart, one_letter, order_of, publish,
+    MAX_PAYLOAD, by_ada, letters, messages, nothing_lies_apart, one_letter, order_of, publish, start_keeper,
 };
 
 async fn stage() -> Stage<mesh_tests::TestBroker> {
@@ -31,7 +31,7 @@ async fn adds_up(stage: &Stage<mesh_tests::TestBroker>) {
 async fn a_worker_that_ends_between_two_steps_of_a_capture_leaves_one_letter() {
     for point in [CLAIM_POINT, "settle.captured"] {
         let stage = stage().await;
-        let keeper = Running::start(&stage.broker).await;
+        let keeper = start_keeper(&stage.broker).await;
         publish(&stage.broker, "e-bad-1", &order_of(MAX_PAYLOAD - 200)).await;
         stage.worker(Some((point, 1))).await.unwrap().crashed().await.unwrap();
         assert!(messages(&stage.broker, "mesh1-claim").await > 0, "{point}");
@@ -56,7 +56,7 @@ async fn a_worker_that_ends_between_two_steps_of_a_capture_leaves_one_letter() {
 async fn a_worker_that_ends_between_two_steps_of_a_delay_loses_and_leaves_nothing() {
     for point in [CLAIM_POINT, "settle.delayed"] {
         let stage = stage().await;
-        let keeper = Running::start(&stage.broker).await;
+        let keeper = start_keeper(&stage.broker).await;
         publish(&stage.broker, "e-busy-1", &order_of(MAX_PAYLOAD - 200)).await;
         stage.worker(Some((point, 1))).await.unwrap().crashed().await.unwrap();
         let _worker = stage.worker(None).await.unwrap();

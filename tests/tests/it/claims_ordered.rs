@@ -1,25 +1,18 @@
 //! Messages that lie apart keep the order of their key.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
-
 use mesh_core::{
-    Context, Fault,
-    consume::{ConsumerSettings, OrderSettings},
     dead_letter::LetterState,
     operate::letters,
-    policy::{
-        compile::{Consumes, Declaration},
-        retry::RetryRule,
-    },
+    policy::compile::{Consumes, Declaration},
 };
-use mesh_tests::{TestBroker, eventually};
+use mesh_tests::{
+    TestBroker, eventually,
+    seen::{Taken, fails_twice, waits_on_the_lane},
+};
 use shop_proto::shop::orders::v1::OrderPlaced;
 
 use crate::{
-    claims::{MAX_PAYLOAD, Running, by_ada, messages, nothing_lies_apart, one_letter, order_of, publish},
+    claims::{MAX_PAYLOAD, by_ada, messages, nothing_lies_apart, one_letter, order_of, publish, start_keeper},
     shop::{consumer, orders},
 };
 
@@ -32,27 +25,11 @@ pub(crate) fn ordered() -> Declaration {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_lies_apart_holds_its_key_back_on_the_lane_and_as_a_letter() {
     let broker = TestBroker::start(&[orders(), ordered()]).await.unwrap();
-    let keeper = Running::start(&broker).await;
+    let keeper = start_keeper(&broker).await;
     let mesh = broker.connect("a").await.unwrap();
-    let seen = Arc::new(Mutex::new(Vec::<(String, usize)>::new()));
-    let into = Arc::clone(&seen);
-    let handler = move |cx: Context, event: OrderPlaced| {
-        let mut seen = into.lock().unwrap();
-        seen.push((cx.local_id().to_owned(), event.placed_on.len()));
-        let count = seen.len();
-        async move {
-            match count {
-                1 => Err(Fault::unavailable("a moment, please")),
-                2 => Err(Fault::invalid("not today")),
-                _ => Ok(()),
-            }
-        }
-    };
-    // Every wait is spent on the lane.
-    let order = OrderSettings { short_wait: Duration::ZERO, ..OrderSettings::default() };
-    let retry = RetryRule { base: Duration::from_millis(100), ..RetryRule::default() };
-    let settings = ConsumerSettings { order: Some(order), retry, ..ConsumerSettings::default() };
-    mesh.consumer::<OrderPlaced>("work").settings(settings).start(handler).await.unwrap();
+    let seen = Taken::default();
+    let handler = fails_twice(&seen, |cx, event| (cx.local_id().to_owned(), event.placed_on.len()));
+    mesh.consumer::<OrderPlaced>("work").settings(waits_on_the_lane()).start(handler).await.unwrap();
     let event = order_of(MAX_PAYLOAD - 200);
     for id in ["first", "second", "third"] {
         publish(&broker, id, &event).await;

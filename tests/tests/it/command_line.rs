@@ -110,7 +110,7 @@ async fn a_letter_is_listed_shown_replayed_and_gone() {
     let empty = operator.json(0, &["dead-letter", "list"]).await;
     assert_eq!(empty, Value::Array(Vec::new()), "gone from what waits");
     let shown = operator.json(0, &["dead-letter", "show", id]).await;
-    assert_eq!(shown["history"][3]["by"], "ada");
+    assert_eq!(shown["history"][3]["by"], mesh_tests::person("ada"));
 
     // What has ended is not sent again.
     let ended = operator.run(&["dead-letter", "replay", id]).await;

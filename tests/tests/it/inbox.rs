@@ -12,7 +12,7 @@ use mesh_core::{
     bus::StreamLimits,
     clock::Clock,
     consume::ConsumerSettings,
-    contract::{BoxFuture, OperationInfo, Repeat, Service},
+    contract::Repeat,
     dead_letter::{Letter, LetterState},
     fault::{Effect, Reason},
     identity::Credential,
@@ -20,7 +20,7 @@ use mesh_core::{
     policy::retry::RetryRule,
     store::Store,
 };
-use mesh_tests::{Seen, TestBroker, eventually, seen::notes};
+use mesh_tests::{Seen, TestBroker, charges::Charges, eventually, seen::notes};
 use shop_proto::shop::{orders::v1::OrderPlaced, payments::v1::PaymentsClient};
 use tokio::{runtime::Runtime, sync::Notify};
 
@@ -113,39 +113,12 @@ async fn with_an_inbox_each_event_is_handled_once_though_the_broker_forgets_its_
 }
 
 /// Charges, the first of which never ends.
-struct Careful {
-    repeat: Repeat,
-    seen: Seen,
-    begun: Arc<Notify>,
-}
-
-impl Service for Careful {
-    fn name(&self) -> &str {
-        "shop.payments.v1.Payments"
-    }
-
-    fn operations(&self) -> Vec<OperationInfo> {
-        vec![OperationInfo {
-            service: "shop.payments.v1.Payments".into(),
-            method: "Charge".into(),
-            repeat: self.repeat,
-            request: "shop.payments.v1.ChargeRequest".into(),
-            reply: "shop.payments.v1.ChargeReply".into(),
-        }]
-    }
-
-    fn dispatch<'a>(
-        &'a self,
-        _method: &'a str,
-        cx: Context,
-        _payload: bytes::Bytes,
-    ) -> BoxFuture<'a, Result<bytes::Bytes, Fault>> {
-        Box::pin(async move {
-            self.seen.lock().await.push(cx.local_id().to_owned());
-            self.begun.notify_one();
-            if cx.local_id() == "1" { std::future::pending().await } else { Ok(bytes::Bytes::new()) }
-        })
-    }
+fn careful(repeat: Repeat, seen: &Seen, begun: &Arc<Notify>) -> Charges {
+    let begun = Arc::clone(begun);
+    Charges::new(repeat, seen, move |id| {
+        begun.notify_one();
+        async move { if id == "1" { std::future::pending().await } else { Ok(()) } }
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,16 +126,15 @@ async fn what_may_not_be_repeated_is_parked_when_its_process_ends_in_the_middle(
     let broker = TestBroker::with(&[till(), bank()], true, &limits()).await.unwrap();
     let (seen, begun) = (Seen::default(), Arc::new(Notify::new()));
     let doomed = Doomed::new(&broker, "bank");
-    let careful = Careful { repeat: Repeat::Once, seen: Arc::clone(&seen), begun: Arc::clone(&begun) };
-    doomed.run("bank", |mesh| async move { mesh.serve(careful).start().await.unwrap() }).await;
+    let first = careful(Repeat::Once, &seen, &begun);
+    doomed.run("bank", |mesh| async move { mesh.serve(first).start().await.unwrap() }).await;
     let till = broker.connect("till").await.unwrap();
     PaymentsClient::new(&till).charge().enqueue(&charge_of(1, 100)).id("1").await.unwrap();
     begun.notified().await;
     doomed.end();
 
     let second = broker.connect("bank").await.unwrap();
-    let careful = Careful { repeat: Repeat::Once, seen: Arc::clone(&seen), begun };
-    second.serve(careful).start().await.unwrap();
+    second.serve(careful(Repeat::Once, &seen, &begun)).start().await.unwrap();
     PaymentsClient::new(&till).charge().enqueue(&charge_of(2, 100)).id("2").await.unwrap();
     let letter = eventually("the parked letter", || async { letters(&broker).await.into_iter().next() }).await;
     let fault: Fault = letter.letter.fault.unwrap().into();
@@ -177,9 +149,8 @@ async fn what_may_not_be_repeated_is_parked_when_its_process_ends_in_the_middle(
 async fn a_keyed_start_that_left_no_word_is_parked_when_its_key_may_be_forgotten() {
     let broker = TestBroker::with(&[till(), bank()], true, &limits()).await.unwrap();
     let (seen, begun) = (Seen::default(), Arc::new(Notify::new()));
-    let careful = || Careful { repeat: Repeat::Keyed, seen: Arc::clone(&seen), begun: Arc::clone(&begun) };
     let doomed = Doomed::new(&broker, "bank");
-    let first = careful();
+    let first = careful(Repeat::Keyed, &seen, &begun);
     doomed.run("bank", |mesh| async move { mesh.serve(first).start().await.unwrap() }).await;
     let till = broker.connect("till").await.unwrap();
     PaymentsClient::new(&till).charge().enqueue(&charge_of(1, 100)).id("1").await.unwrap();
@@ -189,7 +160,7 @@ async fn a_keyed_start_that_left_no_word_is_parked_when_its_key_may_be_forgotten
     let later = || SystemTime::now() + RetryRule::default().max_age + Duration::from_secs(60);
     let mesh = Mesh::builder("bank").region(mesh_tests::broker::REGION).url(&broker.server.client_url());
     let mesh = mesh.credential(broker.credential("bank")).clock(Clock::from_fn(later)).connect().await.unwrap();
-    mesh.serve(careful()).start().await.unwrap();
+    mesh.serve(careful(Repeat::Keyed, &seen, &begun)).start().await.unwrap();
     let letter = eventually("the parked letter", || async { letters(&broker).await.into_iter().next() }).await;
     let fault: Fault = letter.letter.fault.unwrap().into();
     assert_eq!((fault.reason(), fault.effect()), (Reason::OutcomeUnknown, Effect::Unknown));

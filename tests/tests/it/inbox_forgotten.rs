@@ -7,11 +7,11 @@ use mesh_core::{
     Context, Fault,
     bus::StreamLimits,
     consume::ConsumerSettings,
-    contract::{BoxFuture, OperationInfo, Repeat, Service},
+    contract::Repeat,
     operate::letters::{self, Selector},
     policy::compile::Declaration,
 };
-use mesh_tests::{Seen, TestBroker, eventually, foreign};
+use mesh_tests::{Seen, TestBroker, charges::Charges, eventually, foreign};
 use shop_proto::shop::{orders::v1::OrderPlaced, payments::v1::PaymentsClient};
 use tokio::sync::watch;
 
@@ -50,6 +50,10 @@ async fn at_rest(broker: &TestBroker, (stream, durable): (&str, &str)) {
     operator.drain().await;
 }
 
+async fn until_open(mut gate: watch::Receiver<bool>) -> Result<(), Fault> {
+    gate.wait_for(|is_open| *is_open).await.map(drop).map_err(|_| Fault::unavailable("the test has ended"))
+}
+
 async fn assert_each_once(seen: &Seen) {
     let mut times = BTreeMap::new();
     seen.lock().await.iter().for_each(|id| *times.entry(id.clone()).or_insert(0) += 1);
@@ -66,10 +70,10 @@ async fn what_comes_again_while_it_is_in_hand_waits_for_what_is_written_down() {
     let mesh = broker.connect("mail").await.unwrap();
     let into = Arc::clone(&seen);
     let handler = move |_cx: Context, event: OrderPlaced| {
-        let (into, mut gate) = (Arc::clone(&into), gate.clone());
+        let (into, gate) = (Arc::clone(&into), gate.clone());
         async move {
             into.lock().await.push(event.order_id);
-            gate.wait_for(|is_open| *is_open).await.map(drop).map_err(|_| Fault::unavailable("the test has ended"))
+            until_open(gate).await
         }
     };
     // Twice as many places, so that what comes again gets one.
@@ -90,48 +94,17 @@ async fn what_comes_again_while_it_is_in_hand_waits_for_what_is_written_down() {
     assert_each_once(&seen).await;
 }
 
-/// Charges that may not be repeated blindly, and end when they are told to.
-struct Careful {
-    seen: Seen,
-    gate: watch::Receiver<bool>,
-}
-
-impl Service for Careful {
-    fn name(&self) -> &str {
-        "shop.payments.v1.Payments"
-    }
-
-    fn operations(&self) -> Vec<OperationInfo> {
-        vec![OperationInfo {
-            service: "shop.payments.v1.Payments".into(),
-            method: "Charge".into(),
-            repeat: Repeat::Once,
-            request: "shop.payments.v1.ChargeRequest".into(),
-            reply: "shop.payments.v1.ChargeReply".into(),
-        }]
-    }
-
-    fn dispatch<'a>(
-        &'a self,
-        _method: &'a str,
-        cx: Context,
-        _payload: bytes::Bytes,
-    ) -> BoxFuture<'a, Result<bytes::Bytes, Fault>> {
-        Box::pin(async move {
-            self.seen.lock().await.push(cx.local_id().to_owned());
-            let opened = self.gate.clone().wait_for(|is_open| *is_open).await.map(drop);
-            opened.map(|()| bytes::Bytes::new()).map_err(|_| Fault::unavailable("the test has ended"))
-        })
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn another_process_does_not_park_what_the_first_is_about_to_finish() {
     let declarations = [till(), bank()];
     let broker = TestBroker::with(&declarations, true, &StreamLimits::default()).await.unwrap();
     let place = ("mesh1-work-shop-payments-v1-Payments", "bank_shop-payments-v1-payments");
     let (seen, (open, gate)) = (Seen::default(), watch::channel(false));
-    let careful = || Careful { seen: Arc::clone(&seen), gate: gate.clone() };
+    // They may not be repeated blindly, and end when they are told to.
+    let careful = || {
+        let gate = gate.clone();
+        Charges::new(Repeat::Once, &seen, move |_| until_open(gate.clone()))
+    };
     let first = broker.connect("bank").await.unwrap();
     first.serve(careful()).calls(false).settings(settings()).start().await.unwrap();
     let sender = broker.connect("till").await.unwrap();

@@ -3,15 +3,14 @@
 use std::{path::Path, process::Stdio, time::Duration};
 
 use mesh_core::{
-    Fault, Mesh,
+    Fault,
     bus::{Probed, Stop, StreamLimits},
-    clock::TaskScope,
     dead_letter::{self, Facts, Letter, LetterState, letter_id},
     delayed::Lane,
     fault::{Code, Effect, Reason},
     gate::Unopened,
     operate::{
-        keeper::{Keeper, KeeperSettings, LEASE, ask},
+        keeper::{KeeperSettings, LEASE, ask},
         letters::{self, Order, Selector},
     },
     proto::v1,
@@ -21,6 +20,7 @@ use mesh_core::{
 use mesh_tests::{
     TestBroker, eventually,
     foreign::{self, Worker},
+    keeper::Running,
     mesh_binary,
 };
 use prost::Message as _;
@@ -60,30 +60,15 @@ pub(crate) async fn die(worker: &Worker) {
     }
 }
 
-/// A keeper in this process, at work until it is stopped.
-pub(crate) struct Running {
-    mesh: Mesh,
-    scope: TaskScope,
-}
-
-impl Running {
-    pub(crate) async fn start(broker: &TestBroker) -> Running {
-        let settings = KeeperSettings {
-            lease: LeaseSettings { lasts: Duration::from_secs(2), ask_every: Duration::from_millis(50) },
-            sweep_every: Duration::from_millis(200),
-            confirm_after: Duration::from_millis(500),
-            ..KeeperSettings::default()
-        };
-        let (mesh, scope) = (broker.connect(KEEPER).await.unwrap(), TaskScope::new());
-        scope.spawn(Keeper::new(mesh.bus(), mesh.metrics(), settings).run(scope.clone()));
-        Running { mesh, scope }
-    }
-
-    pub(crate) async fn stop(self) {
-        self.scope.stop();
-        self.scope.idle().await;
-        self.mesh.drain().await;
-    }
+/// A keeper in this process that takes over and looks soon.
+pub(crate) async fn start_keeper(broker: &TestBroker) -> Running {
+    let settings = KeeperSettings {
+        lease: LeaseSettings { lasts: Duration::from_secs(2), ask_every: Duration::from_millis(50) },
+        sweep_every: Duration::from_millis(200),
+        confirm_after: Duration::from_millis(500),
+        ..KeeperSettings::default()
+    };
+    Running::start(broker, settings).await.unwrap()
 }
 
 async fn letters(broker: &TestBroker) -> Vec<Letter> {
@@ -161,7 +146,7 @@ async fn work_that_killed_its_last_worker_is_one_letter_and_leaves_the_queue() {
         let (worker, receipt) = die_of_work(&broker, 1).await;
         let stands = if standing { Some(worker.ask(1, 60).await) } else { None };
         // Nobody listens at that moment: the keeper comes later.
-        let keeper = Running::start(&broker).await;
+        let keeper = start_keeper(&broker).await;
         let letter = some_letters(&broker, 1).await.remove(0);
         until_empty(&broker, WORK.0).await;
         assert_eq!((letter.state, letter.history.len()), (LetterState::Open, 1));
@@ -193,7 +178,7 @@ async fn an_event_that_killed_its_last_consumer_is_one_letter() {
         let worker = Worker::new(&broker, "mail", EVENTS).await;
         die(&worker).await;
         let stands = if standing { Some(worker.ask(1, 60).await) } else { None };
-        let keeper = Running::start(&broker).await;
+        let keeper = start_keeper(&broker).await;
         let letter = some_letters(&broker, 1).await.remove(0).letter;
         let id = letter_id(&lane("mail", "confirm"), (EVENTS.0, 1), "orders/shop.orders.v1.OrderPlaced/1");
         assert_eq!(letter.id, id);
@@ -211,7 +196,7 @@ async fn what_died_on_a_lane_is_a_letter_of_its_original_and_a_replay_is_its_nex
     sender.publisher::<OrderPlaced>().publish(&order(1)).id("1").await.unwrap();
     let worker = Worker::new(&broker, "mail", EVENTS).await;
     die(&worker).await;
-    let keeper = Running::start(&broker).await;
+    let keeper = start_keeper(&broker).await;
     let letter = some_letters(&broker, 1).await.remove(0);
 
     let operator = broker.connect("operator").await.unwrap();
@@ -242,7 +227,7 @@ async fn a_keeper_that_crashed_after_any_step_leaves_the_same_single_letter() {
     let lane = lane("bank", "shop-payments-v1-payments");
     dead_letter::capture(bus.bus(), &lane, &message.open().envelope, &fault, attempts).await.unwrap();
 
-    let running = Running::start(&broker).await;
+    let running = start_keeper(&broker).await;
     until_empty(&broker, WORK.0).await;
     running.stop().await;
     // Every advisory comes a second time: its place was not written.
@@ -251,7 +236,7 @@ async fn a_keeper_that_crashed_after_any_step_leaves_the_same_single_letter() {
     let anew = v1::PositionRecord { by: "a keeper that was restored".into(), ..Default::default() };
     let written = store.put("position.advisory", anew.encode_to_vec().into(), entry.revision, None).await.unwrap();
     assert!(matches!(written, Written::At(_)));
-    let running = Running::start(&broker).await;
+    let running = start_keeper(&broker).await;
     until_read(&broker).await;
     running.stop().await;
 
@@ -286,7 +271,7 @@ async fn of_a_worker_and_two_keepers_that_capture_at_once_one_writes_the_letter(
             dead_letter::capture(bus.bus(), &lane, &envelope, &fault, v1::Attempts::default()).await.unwrap();
         }
     };
-    let (one, two) = (Running::start(&broker).await, Running::start(&broker).await);
+    let (one, two) = (start_keeper(&broker).await, start_keeper(&broker).await);
     own.await;
     until_empty(&broker, WORK.0).await;
     let letters = some_letters(&broker, WORKS).await;
@@ -331,7 +316,7 @@ async fn work_whose_end_was_announced_is_only_taken_out_of_its_queue() {
         let sealed = bank.bus().gate().seal_outcome(operation, "till", &id, outcome.encode_to_vec().into());
         bank.bus().publish("mesh1-outcome", sealed).await.unwrap();
 
-        let running = Running::start(&broker).await;
+        let running = start_keeper(&broker).await;
         until_empty(&broker, WORK.0).await;
         let metrics = running.mesh.metrics().encode();
         running.stop().await;
@@ -350,7 +335,7 @@ async fn a_queue_whose_advisories_were_lost_is_found_by_the_sweep() {
     // What is under way is left alone, and so is what nobody fetched yet.
     let till = broker.connect("till").await.unwrap();
     PaymentsClient::new(&till).charge().enqueue(&charge_of(3, 100)).id("3").await.unwrap();
-    let running = Running::start(&broker).await;
+    let running = start_keeper(&broker).await;
     let letter = some_letters(&broker, 1).await.remove(0);
     assert!(Facts::of(&letter).is_parked(), "nobody knows whether it was handled: {letter:?}");
     let source = letter.letter.source.unwrap();
@@ -374,7 +359,7 @@ async fn a_message_that_was_deleted_under_its_consumer_is_a_letter_that_says_so(
     let jetstream = async_nats::jetstream::new(foreign::client(&broker, "operator").await);
     jetstream.get_stream(EVENTS.0).await.unwrap().delete_message(1).await.unwrap();
 
-    let running = Running::start(&broker).await;
+    let running = start_keeper(&broker).await;
     let letter = some_letters(&broker, 1).await.remove(0);
     let fault: Fault = letter.letter.fault.clone().unwrap().into();
     assert_eq!((fault.code(), fault.reason()), (Code::DataLoss, Reason::MessageLost));
@@ -429,7 +414,7 @@ async fn the_index_says_what_the_stream_says_as_soon_as_it_is_written() {
     assert_eq!(fault.reason(), Reason::NobodyAnswers, "whoever asks reads the stream then");
 
     // Two of them: each answers, whoever holds the lease.
-    let keepers = (Running::start(&broker).await, Running::start(&broker).await);
+    let keepers = (start_keeper(&broker).await, start_keeper(&broker).await);
     eventually("an answer", || async { ask::count(bus, v1::LetterQuery::default()).await.ok() }).await;
     let (mut ids, mut next) = (Vec::new(), String::new());
     loop {

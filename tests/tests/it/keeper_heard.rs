@@ -13,7 +13,7 @@ use mesh_tests::{
 use shop_proto::shop::orders::v1::OrderPlaced;
 
 use crate::{
-    keeper::{EVENTS, Running, broker, die, some_letters, until_read},
+    keeper::{EVENTS, broker, die, some_letters, start_keeper, until_read},
     shop::order,
 };
 
@@ -27,9 +27,9 @@ async fn until_held(broker: &TestBroker) {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_takes_over_makes_no_second_letter_of_what_the_other_worked_off() {
     let broker = broker().await;
-    let one = Running::start(&broker).await;
+    let one = start_keeper(&broker).await;
     until_held(&broker).await;
-    let two = Running::start(&broker).await;
+    let two = start_keeper(&broker).await;
     let sender = broker.connect("orders").await.unwrap();
     let worker = Worker::new(&broker, "mail", EVENTS).await;
     let die_of = async |number: usize| {
@@ -59,7 +59,7 @@ async fn who_takes_over_makes_no_second_letter_of_what_the_other_worked_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_word_that_cant_be_worked_off_keeps_no_other_waiting() {
     let broker = broker().await;
-    let keeper = Running::start(&broker).await;
+    let keeper = start_keeper(&broker).await;
     until_held(&broker).await;
     let operator = async_nats::jetstream::new(foreign::client(&broker, "operator").await);
     operator.delete_stream(ADVISORY_STREAM).await.unwrap();

@@ -30,7 +30,7 @@ use shop_proto::shop::{
 
 use crate::{
     command_line::Operator,
-    keeper::Running,
+    keeper::start_keeper,
     shop::{Bank, bank, charge_of, consumer, order, orders, till},
 };
 
@@ -147,7 +147,7 @@ async fn a_busy_mesh_adds_up_at_every_moment() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_keeper_that_keeps_its_lease_is_no_message_on_its_way() {
     let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
-    let running = Running::start(&broker).await;
+    let running = start_keeper(&broker).await;
     let lease = async || {
         let mesh = broker.connect("operator").await.unwrap();
         let state = mesh.bus().stream_state("mesh1-store-keeper").await.unwrap();

@@ -72,7 +72,10 @@ async fn a_mended_payload_is_shown_field_by_field_and_is_what_the_replay_carries
     let shown = operator.json(0, &["dead-letter", "show", id]).await;
     assert_eq!(shown["history"].as_array().unwrap().len(), 3);
     assert_eq!(shown["history"][2]["changes"][0]["before"], "5");
-    assert_eq!((&shown["history"][1]["by"], &shown["history"][1]["why"]), (&"ada".into(), &"ticket 17".into()));
+    assert_eq!(
+        (&shown["history"][1]["by"], &shown["history"][1]["why"]),
+        (&mesh_tests::person("ada").into(), &"ticket 17".into())
+    );
     let page = operator.run(&["dead-letter", "show", id]).await;
     assert!(String::from_utf8_lossy(&page.stdout).contains("totalCents: \"5\" -> \"6\""), "{page:?}");
     let replayed = operator.json(0, &["dead-letter", "replay", id, "--why", "mended"]).await;

@@ -51,8 +51,9 @@ fn by(letters: &[Letter], kind: ActKind) -> BTreeMap<&str, Vec<&str>> {
     let mut all: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for letter in letters {
         for act in letter.history.iter().filter(|act| act.kind == kind) {
-            assert_eq!(act.why, format!("by {}", act.by));
-            all.entry(&act.by).or_default().push(&letter.letter.id);
+            let (who, _) = act.by.split_once('@').unwrap();
+            assert_eq!((act.why.as_str(), &act.by), (format!("by {who}").as_str(), &mesh_tests::person(who)));
+            all.entry(who).or_default().push(&letter.letter.id);
         }
     }
     all.values_mut().for_each(|ids| ids.sort_unstable());

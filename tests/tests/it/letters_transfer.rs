@@ -121,8 +121,8 @@ async fn letters_of_another_region_are_named_or_taken_into_this_one() {
     let file = other.home.path().join("eu.ndjson").display().to_string();
     let mesh = there.connect("operator").await.unwrap();
     for (line, region, more, said) in [
-        (0, "eu", &[][..], "note: 1 are of the region eu and can't be replayed in local"),
-        (1, "local", &["--region", "local"], "note: 1 of the region eu are taken into local"),
+        (0, "eu", &[][..], "note: 1 letter of the region eu can't be replayed in local"),
+        (1, "local", &["--region", "local"], "note: 1 letter of the region eu taken into local"),
     ] {
         let line = text.lines().nth(line).unwrap();
         std::fs::write(&file, line).unwrap();

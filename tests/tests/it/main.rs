@@ -24,6 +24,7 @@ mod keeper_heard;
 mod ledger;
 mod letters;
 mod letters_cli;
+mod letters_cluster;
 mod letters_contested;
 mod letters_edit;
 mod letters_full;

@@ -554,20 +554,18 @@ async fn acks_that_come_after_the_takeover_stop_nothing() {
     let mesh = process(&broker, &log, &accept, settings()).await;
     let operator = broker.connect("operator").await.unwrap();
     let durable = format!("mail_work_p{}", mesh_core::subject::partition(b"c0"));
-    eventually("two of three come to it, and two new ones", || async {
+    // The third one's lease is kept alive meanwhile.
+    let delivered = || async {
         stopped[2].ack_with(async_nats::jetstream::AckKind::Progress).await.unwrap();
         let state = operator.bus().consumer_state("mesh1-event-orders", &durable).await.unwrap().unwrap();
-        (state.deliveries == 7).then_some(())
-    })
-    .await;
-    for message in &stopped[..2] {
+        state.deliveries
+    };
+    eventually("two of three come to it, and two new ones", || async { (delivered().await == 7).then_some(()) }).await;
+    // After each ack as many are under way as are here, though not the same ones. Whoever sees that hands all back, and
+    // what is left of it comes again: three, then two.
+    for (message, times) in stopped[..2].iter().zip([10, 12]) {
         message.double_ack().await.unwrap();
-        // After the first one as many are under way as are here, though not the same ones.
-        let looks = tokio::time::Instant::now() + Duration::from_millis(400);
-        while tokio::time::Instant::now() < looks {
-            stopped[2].ack_with(async_nats::jetstream::AckKind::Progress).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        eventually("what was here to come again", || async { (delivered().await >= times).then_some(()) }).await;
     }
     assert_eq!(done(&log), 0, "the third one is still with the process that was stopped");
     eventually("the other three", || async { (done(&log) == 3).then_some(()) }).await;

@@ -1,7 +1,5 @@
 //! Builds a request from the message.
 
-use std::fmt::Write as _;
-
 use ::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use bytes::Bytes;
 use cel::common::types::{CelInt, CelString};
@@ -15,13 +13,10 @@ use crate::{
         record::Record,
         vendor::{BodyPlan, IdempotencyPlan, Json, OperationPlan, VendorFile},
     },
-    contract::Context,
+    contract::{Context, vendor_key},
     fault::{Code, Effect, Fault, Origin, Reason},
     http::Request,
 };
-
-/// The longest idempotency key that vendors take, in characters.
-const LONGEST_KEY: usize = 255;
 
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -171,18 +166,11 @@ fn header_value(name: &HeaderName, text: &str) -> Result<HeaderValue, String> {
 
 /// The key, at most 255 characters of visible ASCII: another one is replaced by its SHA-256.
 fn key(plan: &IdempotencyPlan, context: &cel::Context<'_, '_>) -> Result<HeaderValue, String> {
-    let mut key = text_of(&plan.value, context)?;
-    if key.is_empty() {
+    let text = text_of(&plan.value, context)?;
+    if text.is_empty() {
         return Err(format!("{}: the idempotency key is empty", plan.value.place()));
     }
-    if key.len() > LONGEST_KEY || !key.bytes().all(|b| b.is_ascii_graphic()) {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.as_bytes());
-        key = digest.as_ref().iter().fold(String::with_capacity(64), |mut hex, byte| {
-            // Writing to a String can't fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
-    }
+    let mut key = vendor_key(text);
     if plan.quoted {
         key = format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""));
     }

@@ -14,7 +14,8 @@ use crate::{
     bus::{Bus, Following, Start},
     dead_letter::{Letter, Letters},
     envelope::Envelope,
-    fault::{Code, Effect, Fault, Reason},
+    fault::Fault,
+    operate::letters::behind,
     subject::{DEAD_LETTER_STREAM, Place},
 };
 
@@ -129,12 +130,7 @@ impl Newest {
         if self.is_current {
             return Ok(None);
         }
-        Err(Fault::new(
-            Code::Unavailable,
-            Effect::None,
-            Reason::BusUnavailable,
-            "the server that reads the letters is behind the others; ask again",
-        ))
+        Err(behind())
     }
 }
 

@@ -1,6 +1,12 @@
 //! A few letters of very many: read by the newest record of each, and no more of them than are wanted.
 
-use super::{Listing, Selector};
+use std::time::Duration;
+
+use mesh_proto::v1;
+use prost::Message as _;
+use tokio::time::Instant;
+
+use super::{Listing, Selector, behind};
 use crate::{
     bus::{Bus, Start},
     dead_letter::{ActKind, Letter, LetterState, Letters, kind},
@@ -8,8 +14,10 @@ use crate::{
     fault::Fault,
     subject::DEAD_LETTER_STREAM,
 };
-use mesh_proto::v1;
-use prost::Message as _;
+
+/// How long a server of the broker may take to get what the others have.
+const CATCHES_UP: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The letters that are meant, the oldest capture first, where there are no more than `limit`. `None`: there are more.
 ///
@@ -18,13 +26,32 @@ use prost::Message as _;
 /// # Errors
 /// The bus can't be reached, or this identity may not read letters.
 pub async fn list_few(bus: &Bus, selector: &Selector, limit: usize) -> Result<Option<Listing>, Fault> {
-    let mut listing = Listing::default();
-    if bus.stream_state(DEAD_LETTER_STREAM).await?.is_none() {
-        return Ok(Some(listing));
+    let last = bus.last_sequence_on(DEAD_LETTER_STREAM, &selector.subject()).await?;
+    let Some(last) = last else { return Ok(Some(Listing::default())) };
+    let until = Instant::now() + CATCHES_UP;
+    loop {
+        let (mut listing, read_to) = list_once(bus, selector, limit).await?;
+        if listing.letters.len() > limit {
+            return Ok(None);
+        }
+        if read_to >= last {
+            listing.letters.sort_by_key(|letter| letter.letter.captured_at_ms);
+            return Ok(Some(listing));
+        }
+        if Instant::now() >= until {
+            return Err(behind());
+        }
+        tokio::time::sleep(AGAIN).await;
     }
+}
+
+/// As one of the stream's servers has them, which may be behind the others; with the last sequence that it had.
+async fn list_once(bus: &Bus, selector: &Selector, limit: usize) -> Result<(Listing, u64), Fault> {
+    let (mut listing, mut read_to) = (Listing::default(), 0);
     let mut reading = bus.follow_from(DEAD_LETTER_STREAM, vec![selector.subject()], Start::NewestOfEach).await?;
     for _ in 0..reading.stored() {
         let newest = reading.next().await?.open().envelope;
+        read_to = newest.delivery.as_ref().map_or(read_to, |delivery| delivery.sequence);
         let Some(letter) = wanted(bus, selector, &newest).await? else { continue };
         listing.take(selector, letter);
         if listing.letters.len() > limit {
@@ -32,11 +59,7 @@ pub async fn list_few(bus: &Bus, selector: &Selector, limit: usize) -> Result<Op
         }
     }
     reading.close().await;
-    if listing.letters.len() > limit {
-        return Ok(None);
-    }
-    listing.letters.sort_by_key(|letter| letter.letter.captured_at_ms);
-    Ok(Some(listing))
+    Ok((listing, read_to))
 }
 
 /// The letter of a newest record, if its state may be one of those that are meant.

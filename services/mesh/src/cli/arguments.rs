@@ -96,7 +96,9 @@ pub(super) enum Command {
     #[command(after_help = "Example: mesh enqueue shop.payments.v1.Payments/Charge --json @charge.json --id 17")]
     Enqueue(SendArgs),
     /// Call an operation and print its reply
-    #[command(after_help = "Example: mesh call shop.catalogue.v1.Catalogue/GetPrice --json '{\"sku\":\"A1\"}'")]
+    #[command(
+        after_help = "Example: mesh call shop.catalogue.v1.Catalogue/GetPrice --json '{\"sku\":\"cd-blue-train\"}'"
+    )]
     Call(CallArgs),
     /// Watch live messages, decoded
     Tap(TapArgs),

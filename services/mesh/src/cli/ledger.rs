@@ -17,7 +17,7 @@ use mesh_core::{
 use serde_json::{Value, json};
 
 use super::{Failure, GlobalArgs, Output, Status, check, contracts, place::Place, text};
-use crate::ledger::grouped;
+use crate::ledger::{counted, grouped};
 
 #[derive(Debug, Args)]
 pub(super) struct LedgerArgs {
@@ -183,18 +183,18 @@ fn has_more(finding: &Finding) -> bool {
 
 fn last_line(checked: &Checked) -> String {
     let account = &checked.account;
-    let sum = |of: fn(&Line) -> u64| grouped(account.lines.iter().map(of).sum());
-    let counted = format!(
-        "{} published, {} accepted, {} letters, {} on their way",
-        sum(|line| line.published),
-        sum(|line| line.accepted),
-        sum(|line| line.dead + line.held),
-        sum(|line| line.delayed + line.in_flight + line.waiting),
+    let sum = |of: fn(&Line) -> u64| account.lines.iter().map(of).sum();
+    let sums = format!(
+        "{} published, {} accepted, {}, {} on their way",
+        grouped(sum(|line| line.published)),
+        grouped(sum(|line| line.accepted)),
+        counted(sum(|line| line.dead + line.held), "letter"),
+        grouped(sum(|line| line.delayed + line.in_flight + line.waiting)),
     );
     match account.findings.len() {
-        0 => format!("all adds up: {counted}"),
-        1 => format!("one thing does NOT add up: {counted}"),
-        several => format!("{several} things do NOT add up: {counted}"),
+        0 => format!("all adds up: {sums}"),
+        1 => format!("one thing does NOT add up: {sums}"),
+        several => format!("{several} things do NOT add up: {sums}"),
     }
 }
 

@@ -5,6 +5,8 @@ use mesh_core::proto::{options, v1::DataClass};
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage as _, SerializeOptions};
 use serde_json::{Value, json};
 
+use crate::ledger::counted;
+
 /// What may be shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mask {
@@ -35,7 +37,7 @@ impl Mask {
     /// It can't; why, and nothing of what it holds.
     pub(super) fn read(self, catalog: &Catalog, message: &str, payload: &[u8]) -> Result<Value, String> {
         let Some(descriptor) = catalog.message(message) else {
-            return Err(format!("{} bytes of an unknown type {message:?}", payload.len()));
+            return Err(format!("{} of an unknown type {message:?}", counted(payload.len() as u64, "byte")));
         };
         let decoded = catalog.decode(message, payload).map_err(|error| error.to_string())?;
         let options = SerializeOptions::new().skip_default_fields(!self.defaults);

@@ -107,7 +107,13 @@ fn read_seed(path: &std::path::Path) -> Result<SecretString, Failure> {
     Ok(SecretString::from(text.trim().to_owned()))
 }
 
-/// Who orders something, for the history of letters.
+/// Who orders something, for the history of letters: user and machine, as these name themselves. Nothing proves it: to the
+/// broker, everybody at a command line is one user.
 pub(super) fn person() -> String {
-    Environment::from_process().get("USER").unwrap_or(OPERATOR).to_owned()
+    let environment = Environment::from_process();
+    let user = environment.get("USER").or_else(|| environment.get("LOGNAME")).unwrap_or(OPERATOR);
+    match nix::unistd::gethostname().map(std::ffi::OsString::into_string) {
+        Ok(Ok(host)) if !host.is_empty() => format!("{user}@{host}"),
+        _ => user.to_owned(),
+    }
 }

@@ -40,3 +40,63 @@ fn every_reason_has_a_page_and_every_page_a_reason() {
         assert!(known, "docs/errors/{name} belongs to no reason");
     }
 }
+
+/// The words of a line as a shell would hand them over.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for c in line.chars() {
+        match (c, quote) {
+            (c, Some(open)) if c == open => quote = None,
+            ('\'' | '"', None) => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (' ', None) => words.extend(word.take()),
+            (c, _) => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// The commands of the pages' shell blocks, and what stands in backticks and begins like one of our commands.
+fn commands_of_pages() -> Vec<(String, String)> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut pages = vec![root.join("README.md")];
+    for folder in ["docs", "docs/errors"] {
+        let entries = std::fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        pages.extend(entries.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    }
+    let mut commands = Vec::new();
+    for page in pages {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let blocks =
+            text.split("```sh").skip(1).flat_map(|block| block.split("```").next().unwrap_or_default().lines());
+        let blocks = blocks.filter(|line| line.starts_with("mesh ")).map(str::to_owned);
+        let inline = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+        let inline = inline.filter(|code| code.starts_with("mesh ") && code.contains(" --")).map(str::to_owned);
+        let name = page.file_name().unwrap().to_string_lossy().into_owned();
+        commands.extend(blocks.chain(inline).map(|command| (name.clone(), command)));
+    }
+    commands
+}
+
+/// The examples that the help of each command shows.
+fn commands_of_help(command: &clap::Command) -> Vec<(String, String)> {
+    let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let lines = help.lines().map(|line| line.trim_start_matches("Examples:").trim_start_matches("Example:").trim());
+    let own =
+        lines.filter(|line| line.starts_with("mesh ")).map(|line| (command.get_name().to_owned(), line.to_owned()));
+    own.chain(command.get_subcommands().flat_map(commands_of_help)).collect()
+}
+
+#[test]
+fn every_command_that_a_page_or_a_help_shows_can_be_read() {
+    let shown = [commands_of_pages(), commands_of_help(&Cli::command())].concat();
+    for (place, command) in &shown {
+        if let Err(error) = Cli::try_parse_from(words(command).into_iter().take_while(|word| word != ">")) {
+            panic!("{place}: {command}\n{error}");
+        }
+    }
+    assert!(shown.len() > 50, "the examples are found: {}", shown.len());
+}

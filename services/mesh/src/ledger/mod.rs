@@ -15,5 +15,5 @@ pub use account::{
     Account, Counted, Ended, Ledger, Memory, Operation, Published, Run, VendorCounts, operation, published, verdict,
 };
 pub use ids::{Effects, Ids};
-pub(crate) use show::grouped;
+pub(crate) use show::{counted, grouped};
 pub use show::{last_line, text};

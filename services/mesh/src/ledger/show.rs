@@ -44,7 +44,7 @@ pub fn last_line(ledger: &Ledger) -> String {
     }
     let sum = |of: fn(&Account) -> usize| operations.iter().map(of).sum::<usize>() as u64;
     let (done, letters, queued) = (sum(|a| a.effects), sum(|a| a.dead_letters), sum(|a| a.queued));
-    let letters = format!("{} dead letter{}", grouped(letters), if letters == 1 { "" } else { "s" });
+    let letters = counted(letters, "dead letter");
     let (published, done) = (grouped(published.published as u64), grouped(done));
     match run.ended {
         Ended::Stopped => format!(
@@ -139,6 +139,11 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
+/// So many of what is named in the singular: `1 letter`, `69,659 letters`.
+pub(crate) fn counted(number: u64, one: &str) -> String {
+    format!("{} {one}{}", grouped(number), if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{Operation, Run, operation, published, verdict};
@@ -177,5 +182,11 @@ mod tests {
         for (number, expected) in [(0, "0"), (999, "999"), (69_659, "69,659"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(number), expected);
         }
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        let of = |number| counted(number, "letter");
+        assert_eq!([of(0), of(1), of(2), of(1_001)], ["0 letters", "1 letter", "2 letters", "1,001 letters"]);
     }
 }

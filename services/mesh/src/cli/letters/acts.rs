@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{
     super::{failure, place, place::Place},
-    GlobalArgs, Output, Status, ask, short,
+    GlobalArgs, Output, Status, ask, counted, short,
     which::WhichArgs,
 };
 
@@ -86,7 +86,7 @@ pub(super) fn tell(kind: ActKind, ends: &[End], output: &Output) -> anyhow::Resu
         });
         output.json(&ends.collect::<Vec<_>>())?;
     } else if done.len() > FEW {
-        output.line(&format!("{word} {} letters", done.len()))?;
+        output.line(&format!("{word} {}", counted(done.len() as u64, "letter")))?;
     } else {
         for letter in &done {
             output.line(&format!("{word} {}{}", short(&letter.letter.id), after(kind)))?;

@@ -5,19 +5,36 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use mesh_core::dead_letter::Letter;
 
-use super::{super::Failure, Output, consumer};
+use super::{super::Failure, Output, consumer, counted};
 
 /// From so many letters on there is a bar.
 const MANY: usize = 50;
 
-/// Asks the person; without one, `--yes` is needed.
+/// Asks whether something is to be done to these letters.
 pub(super) fn agreed(what: &str, letters: &[Letter]) -> anyhow::Result<bool> {
+    let count = counted(letters.len() as u64, "letter");
+    answered(&format!("{what} {count} of {}?", consumers(letters).join(", ")), "say --yes to do it")
+}
+
+/// Asks whether so many letters are to be replayed to these consumers.
+pub(super) fn replay_agreed(letters: u64, consumers: &[impl AsRef<str>]) -> anyhow::Result<bool> {
+    let consumers: Vec<_> = consumers.iter().map(AsRef::as_ref).collect();
+    let question = format!("replay {} to {}?", counted(letters, "letter"), consumers.join(", "));
+    answered(&question, "say --yes to replay them")
+}
+
+/// The consumers of letters, each once.
+pub(super) fn consumers(letters: &[Letter]) -> Vec<String> {
     let mut consumers: Vec<_> = letters.iter().map(consumer).collect();
     consumers.sort();
     consumers.dedup();
-    let question = format!("{what} {} letters of {}?", letters.len(), consumers.join(", "));
+    consumers
+}
+
+/// What the person answers; without one, `--yes` is needed.
+fn answered(question: &str, help: &'static str) -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::input(format!("{question} Nobody is there to ask"), "say --yes to do it").into());
+        return Err(Failure::input(format!("{question} Nobody is there to ask"), help).into());
     }
     eprint!("{question} [y/N] ");
     std::io::stderr().flush()?;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::mask::{Mask, undecoded},
-    Output, consumer, last_part, payload_name, short,
+    Output, consumer, counted, last_part, payload_name, short,
 };
 
 /// One value that changed: as it may be shown.
@@ -69,14 +69,14 @@ pub(super) fn not_shown(why: &str) -> Change {
 }
 
 fn bytes(length: usize) -> String {
-    format!("{length} bytes")
+    counted(length as u64, "byte")
 }
 
 /// Two payloads that are not alike, one of which can't be read: nobody knows what stands there, so it is not shown.
 fn unread(payloads: &Payloads<'_>, (before, after): (Result<Value, String>, Result<Value, String>)) -> Change {
     let alike = payloads.before.iter().zip(payloads.after).take_while(|(before, after)| before == after).count();
     let text = |read: &Result<Value, String>| read.as_ref().map_or_else(String::clone, Value::to_string);
-    let note = format!("{} -> {}; the first {} are alike", text(&before), text(&after), bytes(alike));
+    let note = format!("{} -> {}; alike in the first {}", text(&before), text(&after), bytes(alike));
     let value = |read: Result<Value, String>| Some(read.unwrap_or_else(undecoded));
     Change { path: WHOLE.to_owned(), before: value(before), after: value(after), note: Some(note) }
 }
@@ -177,14 +177,14 @@ mod tests {
         };
         let (count, told) = of("x.v1.Nobody", b"ada@example.org", b"ada@example.com");
         let unknown = "15 bytes of an unknown type \"x.v1.Nobody\"";
-        let note = format!("(payload): {unknown} -> {unknown}; the first 12 bytes are alike");
+        let note = format!("(payload): {unknown} -> {unknown}; alike in the first 12 bytes");
         assert_eq!((count, told.len(), told[0].line()), (1, 1, note));
         assert_eq!(told[0].document()["after"]["undecoded"], unknown);
         let order = "shop.orders.v1.OrderPlaced";
         let (_, told) = of(order, &[0xff, 0xff], &[0x0a, 1, b'7']);
         let line = told[0].line();
         assert!(line.starts_with("(payload): the 2 bytes are not a shop.orders.v1.OrderPlaced: "), "{line}");
-        assert!(line.contains("\"orderId\":\"7\"") && line.ends_with("; the first 0 bytes are alike"), "{line}");
+        assert!(line.contains("\"orderId\":\"7\"") && line.ends_with("; alike in the first 0 bytes"), "{line}");
         // What only a newer contract knows: no edit by field, and said all the same.
         let (count, told) = of(order, &[0x0a, 1, b'7'], &[0x0a, 1, b'7', 0xa2, 0x06, 1, b'x']);
         let note = "(payload): 3 bytes -> 7 bytes, alike in every field that the contract here knows";

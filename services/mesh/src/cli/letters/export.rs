@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{Failure, contracts, mask::Mask, place::Place},
-    GlobalArgs, Output, Status, payload_name,
+    GlobalArgs, Output, Status, counted, payload_name,
     which::{FilterArgs, Wanted},
 };
 
@@ -60,10 +60,11 @@ pub(super) async fn run(args: ExportArgs, global: &GlobalArgs, output: &Output) 
     bus.close().await;
     out.flush()?;
     if gone > 0 {
-        eprintln!("note: {gone} payloads lay apart and are gone (MESH-0031): their letters are exported without them");
+        let gone = counted(gone as u64, "payload");
+        eprintln!("note: {gone} that lay apart can't be found any more (MESH-0031): exported without");
     }
     let to = args.to.map(|path| format!(" to {}", path.display())).unwrap_or_default();
-    output.remark(&format!("{} letters exported{to}", histories.len()));
+    output.remark(&format!("{} exported{to}", counted(histories.len() as u64, "letter")));
     Ok(Status::Ok)
 }
 

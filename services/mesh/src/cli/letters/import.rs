@@ -25,6 +25,7 @@ use super::{
     super::{Failure, contracts, place::Place},
     GlobalArgs, Output, Status,
     acts::UNDER_WAY,
+    counted,
     export::RECORD,
 };
 
@@ -72,10 +73,11 @@ impl Counts {
         for (region, count) in self.of_region.iter().filter(|(region, _)| *region != here) {
             // For programs too: it is not among the data.
             if are_taken_in {
-                eprintln!("note: {count} of the region {region} are taken into {here}");
+                eprintln!("note: {} of the region {region} taken into {here}", counted(*count as u64, "letter"));
             } else {
                 eprintln!(
-                    "note: {count} are of the region {region} and can't be replayed in {here}; --region {here} takes them into it"
+                    "note: {} of the region {region} can't be replayed in {here}; --region {here} takes such into it",
+                    counted(*count as u64, "letter")
                 );
             }
         }
@@ -113,7 +115,8 @@ pub(super) async fn run(args: ImportArgs, global: &GlobalArgs, output: &Output) 
     if output.is_json() {
         output.json(&json!({ "read": read, "imported": imported, "skipped": skipped }))?;
     } else if args.dry_run {
-        output.line(&format!("{read} letters are right; nothing was written"))?;
+        let are = if read == 1 { "is" } else { "are" };
+        output.line(&format!("{} {are} right; nothing was written", counted(read as u64, "letter")))?;
     } else {
         output.line(&format!("{imported} imported, {skipped} were there"))?;
     }

@@ -31,6 +31,7 @@ use mesh_core::{
 };
 
 use super::{GlobalArgs, Output, Status, text};
+use crate::ledger::counted;
 use which::{Consumer, FilterArgs};
 
 #[derive(Debug, Subcommand)]

@@ -67,14 +67,16 @@ pub(super) fn show(shown: &Shown<'_>, output: &Output) -> anyhow::Result<()> {
     for (consumer, count) in &preview.consumers {
         output.line(&format!("{count:>9}  {consumer}"))?;
     }
-    output.line(&format!("{:>9}  letters would go", preview.letters))?;
+    let letters = if preview.letters == 1 { "letter" } else { "letters" };
+    output.line(&format!("{:>9}  {letters} would go", preview.letters))?;
     for letter in &preview.first {
         let line = format!("{}  {}  {}", short(&letter.letter.id), consumer(letter), letter.letter.message_type);
         output.line(&line)?;
     }
     tell_more(preview.letters, preview.first.len(), "", output);
     if preview.mended > 0 {
-        output.line(&format!("{:>9}  of them were mended since they failed", preview.mended))?;
+        let were = if preview.mended == 1 { "was mended since it" } else { "were mended since they" };
+        output.line(&format!("{:>9}  of them {were} failed", preview.mended))?;
     }
     for Mended { letter, last, changes } in mended {
         diff::show(letter, changes, output)?;

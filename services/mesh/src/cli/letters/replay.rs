@@ -1,9 +1,6 @@
 //! Replay: to the consumer that failed, and to no other.
 
-use std::{
-    io::{BufRead as _, IsTerminal as _, Write as _},
-    time::Duration,
-};
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use mesh_core::{
@@ -16,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{Failure, failure, place, place::Place},
-    GlobalArgs, Output, ReplayArgs, Status, consumer, fault, indexed, rollout, short,
+    GlobalArgs, Output, ReplayArgs, Status, ask, fault, indexed, rollout, short,
     which::{Wanted, tell_unclear},
 };
 
@@ -39,7 +36,7 @@ pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) 
     if letters.is_empty() {
         return nothing("no open letters: nothing to replay", Status::Ok, output);
     }
-    if !by_ids && !args.yes && !agreed_to(&letters)? {
+    if !by_ids && !args.yes && !ask::replay_agreed(letters.len() as u64, &ask::consumers(&letters))? {
         return nothing("nothing was replayed", Status::Failed, output);
     }
     let order = Order { by: place::person(), why: args.why.clone(), again: args.again, job: String::new() };
@@ -115,25 +112,6 @@ async fn chosen(bus: &Bus, args: &ReplayArgs, global: &GlobalArgs) -> anyhow::Re
         tell_unclear(&listing);
         listing.letters
     }))
-}
-
-fn agreed_to(letters: &[Letter]) -> anyhow::Result<bool> {
-    let mut consumers: Vec<_> = letters.iter().map(consumer).collect();
-    consumers.sort();
-    consumers.dedup();
-    agreed(&format!("replay {} letters to {}?", letters.len(), consumers.join(", ")))
-}
-
-/// Asks the person; without one, `--yes` is needed.
-pub(super) fn agreed(question: &str) -> anyhow::Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::input(format!("{question} Nobody is there to ask"), "say --yes to replay them").into());
-    }
-    eprint!("{question} [y/N] ");
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 async fn order_all(bus: &Bus, letters: &[Letter], order: &Order) -> (Vec<Replayed>, Vec<Fault>) {

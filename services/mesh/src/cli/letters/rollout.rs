@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::{
     super::{Failure, contracts, place, text},
-    GlobalArgs, Output, ReplayArgs, Status,
+    GlobalArgs, Output, ReplayArgs, Status, ask,
     attach::{self, Looking},
     preview::{self, Shown},
     replay,
@@ -92,8 +92,7 @@ pub(super) async fn run(
         return replay::nothing("no open letters: nothing to replay", Status::Ok, output);
     }
     let consumers: Vec<_> = preview.consumers.keys().map(String::as_str).collect();
-    let question = format!("replay {} letters to {}?", preview.letters, consumers.join(", "));
-    if !args.yes && !replay::agreed(&question)? {
+    if !args.yes && !ask::replay_agreed(preview.letters, &consumers)? {
         return replay::nothing("nothing was replayed", Status::Failed, output);
     }
     let ask = Ask {
