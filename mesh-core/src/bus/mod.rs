@@ -19,6 +19,7 @@ mod mux;
 mod pages;
 mod pull;
 mod read;
+mod shape;
 mod subscribe;
 mod survey;
 
@@ -38,6 +39,7 @@ use crate::{
     identity::Identity,
 };
 
+pub(crate) use admin::Plan;
 pub use admin::{ConsumerState, StreamLimits, StreamState};
 pub use error::{PublishError, Stored};
 pub use follow::Follow;
@@ -46,6 +48,7 @@ pub use look::Probed;
 pub use pages::{Following, Start};
 pub use pull::{Ack, Pull, Pulled};
 pub use read::Stop;
+pub use shape::Change;
 pub use subscribe::Subscription;
 pub use survey::{ConsumerFacts, StreamFacts};
 

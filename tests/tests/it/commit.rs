@@ -367,7 +367,7 @@ async fn three_servers(folder: &std::path::Path) -> (Vec<Server>, Mesh) {
     };
     let servers = join_all((0..3).map(start)).await;
     let mesh = Mesh::builder("operator").url(&servers[0].client_url()).connect().await.unwrap();
-    let limits = StreamLimits { replicas: 3, ..StreamLimits::default() };
+    let limits = StreamLimits { replicas: Some(3), ..StreamLimits::default() };
     // Until they have chosen a leader they answer with an error or not at all.
     eventually("a leader", || async {
         mesh_core::operate::topology::apply(mesh.bus(), &declared(), &limits).await.ok()

@@ -39,6 +39,7 @@ mod replay_refused;
 mod shop;
 mod store;
 mod tidy;
+mod topology;
 mod trace;
 mod vendor_retry;
 mod verbs;
