@@ -15,6 +15,7 @@ mod command_line;
 mod commit;
 mod compose;
 mod demo;
+mod full;
 mod inbox;
 mod inbox_forgotten;
 mod interop;
