@@ -2,45 +2,49 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{
-    self,
-    consumer::{self, AckPolicy, DeliverPolicy},
-    stream::{self, DiscardPolicy, RetentionPolicy, StorageType},
-};
+use async_nats::jetstream::{self, consumer};
+use serde_json::{Value, json};
 
-use super::Bus;
+use super::{
+    Bus,
+    shape::{self, Change, Fields},
+};
 use crate::{
     fault::{Code, Effect, Fault, Reason},
-    policy::compile::{ConsumerSpec, Kind, ORDERED_ACK_WAIT, StreamSpec},
+    policy::compile::{ConsumerSpec, StreamSpec},
 };
 
-/// How much a stream may hold.
+/// How much streams may hold and how deliveries are limited. What is not said stays as it is where something stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamLimits {
-    /// Copies: 1 on one server, 3 in production.
-    pub replicas: usize,
-    /// How long events and outcomes are kept.
-    pub event_age: Duration,
-    /// Bytes that one stream may hold, set aside for it beforehand. `None`: as much as the broker has.
+    /// Copies: 1 on one server, 3 in production. A stream that is made where nothing is said has as many as the others.
+    pub replicas: Option<usize>,
+    /// How long events and outcomes are kept: 7 days in a stream that is made where nothing is said.
+    pub event_age: Option<Duration>,
+    /// Bytes that one stream may hold, set aside for it beforehand. A stream that is made where nothing is said may hold as
+    /// much as the broker has.
     ///
     /// A full stream refuses, it never drops what is old. Lanes have no limit of their own: the broker allows schedules
     /// only on streams that drop what is old when they are full, so they must never be full.
     pub max_bytes: Option<i64>,
-    /// How long a delivery's lease lasts without a sign of life.
+    /// Whether what a stream has may be lowered to what is said: copies go, and what is older than the age, at once.
+    pub may_lower: bool,
+    /// How long a delivery's lease lasts without a sign of life, of a consumer that is made.
     pub ack_wait: Duration,
-    /// Deliveries of one consumer that may be under way.
+    /// Deliveries of one consumer that may be under way, of a consumer that is made.
     pub max_ack_pending: i64,
-    /// Deliveries of one message, at most: a far backstop, attempts are counted by the mesh. What reaches it is a letter of
-    /// the keeper's.
+    /// Deliveries of one message, at most, of a consumer that is made: a far backstop, attempts are counted by the mesh. What
+    /// reaches it is a letter of the keeper's.
     pub max_deliver: i64,
 }
 
 impl Default for StreamLimits {
     fn default() -> StreamLimits {
         StreamLimits {
-            replicas: 1,
-            event_age: Duration::from_secs(7 * 24 * 3600),
+            replicas: None,
+            event_age: None,
             max_bytes: None,
+            may_lower: false,
             ack_wait: Duration::from_secs(30),
             max_ack_pending: 4096,
             max_deliver: 1000,
@@ -76,43 +80,111 @@ pub struct ConsumerState {
     pub deliveries: u64,
 }
 
-/// How long the broker's word on deliveries that it gave up is kept: the keeper reads it within seconds.
-const ADVISORY_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
-/// How long the broker remembers message ids.
-const DEDUPE_WINDOW: Duration = Duration::from_secs(120);
+/// A stream or a consumer: what stands, and what it is to be.
+pub(crate) struct Plan {
+    stream: String,
+    consumer: Option<String>,
+    now: Option<Fields>,
+    wanted: Fields,
+}
+
+impl Plan {
+    /// Whether there is none yet.
+    pub(crate) fn is_new(&self) -> bool {
+        self.now.is_none()
+    }
+
+    /// What applying it changes of what stands.
+    pub(crate) fn changes(&self) -> Vec<Change> {
+        let changes = |now| shape::changes(&self.stream, self.consumer.as_deref(), now, &self.wanted);
+        self.now.as_ref().map(changes).unwrap_or_default()
+    }
+
+    /// How many copies stand.
+    pub(crate) fn replicas(&self) -> Option<usize> {
+        usize::try_from(self.now.as_ref()?.get("num_replicas")?.as_u64()?).ok()
+    }
+
+    /// Copies of a stream that is to be made where nothing was said of them.
+    pub(crate) fn beside(&mut self, replicas: usize) {
+        if self.is_new() {
+            self.wanted.insert("num_replicas".into(), json!(replicas));
+        }
+    }
+
+    fn named(&self) -> (&'static str, &str) {
+        self.consumer.as_deref().map_or(("stream", &self.stream), |durable| ("consumer", durable))
+    }
+}
 
 impl Bus {
     fn jetstream(&self) -> jetstream::Context {
         jetstream::new(self.0.client.clone())
     }
 
-    /// Makes the stream what `spec` says, whether it exists or not.
+    /// What making the stream what `spec` says would do.
     ///
     /// # Errors
-    /// The broker refuses, or this identity may not.
-    pub async fn apply_stream(&self, spec: &StreamSpec, limits: &StreamLimits) -> Result<(), Fault> {
-        let config = stream_config(spec, limits);
-        let applied = self.jetstream().create_or_update_stream(config).await;
-        applied.map(drop).map_err(|error| refused("stream", &spec.name, &error))
+    /// The broker does not answer, or this identity may not ask.
+    pub(crate) async fn plan_stream(&self, spec: &StreamSpec, limits: &StreamLimits) -> Result<Plan, Fault> {
+        let now = self.standing(&format!("STREAM.INFO.{}", spec.name), ("stream", &spec.name)).await?;
+        let wanted = match &now {
+            Some(now) => shape::stream_again(now, spec, limits),
+            None => shape::fields(&shape::new_stream(spec, limits)),
+        };
+        Ok(Plan { stream: spec.name.clone(), consumer: None, now, wanted })
     }
 
-    /// Makes the durable consumer what `spec` says, whether it exists or not.
+    /// What making the durable consumer what `spec` says would do.
+    ///
+    /// # Errors
+    /// The broker does not answer, or this identity may not ask.
+    pub(crate) async fn plan_consumer(&self, spec: &ConsumerSpec, limits: &StreamLimits) -> Result<Plan, Fault> {
+        let asked = format!("CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
+        let now = self.standing(&asked, ("consumer", &spec.durable)).await?;
+        let wanted = match &now {
+            Some(now) => shape::consumer_again(now, spec, limits),
+            None => shape::fields(&shape::new_consumer(spec, limits)),
+        };
+        Ok(Plan { stream: spec.stream.clone(), consumer: Some(spec.durable.clone()), now, wanted })
+    }
+
+    /// Does what was planned. What needs no change is not touched.
     ///
     /// # Errors
     /// The broker refuses, or this identity may not.
-    pub async fn apply_consumer(&self, spec: &ConsumerSpec, limits: &StreamLimits) -> Result<(), Fault> {
-        let config = consumer::pull::Config {
-            durable_name: Some(spec.durable.clone()),
-            filter_subjects: spec.filters.clone(),
-            ack_policy: AckPolicy::Explicit,
-            deliver_policy: DeliverPolicy::All,
-            ack_wait: spec.window.map_or(limits.ack_wait, |_| limits.ack_wait.min(ORDERED_ACK_WAIT)),
-            max_ack_pending: spec.window.unwrap_or(limits.max_ack_pending),
-            max_deliver: limits.max_deliver,
-            ..Default::default()
+    pub(crate) async fn carry_out(&self, plan: &Plan) -> Result<(), Fault> {
+        if !plan.is_new() && plan.changes().is_empty() {
+            return Ok(());
+        }
+        let (stream, verb) = (&plan.stream, if plan.is_new() { "create" } else { "update" });
+        let (subject, request) = match &plan.consumer {
+            Some(durable) => (
+                format!("CONSUMER.CREATE.{stream}.{durable}"),
+                json!({ "stream_name": stream, "config": plan.wanted, "action": verb }),
+            ),
+            None => (format!("STREAM.{}.{stream}", verb.to_uppercase()), Value::Object(plan.wanted.clone())),
         };
-        let applied = self.jetstream().create_consumer_on_stream(config, spec.stream.as_str()).await;
-        applied.map(drop).map_err(|error| refused("consumer", &spec.durable, &error))
+        let (what, name) = plan.named();
+        let answer: Value =
+            self.jetstream().request(subject, &request).await.map_err(|error| refused(what, name, &error))?;
+        error_of(&answer).map_or(Ok(()), |error| Err(refused(what, name, &error)))
+    }
+
+    /// The configuration of what stands, whole. `None`: there is none.
+    async fn standing(&self, asked: &str, (what, name): (&str, &str)) -> Result<Option<Fields>, Fault> {
+        let answer: Result<Value, _> = self.jetstream().request(asked.to_owned(), &json!({})).await;
+        let mut answer = answer.map_err(|error| refused(what, name, &error))?;
+        if answer.pointer("/error/code") == Some(&json!(404)) {
+            return Ok(None);
+        }
+        if let Some(error) = error_of(&answer) {
+            return Err(refused(what, name, &error));
+        }
+        match answer.get_mut("config").map(Value::take) {
+            Some(Value::Object(config)) => Ok(Some(config)),
+            _ => Err(refused(what, name, &"the answer has no configuration")),
+        }
     }
 
     /// What a stream holds. `None`: there is no such stream.
@@ -161,41 +233,16 @@ impl Bus {
     }
 }
 
-fn stream_config(spec: &StreamSpec, limits: &StreamLimits) -> stream::Config {
-    let (retention, max_age) = match spec.kind {
-        Kind::Events => (RetentionPolicy::Limits, limits.event_age),
-        Kind::Work | Kind::Lane => (RetentionPolicy::WorkQueue, Duration::ZERO),
-        Kind::Letters | Kind::Store | Kind::Claims => (RetentionPolicy::Limits, Duration::ZERO),
-        Kind::Advisories => (RetentionPolicy::Limits, ADVISORY_AGE),
-    };
-    let scheduled = spec.kind == Kind::Lane;
-    stream::Config {
-        name: spec.name.clone(),
-        subjects: spec.subjects.clone(),
-        retention,
-        max_age,
-        max_bytes: limits.max_bytes.filter(|_| !scheduled).unwrap_or(-1),
-        discard: if scheduled { DiscardPolicy::Old } else { DiscardPolicy::New },
-        storage: StorageType::File,
-        num_replicas: limits.replicas,
-        duplicate_window: DEDUPE_WINDOW,
-        allow_atomic_publish: true,
-        allow_message_schedules: scheduled,
-        deny_delete: spec.kind == Kind::Letters,
-        // A service may ask for the last record of a letter of its own by the letter's subject, and for nothing else.
-        // The same for a copy that waits on its lane.
-        // And for what lies apart of a message of its own.
-        allow_direct: matches!(spec.kind, Kind::Letters | Kind::Lane | Kind::Claims),
-        // The newest record of each place. Leases and inboxes forget by themselves.
-        max_messages_per_subject: if matches!(spec.kind, Kind::Store | Kind::Claims) { 1 } else { -1 },
-        allow_message_ttl: spec.kind == Kind::Store,
-        ..Default::default()
-    }
-}
-
-fn refused(what: &str, name: &str, error: &dyn std::error::Error) -> Fault {
+fn refused(what: &str, name: &str, error: &dyn std::fmt::Display) -> Fault {
     let message = format!("the bus did not make or show the {what} {name:?}: {error}");
     Fault::new(Code::Unavailable, Effect::Unknown, Reason::PublishRefused, message)
+}
+
+/// The broker's own words where it says no.
+fn error_of(answer: &Value) -> Option<String> {
+    let error = answer.get("error")?;
+    let words = error.get("description").and_then(Value::as_str).unwrap_or_default();
+    Some(format!("{words} ({})", error.get("err_code").and_then(Value::as_u64).unwrap_or(0)))
 }
 
 /// The words of an error in an answer of JetStream's API. `None`: it is no error.

@@ -50,13 +50,17 @@ const WRONG_LAST_SEQUENCE: u64 = 10071;
 /// (10164: its words are "wrong last sequence" too), is being decided; the new leader does not know the subject's last sequence
 /// yet (10163). The write that is being decided may be an earlier try of this very message, and may still be dropped.
 const UNDECIDED: [u64; 3] = [10158, 10163, 10164];
-/// JetStream's codes for a limit that is reached: messages, bytes, account storage.
-const FULL: [u64; 5] = [10077, 10047, 10023, 10076, 10110];
+/// JetStream's codes for a limit that is reached: the stream's (10077), the account's (10002), the server's (10023, 10047 for
+/// files, 10028 for memory).
+const FULL: [u64; 5] = [10077, 10002, 10023, 10047, 10028];
+/// JetStream's codes for "not now": the cluster is not ready (10008), another server leads (10009), JetStream is off, as it is
+/// on a server whose disk failed (10076).
+const AWAY: [u64; 3] = [10008, 10009, 10076];
 
 /// What is to be done about a refusal, where that is known.
 fn advice(code: u64) -> &'static str {
     if FULL.contains(&code) {
-        "; there is no room: raise the stream's limit (nats stream edit) or the broker's storage; mesh ledger shows what is full"
+        "; there is no room: raise the stream's limit (nats stream edit), the account's or the broker's storage; mesh ledger shows what is full"
     } else {
         ""
     }
@@ -84,6 +88,12 @@ impl PublishError {
     #[must_use]
     pub fn is_full(&self) -> bool {
         matches!(self, PublishError::Rejected { code, .. } if FULL.contains(code))
+    }
+
+    /// Whether the same may be taken later: the refusal says nothing of the message.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        self.is_full() || matches!(self, PublishError::Rejected { code, .. } if AWAY.contains(code))
     }
 
     /// As a fault of storing an order of a person's: it is no message with an id, so whoever may give it again looks first.
@@ -121,7 +131,7 @@ impl PublishError {
                 format!("{what}: the broker denies this identity {subject:?}; declare it in the mesh file"),
             ),
             PublishError::Rejected { description, .. } => {
-                let code = if self.is_full() { Code::Unavailable } else { Code::Internal };
+                let code = if self.is_passing() { Code::Unavailable } else { Code::Internal };
                 (code, Effect::None, Reason::PublishRefused, format!("the bus refused {what}: {description}"))
             }
         };
@@ -146,6 +156,30 @@ mod tests {
             assert_eq!(rejected(code).into_fault("it").effect(), Effect::Unknown);
         }
         assert!(rejected(10071).is_conflict() && !rejected(10071).is_unknown());
+    }
+
+    #[test]
+    fn no_room_and_a_broker_that_is_away_pass_and_the_rest_is_of_the_message() {
+        let rejected = |code| PublishError::Rejected { code, description: "no".into() };
+        for (code, is_full, is_passing) in [
+            (10077, true, true),
+            (10002, true, true),
+            (10023, true, true),
+            (10047, true, true),
+            (10028, true, true),
+            (10076, false, true),
+            (10008, false, true),
+            (10009, false, true),
+            // A purge that failed says nothing of a publish.
+            (10110, false, false),
+            (10054, false, false),
+            (10071, false, false),
+        ] {
+            assert_eq!((rejected(code).is_full(), rejected(code).is_passing()), (is_full, is_passing), "{code}");
+            let is_unavailable = rejected(code).into_fault("it").code() == Code::Unavailable;
+            assert_eq!(is_unavailable, is_passing, "{code}");
+            assert_eq!(rejected(code).to_string().contains("there is no room"), is_full, "{code}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod mux;
 mod pages;
 mod pull;
 mod read;
+mod shape;
 mod subscribe;
 mod survey;
 
@@ -39,6 +40,7 @@ use crate::{
     identity::Identity,
 };
 
+pub(crate) use admin::Plan;
 pub use admin::{ConsumerState, StreamLimits, StreamState};
 pub use error::{PublishError, Stored};
 pub use follow::Follow;
@@ -47,6 +49,7 @@ pub use look::Probed;
 pub use pages::{Following, Start};
 pub use pull::{Ack, Pull, Pulled};
 pub use read::Stop;
+pub use shape::Change;
 pub use subscribe::Subscription;
 pub use survey::{ConsumerFacts, StreamFacts};
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    bus::{Bus, StreamLimits},
-    fault::Fault,
+    bus::{Bus, Change, Plan, StreamLimits},
+    fault::{Code, Effect, Fault, Reason},
     policy::compile::{ConsumerSpec, Declaration, StreamSpec, own_streams},
     subject::Name,
 };
@@ -48,20 +48,55 @@ impl Topology {
     }
 }
 
+/// What was applied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// The streams and consumers that the declarations need: they all stand now.
+    pub topology: Topology,
+    /// What was changed of those that stood before.
+    pub changes: Vec<Change>,
+}
+
 /// Makes every stream and consumer what the declarations say, whether it exists or not. What nobody declares stays as it
-/// is: it may hold what nobody has handled yet.
+/// is: it may hold what nobody has handled yet. Of what exists, the limits that are not said stay too.
 ///
 /// # Errors
-/// The broker refuses one of them, or this identity may not. Those before it are made; applying again is safe.
-pub async fn apply(bus: &Bus, declarations: &[Declaration], limits: &StreamLimits) -> Result<Topology, Fault> {
+/// Something would be lowered that may not be: nothing is changed. Or the broker refuses one of them, or this identity may
+/// not: those before it are made; applying again is safe.
+pub async fn apply(bus: &Bus, declarations: &[Declaration], limits: &StreamLimits) -> Result<Applied, Fault> {
     let topology = Topology::of(declarations, bus.gate().identity().region());
+    let mut streams = Vec::new();
     for spec in &topology.streams {
-        bus.apply_stream(spec, limits).await?;
+        streams.push(bus.plan_stream(spec, limits).await?);
+    }
+    let mut changes: Vec<Change> = streams.iter().flat_map(Plan::changes).collect();
+    if !limits.may_lower {
+        refuse_less(&changes)?;
+    }
+    // A stream of a service that came later is as safe as the others.
+    let most = streams.iter().filter_map(Plan::replicas).max().filter(|_| limits.replicas.is_none());
+    for plan in &mut streams {
+        most.into_iter().for_each(|replicas| plan.beside(replicas));
+        bus.carry_out(plan).await?;
     }
     for spec in &topology.consumers {
-        bus.apply_consumer(spec, limits).await?;
+        let plan = bus.plan_consumer(spec, limits).await?;
+        bus.carry_out(&plan).await?;
+        changes.extend(plan.changes());
     }
-    Ok(topology)
+    Ok(Applied { topology, changes })
+}
+
+/// Nobody loses copies or what is older because they left a word out or gave a wrong one.
+fn refuse_less(changes: &[Change]) -> Result<(), Fault> {
+    let less: Vec<_> = changes.iter().filter(|change| change.lowers).collect();
+    if less.is_empty() {
+        return Ok(());
+    }
+    let line = |change: &&Change| format!("\n{}: {} {} -> {}", change.stream, change.field, change.from, change.to);
+    let lines: String = less.iter().map(line).collect();
+    let message = format!("streams would lose copies, age or room by it, so nothing was changed:{lines}");
+    Err(Fault::new(Code::FailedPrecondition, Effect::None, Reason::InvalidInput, message))
 }
 
 #[cfg(test)]

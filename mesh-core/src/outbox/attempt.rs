@@ -50,15 +50,12 @@ async fn attempt(bus: &Bus, row: Row) -> How {
     }
 }
 
-/// An acknowledgement that can't be read, and JetStream's "temporarily unavailable": neither says anything of the message.
-const SAYS_NOTHING: [u64; 2] = [0, 10008];
-
 /// A refusal that concerns the message stops its key; everything else concerns the place.
 fn how(error: PublishError, place: &str) -> How {
     let is_unreadable = matches!(error, PublishError::Rejected { code: 0, .. });
     let is_unknown = error.is_unknown() || is_unreadable;
-    let is_refusal = matches!(&error, PublishError::Rejected { code, .. } if !SAYS_NOTHING.contains(code));
-    let is_refusal = is_refusal && !error.is_full();
+    // What can't be read, is full or is away says nothing of the message.
+    let is_refusal = matches!(&error, PublishError::Rejected { .. }) && !is_unknown && !error.is_passing();
     let fault = error.into_fault(place);
     let why = format!("{fault}: {}", fault.detail());
     if is_refusal { How::Refused(why) } else { How::Postponed { why, is_unknown } }
@@ -75,7 +72,10 @@ mod tests {
         for (error, refused, unknown) in [
             (rejected(10054), true, false),
             (rejected(10077), false, false),
+            (rejected(10002), false, false),
             (rejected(10008), false, false),
+            (rejected(10076), false, false),
+            (rejected(10158), false, true),
             (rejected(0), false, true),
             (PublishError::Denied { subject }, false, false),
             (PublishError::NobodyListens, false, false),

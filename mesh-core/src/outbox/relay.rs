@@ -312,7 +312,7 @@ impl<D: Database> Relay<D> {
             How::Refused(reason) => {
                 tracing::error!(place, sequence, reason, "a row of the outbox is refused and stops its key");
                 self.window.refused(sequence);
-                self.sent.forget(sequence);
+                self.sent.not_stored(sequence);
                 let again_ms = now_ms.saturating_add(ms(self.settings.refused_again));
                 self.refusals.push(Refusal { sequence, reason, at_ms: now_ms, again_ms });
                 self.metrics.relayed(Relayed::Refused);
@@ -321,8 +321,10 @@ impl<D: Database> Relay<D> {
                 if self.window.postponed(sequence, now_ms) {
                     tracing::warn!(place, why, "the outbox pauses here; its rows stay");
                 }
-                if !is_unknown {
-                    self.sent.forget(sequence);
+                if is_unknown {
+                    self.sent.doubt(sequence);
+                } else {
+                    self.sent.not_stored(sequence);
                 }
                 self.metrics.relayed(Relayed::Postponed);
             }
@@ -336,10 +338,10 @@ impl<D: Database> Relay<D> {
         self.forget_dropped();
     }
 
-    /// What was never sent is not doubtful.
+    /// What was not sent is not doubtful by it.
     fn forget_dropped(&mut self) {
         for sequence in self.window.take_dropped() {
-            self.sent.forget(sequence);
+            self.sent.not_stored(sequence);
         }
     }
 

@@ -20,6 +20,8 @@ pub(super) struct Sent {
     first: HashMap<i64, (i64, i64)>,
     open: HashMap<i64, HashSet<i64>>,
     over: Vec<i64>,
+    /// An attempt of these ended without a word, or nobody here knows how their attempts ended.
+    doubtful: HashSet<i64>,
 }
 
 impl Sent {
@@ -29,6 +31,7 @@ impl Sent {
         for turn in turns {
             self.add(turn);
         }
+        self.doubtful = self.first.keys().copied().collect();
     }
 
     /// These are about to be sent. A row that was sent before keeps the time of the first.
@@ -56,8 +59,23 @@ impl Sent {
         self.first.get(&sequence).map(|(_, at_ms)| *at_ms)
     }
 
-    /// It is settled, or surely was not stored.
+    /// An attempt of it ended, and it may have been stored.
+    pub(super) fn doubt(&mut self, sequence: i64) {
+        if self.first.contains_key(&sequence) {
+            self.doubtful.insert(sequence);
+        }
+    }
+
+    /// An attempt of it surely did not store it, or was not made: forgotten, unless one before it may have.
+    pub(super) fn not_stored(&mut self, sequence: i64) {
+        if !self.doubtful.contains(&sequence) {
+            self.forget(sequence);
+        }
+    }
+
+    /// It is settled, or gone.
     pub(super) fn forget(&mut self, sequence: i64) {
+        self.doubtful.remove(&sequence);
         let Some((turn, _)) = self.first.remove(&sequence) else { return };
         let Some(open) = self.open.get_mut(&turn) else { return };
         open.remove(&sequence);
@@ -102,6 +120,27 @@ mod tests {
         sent.written(&[1]);
         sent.forget(8);
         assert_eq!(sent.over(), [2]);
+    }
+
+    #[test]
+    fn what_may_have_been_stored_stays_so_whatever_becomes_of_later_attempts() {
+        let mut sent = Sent::default();
+        sent.add(turn(1, 100, &[7, 8, 9]));
+        sent.not_stored(7);
+        assert_eq!(sent.since(7), None);
+        sent.doubt(8);
+        sent.not_stored(8);
+        assert_eq!(sent.since(8), Some(100));
+        sent.forget(8);
+        assert_eq!(sent.since(8), None);
+        // Sent anew after it was settled: nothing is held against it.
+        sent.add(turn(2, 200, &[8]));
+        sent.not_stored(8);
+        assert_eq!(sent.since(8), None);
+        // Of what another process sent, nobody knows how it ended.
+        sent.load(vec![turn(3, 300, &[9])]);
+        sent.not_stored(9);
+        assert_eq!(sent.since(9), Some(300));
     }
 
     #[test]

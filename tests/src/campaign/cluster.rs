@@ -67,7 +67,7 @@ impl TestCluster {
         }
         let cluster = TestCluster { servers, seeds, _folder: folder };
         cluster.elected().await?;
-        cluster.apply(declarations, &StreamLimits { replicas: 3, ..limits.clone() }).await?;
+        cluster.apply(declarations, &StreamLimits { replicas: Some(3), ..limits.clone() }).await?;
         Ok(cluster)
     }
 

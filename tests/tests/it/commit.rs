@@ -20,6 +20,7 @@ use mesh_core::{
     dead_letter,
     delayed::{self, Lane},
     envelope::{Envelope, header},
+    fault::Effect,
     gate::{Sealed, Unopened},
     proto::v1,
     subject::{self, DEAD_LETTER_STREAM, Name},
@@ -299,6 +300,16 @@ async fn relay(mut client: TcpStream, mut broker: TcpStream, deaf: Arc<AtomicBoo
 
 /// Runs `publishes` over a line that loses every answer until a batch is stored, and is cut then.
 async fn lose_answers<T>(broker: &TestBroker, stream: &str, publishes: impl AsyncFnOnce(&Bus) -> T) -> T {
+    lose_answers_and(broker, stream, publishes, async || ()).await
+}
+
+/// The same; before the line is cut, something is done to the broker.
+async fn lose_answers_and<T>(
+    broker: &TestBroker,
+    stream: &str,
+    publishes: impl AsyncFnOnce(&Bus) -> T,
+    before: impl AsyncFnOnce(),
+) -> T {
     let watcher = broker.connect("operator").await.unwrap();
     let line = Line::to(broker.server.port()).await;
     let far = line.connect(broker).await.unwrap();
@@ -308,6 +319,7 @@ async fn lose_answers<T>(broker: &TestBroker, stream: &str, publishes: impl Asyn
             stored(watcher.bus(), stream).await.values().any(|(_, in_batch)| *in_batch).then_some(())
         })
         .await;
+        before().await;
         line.deaf.store(false, Ordering::SeqCst);
         line.cut.notify_waiters();
     };
@@ -329,6 +341,30 @@ async fn a_batch_whose_answer_is_lost_is_stored_once() {
         assert_eq!(there[&result.sequence].0, id.to_string());
     }
     assert!(results.iter().any(|result| result.duplicate), "the broker told where the lost ones lie");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_whose_answer_is_lost_is_unknown_though_its_messages_are_refused_afterwards() {
+    let broker = TestBroker::start(&declared()).await.unwrap();
+    let publishes = async |bus: &Bus| {
+        join_all((0..300).map(|n: u32| bus.publish(STREAM, event(bus, &n.to_string(), Bytes::new())))).await
+    };
+    // A stream that is sealed refuses before it looks whether it has a message's id.
+    let seal = async || {
+        let jetstream = async_nats::jetstream::new(plain(&broker).await);
+        let mut config = jetstream.get_stream(STREAM).await.unwrap().cached_info().config.clone();
+        config.sealed = true;
+        jetstream.update_stream(config).await.unwrap();
+    };
+    let results = lose_answers_and(&broker, STREAM, publishes, seal).await;
+    let watcher = broker.connect("operator").await.unwrap();
+    let there = stored(watcher.bus(), STREAM).await;
+    assert!(there.values().any(|(_, in_batch)| *in_batch));
+    for (id, in_batch) in there.values() {
+        let error = results[id.parse::<usize>().unwrap()].as_ref().unwrap_err();
+        assert!(error.is_unknown(), "{id} is stored, in a batch: {in_batch}, and its caller is told: {error}");
+        assert_eq!(error.clone().into_fault("it").effect(), Effect::Unknown);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -367,7 +403,7 @@ async fn three_servers(folder: &std::path::Path) -> (Vec<Server>, Mesh) {
     };
     let servers = join_all((0..3).map(start)).await;
     let mesh = Mesh::builder("operator").url(&servers[0].client_url()).connect().await.unwrap();
-    let limits = StreamLimits { replicas: 3, ..StreamLimits::default() };
+    let limits = StreamLimits { replicas: Some(3), ..StreamLimits::default() };
     // Until they have chosen a leader they answer with an error or not at all.
     eventually("a leader", || async {
         mesh_core::operate::topology::apply(mesh.bus(), &declared(), &limits).await.ok()

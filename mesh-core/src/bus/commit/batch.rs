@@ -5,7 +5,7 @@
 //!   is to blame gets the refusal, or the duplicate's sequence; nobody else does.
 //! - *Refused as a batch* (too many are under way from all services, the stream takes none): message by message at once.
 //! - *No answer*: it may be stored, all of it. Message by message: where it was stored the broker finds the message's id
-//!   again and answers with its sequence. A record of a letter has no id: the broker finds its expectation not held. So
+//!   again and answers with its sequence. Until it does so, it is unknown of each what became of it ([`single`]). A record of a letter has no id: the broker finds its expectation not held. So
 //!   [`is_conflict`](PublishError::is_conflict) can mean *this very record*, as it can after any repeated attempt, and
 //!   whoever appends such records asks what stands there: a capture that is there is a capture made, an operator's order
 //!   reads the letter and compares (`operate::letters`).
@@ -58,13 +58,13 @@ impl<'a> Batch<'a> {
         let messages = self.members.len();
         tracing::debug!(%error, stream = &**stream, messages, "a batch was not stored as one");
         if !one_is_to_blame(&error) {
-            return alone(bus, self.members).await;
+            return alone(bus, self.members, &error).await;
         }
         for mut piece in pieces(self.members) {
             let is_large = piece.len() > MAX_SINGLES;
             match if is_large { Sending::new().commit(bus, &piece).await } else { Err(error.clone()) } {
                 Ok(last) => answer(stream, last, &mut piece),
-                Err(_) => alone(bus, piece).await,
+                Err(error) => alone(bus, piece, &error).await,
             }
         }
     }
@@ -72,6 +72,11 @@ impl<'a> Batch<'a> {
 
 fn one_is_to_blame(error: &PublishError) -> bool {
     matches!(error, PublishError::Rejected { code, .. } if !NOT_AS_A_BATCH.contains(code))
+}
+
+/// Whether a batch that ended so may be stored. One that the broker refused is not, whatever became of another try of its members.
+fn may_be_stored(error: &PublishError) -> bool {
+    matches!(error, PublishError::TimedOut | PublishError::Disconnected)
 }
 
 fn pieces<T>(batch: Vec<T>) -> impl Iterator<Item = Vec<T>> {
@@ -88,9 +93,11 @@ fn answer(stream: &Arc<str>, last: u64, batch: &mut Vec<Waiting>) {
     }
 }
 
-async fn alone(bus: &Bus, batch: Vec<Waiting>) {
+/// Sends each alone, as `error` ended them together.
+async fn alone(bus: &Bus, batch: Vec<Waiting>, error: &PublishError) {
+    let unknown = Some(error).filter(|error| may_be_stored(error));
     join_all(batch.into_iter().map(async |one| {
-        let outcome = single::publish(bus, &one.sealed).await;
+        let outcome = single::publish(bus, &one.sealed, unknown.cloned()).await;
         one.answer(outcome);
     }))
     .await;
@@ -163,6 +170,12 @@ mod tests {
         for other in [rejected(10210), PublishError::TimedOut, PublishError::Disconnected, PublishError::NobodyListens]
         {
             assert!(!one_is_to_blame(&other), "{other}");
+        }
+        for (error, expected) in [(PublishError::TimedOut, true), (PublishError::Disconnected, true)]
+            .into_iter()
+            .chain([rejected(10158), rejected(10071), PublishError::NobodyListens].map(|error| (error, false)))
+        {
+            assert_eq!(may_be_stored(&error), expected, "{error}");
         }
     }
 }

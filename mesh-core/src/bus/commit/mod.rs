@@ -86,7 +86,7 @@ impl Committer {
     }
 
     pub(super) async fn publish(&self, bus: &Bus, sealed: Sealed) -> Outcome {
-        let Some(Queue { places, sender }) = &self.queue else { return single::publish(bus, &sealed).await };
+        let Some(Queue { places, sender }) = &self.queue else { return single::publish(bus, &sealed, None).await };
         let closed = || PublishError::NotSent("the connection is closed".into());
         let place = Arc::clone(places).acquire_many_owned(places_for(sealed.size())).await.map_err(|_| closed())?;
         let (done, outcome) = oneshot::channel();
@@ -164,7 +164,7 @@ impl Worker {
         for one in each {
             let bus = bus.clone();
             self.singles.push(Box::pin(async move {
-                let outcome = single::publish(&bus, &one.sealed).await;
+                let outcome = single::publish(&bus, &one.sealed, None).await;
                 one.answer(outcome);
             }));
         }

@@ -1,4 +1,8 @@
 //! One message alone: again and again with the same id until it is stored, refused, or the time is over.
+//!
+//! Once an attempt ended without an answer, the message may be stored. From then on only one answer says what became of it:
+//! that it is stored. A refusal speaks of its own attempt alone: the broker holds limits and rights against a message before it
+//! looks whether it has its id.
 
 use std::time::Duration;
 
@@ -23,16 +27,14 @@ pub(super) struct Acknowledged {
     pub(super) count: Option<usize>,
 }
 
-/// Publishes one message.
-pub(super) async fn publish(bus: &Bus, sealed: &Sealed) -> Outcome {
+/// Publishes one message. `unknown`: how an attempt ended that was made before, as part of a batch.
+pub(super) async fn publish(bus: &Bus, sealed: &Sealed, mut unknown: Option<PublishError>) -> Outcome {
     let backoff = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
         .with_max_delay(Duration::from_secs(1))
         .with_jitter()
         .without_max_times()
         .with_total_delay(Some(bus.0.settings.publish_timeout));
-    // Once it may have been stored, a later "not sent" must not hide that.
-    let mut unknown = None;
     let started = tokio::time::Instant::now();
     let outcome = (|| attempt(bus, sealed))
         .retry(backoff)
@@ -40,12 +42,22 @@ pub(super) async fn publish(bus: &Bus, sealed: &Sealed) -> Outcome {
             if error.is_unknown() {
                 unknown = Some(error.clone());
             }
+            let may_pass = error.is_unknown() || matches!(error, PublishError::NobodyListens);
             started.elapsed() < bus.0.settings.publish_timeout
-                && (error.is_unknown() || matches!(error, PublishError::NobodyListens))
+                && (may_pass || (unknown.is_some() && error.is_passing()))
         })
         .await;
+    known(outcome, unknown)
+}
+
+/// What is known after the last attempt. A conflict stays one: whoever expected a sequence asks what stands there, since it may
+/// be this very message ([`PublishError::is_conflict`]).
+fn known(outcome: Outcome, unknown: Option<PublishError>) -> Outcome {
     match (outcome, unknown) {
-        (Err(PublishError::NobodyListens | PublishError::NotSent(_)), Some(error)) => Err(error),
+        (Err(error), Some(unknown)) if !error.is_unknown() && !error.is_conflict() => {
+            tracing::debug!(%error, before = %unknown, "an attempt was refused after one that may have been stored");
+            Err(unknown)
+        }
         (outcome, _) => outcome,
     }
 }
@@ -109,6 +121,28 @@ fn parse(payload: &Bytes) -> Result<Acknowledged, PublishError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn after_an_attempt_without_an_answer_only_stored_is_certain() {
+        let stored = Stored { stream: "s".into(), sequence: 7, duplicate: true };
+        let rejected = |code| PublishError::Rejected { code, description: String::new() };
+        let denied = PublishError::Denied { subject: "s".into() };
+        let unknown = || Some(PublishError::TimedOut);
+        assert_eq!(known(Ok(stored.clone()), unknown()), Ok(stored));
+        for error in [
+            PublishError::NobodyListens,
+            PublishError::NotSent("closed".into()),
+            denied,
+            rejected(10002),
+            rejected(10023),
+            rejected(10054),
+        ] {
+            assert_eq!(known(Err(error.clone()), unknown()), Err(PublishError::TimedOut), "{error}");
+            assert_eq!(known(Err(error.clone()), None), Err(error));
+        }
+        assert!(known(Err(rejected(10071)), unknown()).unwrap_err().is_conflict());
+        assert_eq!(known(Err(PublishError::Disconnected), unknown()), Err(PublishError::Disconnected));
+    }
 
     #[test]
     fn acknowledgements_are_read_as_the_broker_writes_them() {

@@ -79,7 +79,7 @@ impl Kind {
             Kind::EventsLost => (
                 "events-lost",
                 "events left their stream before they were handled",
-                "start the consumer, raise the stream's age, and ask the producer to publish them again",
+                "start the consumer, raise the stream's age (nats stream edit; mesh apply keeps it), and ask the producer to publish them again",
             ),
             Kind::NegativeRemainder => (
                 "negative-remainder",

@@ -1,13 +1,15 @@
 //! `mesh apply`: streams and consumers as a mesh file declares them.
 
 use mesh_core::{
-    bus::StreamLimits,
+    Fault,
+    bus::{Change, StreamLimits},
     config::{Problems, mesh_file},
-    operate::topology,
+    fault::Reason,
+    operate::topology::{self, Applied},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{GlobalArgs, Output, Status, arguments::ApplyArgs, check, contracts, place::Place};
+use super::{Failure, GlobalArgs, Output, Status, arguments::ApplyArgs, check, contracts, place::Place};
 
 pub(super) async fn run(args: ApplyArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let catalog = contracts::catalog(global)?;
@@ -17,21 +19,45 @@ pub(super) async fn run(args: ApplyArgs, global: &GlobalArgs, output: &Output) -
     let region = global.region.clone().unwrap_or(file.region);
     let place = Place::find(&GlobalArgs { region: Some(region), ..global.clone() })?;
     let bus = place.connect_as(&args.user).await?;
-    let limits = StreamLimits { replicas: args.replicas, ..StreamLimits::default() };
-    let made = topology::apply(&bus, &file.declarations, &limits).await?;
+    let ApplyArgs { replicas, event_age, force: may_lower, .. } = args;
+    let limits = StreamLimits { replicas, event_age, may_lower, ..StreamLimits::default() };
+    let applied = topology::apply(&bus, &file.declarations, &limits).await;
     bus.close().await;
+    show(&applied.map_err(advised)?, output)
+}
+
+/// Only here it is known which words were meant.
+fn advised(fault: Fault) -> anyhow::Error {
+    if fault.reason() != Reason::InvalidInput {
+        return fault.into();
+    }
+    let help = "leave --replicas and --event-age out to keep what they have, or lower it with --force";
+    Failure::new(fault, help).into()
+}
+
+fn show(Applied { topology, changes }: &Applied, output: &Output) -> anyhow::Result<Status> {
     if output.is_json() {
-        let streams: Vec<_> = made.streams.iter().map(|spec| &spec.name).collect();
+        let streams: Vec<_> = topology.streams.iter().map(|spec| &spec.name).collect();
         let consumers: Vec<_> =
-            made.consumers.iter().map(|spec| json!({ "stream": spec.stream, "name": spec.durable })).collect();
-        output.json(&json!({ "streams": streams, "consumers": consumers }))?;
+            topology.consumers.iter().map(|spec| json!({ "stream": spec.stream, "name": spec.durable })).collect();
+        let changes: Vec<_> = changes.iter().map(change).collect();
+        output.json(&json!({ "streams": streams, "consumers": consumers, "changes": changes }))?;
         return Ok(Status::Ok);
     }
-    for spec in &made.streams {
+    for spec in &topology.streams {
         output.line(&format!("stream    {}", spec.name))?;
     }
-    for spec in &made.consumers {
+    for spec in &topology.consumers {
         output.line(&format!("consumer  {} on {}", spec.durable, spec.stream))?;
     }
+    for Change { stream, consumer, field, from, to, .. } in changes {
+        let what = consumer.as_ref().map_or_else(|| stream.clone(), |durable| format!("{durable} on {stream}"));
+        output.line(&format!("changed   {what}: {field} {from} -> {to}"))?;
+    }
     Ok(Status::Ok)
+}
+
+fn change(change: &Change) -> Value {
+    let Change { stream, consumer, field, from, to, .. } = change;
+    json!({ "stream": stream, "consumer": consumer, "field": field, "from": from, "to": to })
 }

@@ -201,9 +201,16 @@ pub(super) struct ApplyArgs {
     /// The mesh file
     #[arg(long, value_name = "FILE")]
     pub(super) config: PathBuf,
-    /// Copies of each stream: 1 on one server, 3 in production
-    #[arg(long, default_value_t = 1)]
-    pub(super) replicas: usize,
+    /// Copies of each stream: 1 on one server, 3 in production. Left out, a stream keeps those that it has, and a new one
+    /// gets as many as the others have
+    #[arg(long, value_name = "COUNT")]
+    pub(super) replicas: Option<usize>,
+    /// How long events and outcomes are kept: 7d, 12h. Left out, a stream keeps its age, and a new one gets 7d
+    #[arg(long, value_parser = super::text::duration, value_name = "TIME")]
+    pub(super) event_age: Option<Duration>,
+    /// Lower copies and ages too: what is older is deleted at once
+    #[arg(long)]
+    pub(super) force: bool,
     /// The broker's user that may make streams and consumers
     #[arg(long = "as", value_name = "USER", default_value = MAKER)]
     pub(super) user: Name,

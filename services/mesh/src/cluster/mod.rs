@@ -163,9 +163,9 @@ pub async fn connect(context: &ClusterContext, user: &str) -> Result<Bus, Fault>
 
 async fn make(context: &ClusterContext, file: &MeshFile) -> Result<Topology, Fault> {
     let bus = connect(context, MAKER).await?;
-    let topology = topology::apply(&bus, &file.declarations, &StreamLimits::default()).await;
+    let applied = topology::apply(&bus, &file.declarations, &StreamLimits::default()).await;
     bus.close().await;
-    topology
+    applied.map(|applied| applied.topology)
 }
 
 /// What went wrong with the engine, as a fault.
