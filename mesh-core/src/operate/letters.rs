@@ -16,8 +16,13 @@ mod order;
 mod selection;
 #[cfg(test)]
 mod selection_tests;
+mod sift;
 mod transfer;
 mod watch;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::{
     bus::{Bus, Stop},
@@ -34,13 +39,18 @@ pub use news::News;
 pub(crate) use order::is_passing;
 pub use order::{Order, Replayed, Replays, discard, replay};
 pub use selection::{Answer, Selection, Selector};
-pub use transfer::{History, Imported, export, import};
+pub use sift::{Sifted, export, sift};
+pub use transfer::{History, Imported, import};
 pub use watch::await_end;
 
 /// The length of a whole letter id.
 const ID_LENGTH: usize = 32;
-/// So many letters are read one by one; for more, all are read.
+/// So many letters are asked for by their ids; for more, those of all are read.
 const FEW: usize = 32;
+/// Letters that are read at once.
+const AT_ONCE: usize = 16;
+/// Of the letters whose ids begin alike, so many are kept to say how many there are.
+const SEVERAL: usize = 100;
 
 /// Letters that were read.
 #[derive(Debug, Default)]
@@ -101,14 +111,13 @@ pub async fn find_each(bus: &Bus, ids: &[impl AsRef<str>]) -> Result<Vec<Letter>
             )));
         }
     }
-    let mut all = Vec::new();
-    if ids.len() <= FEW && ids.iter().all(|id| id.as_ref().len() == ID_LENGTH) {
-        for id in ids {
-            all.extend(read(bus, &format!("{WIRE}.dead.*.*.*.{}", id.as_ref())).await?);
-        }
+    let subjects = if ids.len() <= FEW && ids.iter().all(|id| id.as_ref().len() == ID_LENGTH) {
+        ids.iter().map(|id| format!("{WIRE}.dead.*.*.*.{}", id.as_ref())).collect()
     } else {
-        all = read(bus, &format!("{WIRE}.dead.>")).await?;
-    }
+        subjects_of(bus, ids).await?
+    };
+    let read = stream::iter(subjects).map(|subject| async move { read(bus, &subject).await }).buffered(AT_ONCE);
+    let all: Vec<Letter> = read.try_concat().await?;
     let mut found: Vec<Letter> = Vec::new();
     for id in ids.iter().map(AsRef::as_ref) {
         let mut fitting = all.iter().filter(|letter| letter.letter.id.starts_with(id));
@@ -123,6 +132,24 @@ pub async fn find_each(bus: &Bus, ids: &[impl AsRef<str>]) -> Result<Vec<Letter>
         }
     }
     Ok(found)
+}
+
+/// The subjects of the letters whose ids begin so. Only what stands in the heads of all is read, and no more of those that fit
+/// is kept than tells that several do.
+async fn subjects_of(bus: &Bus, ids: &[impl AsRef<str>]) -> Result<BTreeSet<String>, Fault> {
+    let mut found: BTreeMap<&str, BTreeSet<String>> = ids.iter().map(|id| (id.as_ref(), BTreeSet::new())).collect();
+    bus.read_heads(DEAD_LETTER_STREAM, &format!("{WIRE}.dead.>"), 1, |record| {
+        let subject = record.open().envelope.subject;
+        let id = subject.rsplit('.').next().unwrap_or_default();
+        for beginning in (1..=id.len()).filter_map(|length| id.get(..length)) {
+            if let Some(of_one) = found.get_mut(beginning).filter(|of_one| of_one.len() < SEVERAL) {
+                of_one.insert(subject.clone());
+            }
+        }
+        Stop::No
+    })
+    .await?;
+    Ok(found.into_values().flatten().collect())
 }
 
 /// The one place that reads the stream: an index can stand before it.

@@ -62,23 +62,31 @@ async fn list_once(bus: &Bus, selector: &Selector, limit: usize) -> Result<(List
     Ok((listing, read_to))
 }
 
-/// The letter of a newest record, if its state may be one of those that are meant.
-async fn wanted(bus: &Bus, selector: &Selector, newest: &Envelope) -> Result<Option<Letter>, Fault> {
-    let record = v1::LetterRecord::decode(newest.payload.clone()).ok().and_then(|record| record.record);
-    let Some(what) = record.as_ref().map(kind) else { return Ok(None) };
+/// Whether a letter may be meant, by the state that its newest record tells of.
+pub(super) fn may_be_meant(selector: &Selector, newest: &Envelope) -> bool {
+    newest_kind(newest).is_some_and(|what| may_be_in(selector, what))
+}
+
+fn newest_kind(newest: &Envelope) -> Option<ActKind> {
+    v1::LetterRecord::decode(newest.payload.clone()).ok()?.record.as_ref().map(kind)
+}
+
+fn may_be_in(selector: &Selector, what: ActKind) -> bool {
     let states = &selector.selection().states;
     let may_be = |state: LetterState| states.is_empty() || states.contains(&state);
-    let is_wanted = match what {
+    match what {
         ActKind::Captured => may_be(LetterState::Open),
         ActKind::Edited | ActKind::Released => may_be(LetterState::Open) || may_be(LetterState::Held),
         ActKind::Held => may_be(LetterState::Held),
         ActKind::Replayed => may_be(LetterState::Replaying),
         ActKind::Resolved => may_be(LetterState::Resolved),
         ActKind::Discarded => may_be(LetterState::Discarded),
-    };
-    if !is_wanted {
-        return Ok(None);
     }
+}
+
+/// The letter of a newest record, if its state may be one of those that are meant.
+async fn wanted(bus: &Bus, selector: &Selector, newest: &Envelope) -> Result<Option<Letter>, Fault> {
+    let Some(what) = newest_kind(newest).filter(|what| may_be_in(selector, *what)) else { return Ok(None) };
     if what == ActKind::Captured {
         let mut alone = Letters::default();
         alone.apply(newest);

@@ -3,19 +3,16 @@
 //! What is imported is appended record by record, the first one only where nothing is, each other one only after the one
 //! before. So a letter that is there stays as it is, and an import that a crash cut off goes on where it was.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use mesh_proto::v1;
 use prost::Message as _;
 
-use super::Selector;
 use crate::{
     bus::{Bus, PublishError, Stop},
     dead_letter::{Letter, Letters, append},
     delayed::Lane,
     fault::{Code, Effect, Fault, Reason},
-    subject::{self, DEAD_LETTER_STREAM, Name, Place},
+    subject::{self, DEAD_LETTER_STREAM, Name},
 };
 
 /// A letter's records, in order.
@@ -50,7 +47,7 @@ impl History {
     }
 
     /// Without records that changed nothing: another mesh need not keep them.
-    fn that_follows(mut self) -> History {
+    pub(super) fn that_follows(mut self) -> History {
         let mut letters = Letters::default();
         let mut number = 0;
         self.records.retain(|record| {
@@ -84,38 +81,6 @@ impl History {
         }
         letters.into_map().remove(&self.id).ok_or_else(|| "it has no records".to_owned())
     }
-}
-
-/// The letters that are meant, with their histories; the oldest capture first. What lies apart is not taken along yet:
-/// [`take_along`](super::take_along).
-///
-/// # Errors
-/// The bus can't be reached, or this identity may not read letters.
-pub async fn export(bus: &Bus, selector: &Selector) -> Result<Vec<History>, Fault> {
-    let mut listing = super::list(bus, selector).await?;
-    let mut histories: BTreeMap<String, History> = BTreeMap::new();
-    let wanted: BTreeMap<&str, ()> = listing.letters.iter().map(|letter| (letter.letter.id.as_str(), ())).collect();
-    bus.read(DEAD_LETTER_STREAM, &selector.subject(), |message| {
-        let envelope = message.open().envelope;
-        let Some(Place::DeadLetter { region, service, consumer, letter }) = Place::parse(&envelope.subject) else {
-            return Stop::No;
-        };
-        let names = (region.parse(), service.parse(), consumer.parse());
-        let record = v1::LetterRecord::decode(envelope.payload.clone());
-        if let ((Ok(region), Ok(service), Ok(consumer)), Ok(record), true) =
-            (names, record, wanted.contains_key(letter))
-        {
-            let id = letter.to_owned();
-            let history = histories.entry(id.clone());
-            let history =
-                history.or_insert(History { region, service, consumer, id, records: Vec::new(), apart: Vec::new() });
-            history.records.push(record);
-        }
-        Stop::No
-    })
-    .await?;
-    let in_order = listing.letters.drain(..).filter_map(|letter| histories.remove(&letter.letter.id));
-    Ok(in_order.map(History::that_follows).collect())
 }
 
 /// Appends a letter that is not there.

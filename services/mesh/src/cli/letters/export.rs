@@ -4,11 +4,13 @@ use std::{
     io::{BufWriter, Write},
     os::unix::fs::OpenOptionsExt as _,
     path::PathBuf,
+    pin::pin,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use clap::Args;
+use futures_util::TryStreamExt as _;
 use mesh_core::{
     contract::Catalog,
     dead_letter::Letter,
@@ -43,19 +45,18 @@ pub(super) async fn run(args: ExportArgs, global: &GlobalArgs, output: &Output) 
     let catalog = contracts::catalog(global)?;
     let selector = args.filters.selector(Wanted::All, global)?;
     let bus = Place::find(global)?.connect().await?;
-    let mut histories = letters::export(&bus, &selector).await?;
-    let mut gone = 0;
+    let (mut count, mut gone) = (0, 0);
     let mut out: Box<dyn Write> = match &args.to {
         Some(path) => Box::new(BufWriter::new(create(path)?)),
         None => Box::new(BufWriter::new(std::io::stdout().lock())),
     };
-    for history in &mut histories {
+    let mut histories = pin!(letters::export(&bus, &selector));
+    while let Some(mut history) = histories.try_next().await? {
         // One after the other: what lies apart is large.
-        let (apart, missing) = letters::take_along(&bus, history).await?;
-        (history.apart, gone) = (apart, gone + missing);
-        serde_json::to_writer(&mut out, &line(history, &catalog, args.reveal)?)?;
+        let (apart, missing) = letters::take_along(&bus, &history).await?;
+        (history.apart, gone, count) = (apart, gone + missing, count + 1);
+        serde_json::to_writer(&mut out, &line(&history, &catalog, args.reveal)?)?;
         out.write_all(b"\n")?;
-        history.apart.clear();
     }
     bus.close().await;
     out.flush()?;
@@ -64,7 +65,7 @@ pub(super) async fn run(args: ExportArgs, global: &GlobalArgs, output: &Output) 
         eprintln!("note: {gone} that lay apart can't be found any more (MESH-0031): exported without");
     }
     let to = args.to.map(|path| format!(" to {}", path.display())).unwrap_or_default();
-    output.remark(&format!("{} exported{to}", counted(histories.len() as u64, "letter")));
+    output.remark(&format!("{} exported{to}", counted(count, "letter")));
     Ok(Status::Ok)
 }
 

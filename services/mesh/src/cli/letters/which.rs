@@ -1,12 +1,16 @@
 //! Which letters a command means: ids, or filters that become one selection.
 
+use std::pin::pin;
+
+use bytes::Bytes;
 use clap::{Args, ValueEnum};
+use futures_util::TryStreamExt as _;
 use mesh_core::{
     bus::Bus,
     clock::Clock,
     dead_letter::{ActKind, Fingerprint, Letter, LetterState},
     fault::{Code, Reason},
-    operate::letters::{self, Listing, Selection, Selector},
+    operate::letters::{self, Listing, Selection, Selector, Sifted},
     subject::Name,
 };
 
@@ -188,11 +192,27 @@ impl WhichArgs {
             return Ok(Chosen { letters: letters::find_each(bus, &self.ids).await?, by_filter: false });
         }
         let selector = self.filters.selector(Wanted::Waiting, global)?;
-        let listing = letters::list(bus, &selector).await?;
-        tell_unclear(&listing);
-        let mut letters = listing.letters;
-        letters.retain(|letter| letter.state.after(kind).is_some());
-        Ok(Chosen { letters, by_filter: true })
+        let mut chosen = Listing::default();
+        let mut sifted = pin!(letters::sift(bus, &selector));
+        while let Some(sifted) = sifted.try_next().await? {
+            match sifted {
+                Sifted::Letter(letter) if letter.state.after(kind).is_none() => {}
+                Sifted::Letter(mut letter) => {
+                    // They may be very many, and only an edit looks at what they hold.
+                    if kind != ActKind::Edited {
+                        letter.letter.payload = Bytes::new();
+                    }
+                    chosen.letters.push(*letter);
+                }
+                Sifted::Unclear(why) => {
+                    chosen.unclear += 1;
+                    chosen.why.get_or_insert(why);
+                }
+            }
+        }
+        tell_unclear(&chosen);
+        chosen.letters.sort_by_key(|letter| letter.letter.captured_at_ms);
+        Ok(Chosen { letters: chosen.letters, by_filter: true })
     }
 }
 
