@@ -5,7 +5,8 @@ use std::time::Duration;
 use async_nats::jetstream::{
     self,
     consumer::{self, AckPolicy, DeliverPolicy},
-    stream::{self, DiscardPolicy, RetentionPolicy, StorageType},
+    context::CreateStreamErrorKind,
+    stream::{self, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType},
 };
 
 use super::Bus;
@@ -93,7 +94,10 @@ impl Bus {
     pub async fn apply_stream(&self, spec: &StreamSpec, limits: &StreamLimits) -> Result<(), Fault> {
         let config = stream_config(spec, limits);
         let applied = self.jetstream().create_or_update_stream(config).await;
-        applied.map(drop).map_err(|error| refused("stream", &spec.name, &error))
+        applied.map(drop).map_err(|error| {
+            let is_no = matches!(error.kind(), CreateStreamErrorKind::JetStream(_));
+            self.unmade(("stream", &spec.name), &error, is_no)
+        })
     }
 
     /// Makes the durable consumer what `spec` says, whether it exists or not.
@@ -112,7 +116,10 @@ impl Bus {
             ..Default::default()
         };
         let applied = self.jetstream().create_consumer_on_stream(config, spec.stream.as_str()).await;
-        applied.map(drop).map_err(|error| refused("consumer", &spec.durable, &error))
+        applied.map(drop).map_err(|error| {
+            let is_no = matches!(error.kind(), ConsumerErrorKind::JetStream(_));
+            self.unmade(("consumer", &spec.durable), &error, is_no)
+        })
     }
 
     /// What a stream holds. `None`: there is no such stream.
@@ -133,7 +140,7 @@ impl Bus {
             }
             Err(error) => match error.kind() {
                 Kind::JetStream(inner) if inner.code() == 404 => Ok(None),
-                _ => Err(refused("stream", name, &error)),
+                _ => Err(self.unshown(("stream", name), &error)),
             },
         }
     }
@@ -156,8 +163,32 @@ impl Bus {
                 }))
             }
             Err(error) if error.to_string().contains("not found") => Ok(None),
-            Err(error) => Err(refused("consumer", durable, &error)),
+            Err(error) => Err(self.unshown(("consumer", durable), &error)),
         }
+    }
+
+    /// What was asked for was not made. `is_no`: the broker said so itself; else nobody knows.
+    fn unmade(&self, (what, name): (&str, &str), error: &dyn std::error::Error, is_no: bool) -> Fault {
+        if let Some(denied) = self.denied(name) {
+            return denied;
+        }
+        let effect = if is_no { Effect::None } else { Effect::Unknown };
+        let code = if is_no { Code::FailedPrecondition } else { Code::Unavailable };
+        Fault::new(code, effect, Reason::PublishRefused, format!("the bus did not make the {what} {name:?}: {error}"))
+    }
+
+    fn unshown(&self, (what, name): (&str, &str), error: &dyn std::error::Error) -> Fault {
+        let message = format!("the bus did not show the {what} {name:?}: {error}");
+        let fault = || Fault::new(Code::Unavailable, Effect::None, Reason::BusUnavailable, message);
+        self.denied(name).unwrap_or_else(fault)
+    }
+
+    /// The broker answers nothing to who may not ask: it says so apart.
+    pub(super) fn denied(&self, name: &str) -> Option<Fault> {
+        let subject = self.0.link.denied().filter(|subject| subject.split('.').any(|token| token == name))?;
+        let service = self.0.gate.identity().service();
+        let message = format!("the broker denies {service} the subject {subject}");
+        Some(Fault::new(Code::PermissionDenied, Effect::None, Reason::AccessDenied, message))
     }
 }
 
@@ -191,11 +222,6 @@ fn stream_config(spec: &StreamSpec, limits: &StreamLimits) -> stream::Config {
         allow_message_ttl: spec.kind == Kind::Store,
         ..Default::default()
     }
-}
-
-fn refused(what: &str, name: &str, error: &dyn std::error::Error) -> Fault {
-    let message = format!("the bus did not make or show the {what} {name:?}: {error}");
-    Fault::new(Code::Unavailable, Effect::Unknown, Reason::PublishRefused, message)
 }
 
 /// The words of an error in an answer of JetStream's API. `None`: it is no error.

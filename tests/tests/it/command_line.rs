@@ -122,6 +122,19 @@ async fn a_letter_is_listed_shown_replayed_and_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_read_letters_is_told_so() {
+    let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
+    let service = Operator::at(&broker, "a");
+    let refused = service.run(&["dead-letter", "list", "-o", "json"]).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let said: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("one document ({error}): {said}"));
+    assert_eq!((&said["error"]["reason"], &said["error"]["effect"]), (&"MESH-0012".into(), &"NONE".into()), "{said}");
+    let message = said["error"]["message"].as_str().unwrap_or_default();
+    assert!(message.contains("denies") && message.contains("mesh1-dead-letter"), "{message}");
+    assert_eq!(refused.status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_letters_are_replayed_each_once_and_two_operators_do_not_double_them() {
     const MANY: usize = 60;
     let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
