@@ -17,7 +17,7 @@ pub(super) async fn run(args: ApplyArgs, global: &GlobalArgs, output: &Output) -
     let region = global.region.clone().unwrap_or(file.region);
     let place = Place::find(&GlobalArgs { region: Some(region), ..global.clone() })?;
     let bus = place.connect_as(&args.user).await?;
-    let limits = StreamLimits { replicas: args.replicas, ..StreamLimits::default() };
+    let limits = StreamLimits { replicas: args.replicas.into(), ..StreamLimits::default() };
     let made = topology::apply(&bus, &file.declarations, &limits).await?;
     bus.close().await;
     if output.is_json() {

@@ -16,11 +16,16 @@ pub(super) fn agreed(what: &str, letters: &[Letter]) -> anyhow::Result<bool> {
     consumers.sort();
     consumers.dedup();
     let question = format!("{what} {} letters of {}?", letters.len(), consumers.join(", "));
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::input(format!("{question} Nobody is there to ask"), "say --yes to do it").into());
+    asked(&question, "say --yes to do it")
+}
+
+/// The person's answer to a question; `otherwise` is what to do where nobody can be asked.
+pub(super) fn asked(question: &str, otherwise: &str) -> anyhow::Result<bool> {
+    let mut screen = std::io::stderr();
+    let can_ask = std::io::stdin().is_terminal();
+    if !can_ask || write!(screen, "{question} [y/N] ").and_then(|()| screen.flush()).is_err() {
+        return Err(Failure::input(format!("{question} Nobody is there to ask"), otherwise).into());
     }
-    eprint!("{question} [y/N] ");
-    std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

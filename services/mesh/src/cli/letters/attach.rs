@@ -13,7 +13,7 @@ use mesh_core::{
 };
 use serde_json::{Value, json};
 
-use super::{super::text, Output, Status};
+use super::{super::text, Output, Status, mention};
 use crate::{ledger::grouped, stop::Stop};
 
 /// How often a line is written where there is no terminal.
@@ -168,7 +168,7 @@ impl Display {
             Display::Lines { last } => {
                 if last.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
                     *last = Some(Instant::now());
-                    eprintln!("{}", line(job));
+                    mention(&line(job));
                 }
             }
             Display::Bar(bar) => {

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{Failure, contracts, mask::Mask, place::Place},
-    GlobalArgs, Output, Status, payload_name,
+    GlobalArgs, Output, Status, mention, payload_name,
     which::{FilterArgs, Wanted},
 };
 
@@ -60,7 +60,9 @@ pub(super) async fn run(args: ExportArgs, global: &GlobalArgs, output: &Output) 
     bus.close().await;
     out.flush()?;
     if gone > 0 {
-        eprintln!("note: {gone} payloads lay apart and are gone (MESH-0031): their letters are exported without them");
+        mention(&format!(
+            "note: {gone} payloads lay apart and are gone (MESH-0031): their letters are exported without them"
+        ));
     }
     let to = args.to.map(|path| format!(" to {}", path.display())).unwrap_or_default();
     output.remark(&format!("{} letters exported{to}", histories.len()));

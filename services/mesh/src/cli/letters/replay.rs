@@ -1,9 +1,6 @@
 //! Replay: to the consumer that failed, and to no other.
 
-use std::{
-    io::{BufRead as _, IsTerminal as _, Write as _},
-    time::Duration,
-};
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use mesh_core::{
@@ -16,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{Failure, failure, place, place::Place},
-    GlobalArgs, Output, ReplayArgs, Status, consumer, fault, indexed, rollout, short,
+    GlobalArgs, Output, ReplayArgs, Status, ask, consumer, fault, indexed, rollout, short,
     which::{Wanted, tell_unclear},
 };
 
@@ -126,14 +123,7 @@ fn agreed_to(letters: &[Letter]) -> anyhow::Result<bool> {
 
 /// Asks the person; without one, `--yes` is needed.
 pub(super) fn agreed(question: &str) -> anyhow::Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::input(format!("{question} Nobody is there to ask"), "say --yes to replay them").into());
-    }
-    eprint!("{question} [y/N] ");
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    ask::asked(question, "say --yes to replay them")
 }
 
 async fn order_all(bus: &Bus, letters: &[Letter], order: &Order) -> (Vec<Replayed>, Vec<Fault>) {
