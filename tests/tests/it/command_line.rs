@@ -265,6 +265,24 @@ async fn a_tap_shows_live_messages_and_masks_what_is_sensitive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tap_says_that_the_bus_is_away_and_that_it_is_back() {
+    let mut broker = TestBroker::start(&[orders()]).await.unwrap();
+    let operator = Operator::at(&broker, "operator");
+    let mut tap = operator.command(&["tap"]);
+    let mut tap = tap.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(tap.stderr.take().unwrap()).lines().map_while(Result::ok);
+    // The runtime has other threads: this one may wait for what the tap says.
+    let mut next = || tokio::task::block_in_place(|| told.next()).unwrap();
+    assert!(next().starts_with("listening on"));
+    broker.server.kill9().await.unwrap();
+    assert_eq!(next(), "the bus is away; waiting for it: what moves meanwhile is not shown");
+    broker.server.restart().await.unwrap();
+    assert_eq!(next(), "the bus is back");
+    tap.kill().unwrap();
+    tap.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mesh_file_is_applied_and_completions_are_printed() {
     let broker = TestBroker::start(&[]).await.unwrap();
     let operator = Operator::at(&broker, "operator");

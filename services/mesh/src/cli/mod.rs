@@ -2,6 +2,7 @@
 
 mod apply;
 mod arguments;
+mod away;
 mod check;
 mod completions;
 mod contracts;

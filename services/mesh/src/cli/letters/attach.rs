@@ -13,7 +13,10 @@ use mesh_core::{
 };
 use serde_json::{Value, json};
 
-use super::{super::text, Output, Status, mention};
+use super::{
+    super::{away, text},
+    Output, Status, mention,
+};
 use crate::{ledger::grouped, stop::Stop};
 
 /// How often a line is written where there is no terminal.
@@ -48,6 +51,7 @@ pub(super) async fn run(bus: &Bus, id: &str, looking: &Looking, output: &Output)
         () = watching => Status::Ok,
         () = stop.told() => Status::Ok,
         () = is_over => Status::Failed,
+        never = away::tell(bus, "the job stays as it is") => match never {},
     };
     display.end();
     bus.close().await;
