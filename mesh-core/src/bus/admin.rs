@@ -166,24 +166,27 @@ impl Bus {
             None => (format!("STREAM.{}.{stream}", verb.to_uppercase()), Value::Object(plan.wanted.clone())),
         };
         let (what, name) = plan.named();
-        let answer: Value =
-            self.jetstream().request(subject, &request).await.map_err(|error| refused(what, name, &error))?;
-        error_of(&answer).map_or(Ok(()), |error| Err(refused(what, name, &error)))
+        let answer: Value = self
+            .jetstream()
+            .request(subject, &request)
+            .await
+            .map_err(|error| self.unmade((what, name), &error, false))?;
+        error_of(&answer).map_or(Ok(()), |error| Err(self.unmade((what, name), &error, true)))
     }
 
     /// The configuration of what stands, whole. `None`: there is none.
     async fn standing(&self, asked: &str, (what, name): (&str, &str)) -> Result<Option<Fields>, Fault> {
         let answer: Result<Value, _> = self.jetstream().request(asked.to_owned(), &json!({})).await;
-        let mut answer = answer.map_err(|error| refused(what, name, &error))?;
+        let mut answer = answer.map_err(|error| self.unshown((what, name), &error))?;
         if answer.pointer("/error/code") == Some(&json!(404)) {
             return Ok(None);
         }
         if let Some(error) = error_of(&answer) {
-            return Err(refused(what, name, &error));
+            return Err(self.unshown((what, name), &error));
         }
         match answer.get_mut("config").map(Value::take) {
             Some(Value::Object(config)) => Ok(Some(config)),
-            _ => Err(refused(what, name, &"the answer has no configuration")),
+            _ => Err(self.unshown((what, name), &"the answer has no configuration")),
         }
     }
 
@@ -205,7 +208,7 @@ impl Bus {
             }
             Err(error) => match error.kind() {
                 Kind::JetStream(inner) if inner.code() == 404 => Ok(None),
-                _ => Err(refused("stream", name, &error)),
+                _ => Err(self.unshown(("stream", name), &error)),
             },
         }
     }
@@ -228,14 +231,33 @@ impl Bus {
                 }))
             }
             Err(error) if error.to_string().contains("not found") => Ok(None),
-            Err(error) => Err(refused("consumer", durable, &error)),
+            Err(error) => Err(self.unshown(("consumer", durable), &error)),
         }
     }
-}
 
-fn refused(what: &str, name: &str, error: &dyn std::fmt::Display) -> Fault {
-    let message = format!("the bus did not make or show the {what} {name:?}: {error}");
-    Fault::new(Code::Unavailable, Effect::Unknown, Reason::PublishRefused, message)
+    /// What was asked for was not made. `is_no`: the broker said so itself; else nobody knows.
+    fn unmade(&self, (what, name): (&str, &str), error: &dyn std::fmt::Display, is_no: bool) -> Fault {
+        if let Some(denied) = self.denied(name) {
+            return denied;
+        }
+        let effect = if is_no { Effect::None } else { Effect::Unknown };
+        let code = if is_no { Code::FailedPrecondition } else { Code::Unavailable };
+        Fault::new(code, effect, Reason::PublishRefused, format!("the bus did not make the {what} {name:?}: {error}"))
+    }
+
+    fn unshown(&self, (what, name): (&str, &str), error: &dyn std::fmt::Display) -> Fault {
+        let message = format!("the bus did not show the {what} {name:?}: {error}");
+        let fault = || Fault::new(Code::Unavailable, Effect::None, Reason::BusUnavailable, message);
+        self.denied(name).unwrap_or_else(fault)
+    }
+
+    /// The broker answers nothing to who may not ask: it says so apart.
+    pub(super) fn denied(&self, name: &str) -> Option<Fault> {
+        let subject = self.0.link.denied().filter(|subject| subject.split('.').any(|token| token == name))?;
+        let service = self.0.gate.identity().service();
+        let message = format!("the broker denies {service} the subject {subject}");
+        Some(Fault::new(Code::PermissionDenied, Effect::None, Reason::AccessDenied, message))
+    }
 }
 
 /// The broker's own words where it says no.

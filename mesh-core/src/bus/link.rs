@@ -8,7 +8,7 @@ use std::{
 use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerError};
 use backon::{ExponentialBuilder, Retryable as _};
 use secrecy::ExposeSecret as _;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::BusSettings;
 use crate::{
@@ -22,6 +22,11 @@ const OLDEST_BROKER: (i64, i64, i64) = (2, 14, 3);
 
 /// How often the connection is probed: a dead peer is noticed after three of these.
 const PING_EVERY: Duration = Duration::from_secs(5);
+
+/// How long one attempt to connect may take.
+const ATTEMPT: Duration = Duration::from_secs(5);
+/// What the last attempt has at least, whatever is left.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(500);
 
 /// Whether the broker is reached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,11 +46,14 @@ type DeniedHook = Box<dyn Fn(&str) + Send + Sync>;
 struct Shared {
     state: watch::Sender<LinkState>,
     on_denied: Mutex<Option<DeniedHook>>,
+    /// The last subject that was denied.
+    denied: Mutex<Option<String>>,
 }
 
 impl Default for Link {
     fn default() -> Link {
-        Link(Arc::new(Shared { state: watch::Sender::new(LinkState::default()), on_denied: Mutex::new(None) }))
+        let state = watch::Sender::new(LinkState::default());
+        Link(Arc::new(Shared { state, on_denied: Mutex::new(None), denied: Mutex::new(None) }))
     }
 }
 
@@ -56,6 +64,11 @@ impl Link {
 
     pub(super) fn watch(&self) -> watch::Receiver<LinkState> {
         self.0.state.subscribe()
+    }
+
+    /// The last subject that the broker denied this identity.
+    pub(super) fn denied(&self) -> Option<String> {
+        self.0.denied.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Calls `hook` with every subject that the broker denies from now on.
@@ -83,6 +96,7 @@ impl Link {
         match denied_subject(text) {
             Some(subject) => {
                 tracing::warn!(subject, "the broker denies this identity the subject");
+                *self.0.denied.lock().unwrap_or_else(PoisonError::into_inner) = Some(subject.to_owned());
                 if let Some(hook) = self.0.on_denied.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
                     hook(subject);
                 }
@@ -108,7 +122,15 @@ pub(super) async fn connect(
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let url = redact(&settings.url);
     let servers: Vec<String> = settings.url.split(',').map(|one| one.trim().to_owned()).collect();
-    let attempt = || async { options(identity, link).connect(servers.as_slice()).await };
+    let end = Instant::now() + settings.connect_timeout;
+    let attempt = || async {
+        // A broker that hangs takes the connection and says nothing: the library waits for its word without end.
+        let left = end.saturating_duration_since(Instant::now()).clamp(SHORTEST_ATTEMPT, ATTEMPT);
+        match tokio::time::timeout(left, options(identity, link).connect(servers.as_slice())).await {
+            Ok(connected) => connected.map_err(Some),
+            Err(_) => Err(None),
+        }
+    };
     let backoff = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
         .with_max_delay(Duration::from_secs(1))
@@ -117,9 +139,9 @@ pub(super) async fn connect(
         .with_total_delay(Some(settings.connect_timeout));
     let client = attempt
         .retry(backoff)
-        .when(|error| !is_final(error.kind()))
+        .when(|error| Instant::now() < end && error.as_ref().is_none_or(|error| !is_final(error.kind())))
         .await
-        .map_err(|error| unreachable_bus(&url, &error))?;
+        .map_err(|error| error.map_or_else(|| silent_bus(&url), |error| unreachable_bus(&url, &error)))?;
     let (major, minor, patch) = OLDEST_BROKER;
     if !client.is_server_compatible(major, minor, patch) {
         let version = client.server_info().version;
@@ -141,7 +163,7 @@ fn options(identity: &Identity, link: &Link) -> ConnectOptions {
         .name(identity.service().as_str())
         .custom_inbox_prefix(subject::inbox_prefix(identity.service()))
         .ping_interval(PING_EVERY)
-        .connection_timeout(Duration::from_secs(5))
+        .connection_timeout(ATTEMPT)
         // The library's own delays have no jitter: a fleet would come back at one moment.
         .reconnect_delay_callback(|attempts| {
             let ceiling = Duration::from_millis(20 << attempts.min(8)).min(Duration::from_secs(4));
@@ -155,6 +177,11 @@ fn options(identity: &Identity, link: &Link) -> ConnectOptions {
         Credential::None => options,
         Credential::Nkey(seed) => options.nkey(seed.expose_secret().to_owned()),
     }
+}
+
+fn silent_bus(url: &str) -> Fault {
+    let message = format!("the bus at {url} takes connections and says nothing; does it hang, is it a NATS server?");
+    Fault::new(Code::Unavailable, Effect::None, Reason::BusUnavailable, message)
 }
 
 fn is_final(kind: ConnectErrorKind) -> bool {
@@ -200,6 +227,18 @@ mod tests {
         let text = "Permissions Violation for Publish to \"mesh1.event.local.orders.X.0\"";
         assert_eq!(denied_subject(text), Some("mesh1.event.local.orders.X.0"));
         assert_eq!(denied_subject("Stale Connection"), None);
+    }
+
+    /// As one that hangs: the kernel takes the connection.
+    #[tokio::test]
+    async fn a_broker_that_says_nothing_is_given_up() {
+        let hangs = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("nats://{}", hangs.local_addr().unwrap());
+        let settings = BusSettings { connect_timeout: Duration::from_millis(50), ..BusSettings::new(url) };
+        let identity = Identity::new("a".parse().unwrap(), "local".parse().unwrap(), Credential::None);
+        let fault = connect(&settings, &identity, &Link::default()).await.unwrap_err();
+        assert!(fault.message().contains("says nothing"), "{fault}");
+        assert_eq!((fault.reason(), fault.effect()), (Reason::BusUnavailable, Effect::None));
     }
 
     #[test]

@@ -92,7 +92,11 @@ impl Gate {
         ))
     }
 
-    fn check_id(id: &str) -> Result<(), Fault> {
+    /// Whether what a sender chose as a message's id can be one.
+    ///
+    /// # Errors
+    /// It is empty, too long, or has other characters than visible ASCII.
+    pub fn check_id(id: &str) -> Result<(), Fault> {
         let fits = (1..=MAX_ID_BYTES).contains(&id.len()) && id.bytes().all(|b| (0x21..=0x7e).contains(&b));
         if fits {
             return Ok(());

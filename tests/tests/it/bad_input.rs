@@ -174,6 +174,13 @@ fn the_bus(taken: u16, closed: u16, home: &Path) -> Vec<Case> {
             BusUnavailable,
             &["can't be reached", "mesh dev"],
         ),
+        case(
+            "an adapter without a bus",
+            &["adapter", "--vendor", "stripe.yaml", "--cluster", "x"],
+            BusUnavailable,
+            &["no cluster \"x\" runs here"],
+        )
+        .with("STRIPE_API_KEY", "sk_test_1"),
         case("no cluster", &["dead-letter", "list"], BusUnavailable, &["no cluster runs here", "mesh dev"]),
         case("no cluster of that name", &["tap", "--cluster", "x"], BusUnavailable, &["no cluster \"x\" runs here"]),
         case(
@@ -256,6 +263,16 @@ fn bad_input_is_told_with_what_to_do_and_does_nothing() {
     for case in [names_and_json(), files(home), the_bus(port, closed, home), the_server(home)].into_iter().flatten() {
         case.check(home);
     }
+}
+
+#[test]
+fn whoever_reads_no_further_does_not_change_how_a_command_ends() {
+    let home = TempDir::new().unwrap();
+    let case = case("an unknown name", &["publish", "zzz"], Reason::UnknownName, &[]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = case.command(home.path()).stderr(writer).status().unwrap();
+    assert_eq!(status.code(), Some(2), "as where it is read: {status}");
 }
 
 #[test]

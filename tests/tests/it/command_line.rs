@@ -122,6 +122,19 @@ async fn a_letter_is_listed_shown_replayed_and_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_read_letters_is_told_so() {
+    let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
+    let service = Operator::at(&broker, "a");
+    let refused = service.run(&["dead-letter", "list", "-o", "json"]).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let said: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("one document ({error}): {said}"));
+    assert_eq!((&said["error"]["reason"], &said["error"]["effect"]), (&"MESH-0012".into(), &"NONE".into()), "{said}");
+    let message = said["error"]["message"].as_str().unwrap_or_default();
+    assert!(message.contains("denies") && message.contains("mesh1-dead-letter"), "{message}");
+    assert_eq!(refused.status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_letters_are_replayed_each_once_and_two_operators_do_not_double_them() {
     const MANY: usize = 60;
     let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
@@ -249,6 +262,24 @@ async fn a_tap_shows_live_messages_and_masks_what_is_sensitive() {
     assert_eq!((&of("event")["payload"]["orderId"], &of("event")["caller"]), (&"17".into(), &"orders".into()));
     assert_eq!(of("work")["payload"]["amountCents"], "[payment]");
     assert!(!lines.concat().contains("123456"), "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tap_says_that_the_bus_is_away_and_that_it_is_back() {
+    let mut broker = TestBroker::start(&[orders()]).await.unwrap();
+    let operator = Operator::at(&broker, "operator");
+    let mut tap = operator.command(&["tap"]);
+    let mut tap = tap.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(tap.stderr.take().unwrap()).lines().map_while(Result::ok);
+    // The runtime has other threads: this one may wait for what the tap says.
+    let mut next = || tokio::task::block_in_place(|| told.next()).unwrap();
+    assert!(next().starts_with("listening on"));
+    broker.server.kill9().await.unwrap();
+    assert_eq!(next(), "the bus is away; waiting for it: what moves meanwhile is not shown");
+    broker.server.restart().await.unwrap();
+    assert_eq!(next(), "the bus is back");
+    tap.kill().unwrap();
+    tap.wait().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -145,6 +145,12 @@ async fn an_editor_takes_the_payload_as_json_until_it_fits_or_is_given_up() {
         let said = String::from_utf8_lossy(&aborted.stderr).into_owned();
         assert!(aborted.status.success() && said.contains("nothing was written"), "{script}: {said}");
     }
+    let taken_away = run("rm \"$1\"", &[]).await;
+    let said = String::from_utf8_lossy(&taken_away.stderr).into_owned();
+    assert!(taken_away.status.code() == Some(2) && said.contains("what the editor left can't be read"), "{said}");
+    let nobody = operator.run(&["dead-letter", "edit", &id, "--why", "by hand"]).await;
+    let said = String::from_utf8_lossy(&nobody.stderr).into_owned();
+    assert!(nobody.status.code() == Some(2) && said.contains("no terminal is there for an editor"), "{said}");
     let failed = run("exit 3", &[]).await;
     assert_eq!(failed.status.code(), Some(2), "{failed:?}");
     let given_up = run("sed -i 's/\"usd\"/17/' \"$1\"", &[]).await;
@@ -175,7 +181,7 @@ async fn an_editor_takes_the_payload_as_json_until_it_fits_or_is_given_up() {
         assert_eq!(mode, "600");
         assert!(!std::path::Path::new(path).exists(), "{path} was not taken away");
     }
-    assert_eq!(notes.lines().count(), 9, "so often an editor was opened");
+    assert_eq!(notes.lines().count(), 10, "so often an editor was opened");
 }
 
 #[tokio::test(flavor = "multi_thread")]

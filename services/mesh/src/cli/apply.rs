@@ -20,7 +20,7 @@ pub(super) async fn run(args: ApplyArgs, global: &GlobalArgs, output: &Output) -
     let place = Place::find(&GlobalArgs { region: Some(region), ..global.clone() })?;
     let bus = place.connect_as(&args.user).await?;
     let ApplyArgs { replicas, event_age, force: may_lower, .. } = args;
-    let limits = StreamLimits { replicas, event_age, may_lower, ..StreamLimits::default() };
+    let limits = StreamLimits { replicas: replicas.map(usize::from), event_age, may_lower, ..StreamLimits::default() };
     let applied = topology::apply(&bus, &file.declarations, &limits).await;
     bus.close().await;
     show(&applied.map_err(advised)?, output)

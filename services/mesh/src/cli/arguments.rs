@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mesh_core::subject::Name;
+use mesh_core::{gate::Gate, subject::Name};
 
 use super::{completions::CompletionArgs, ledger::LedgerArgs, letters::LetterCommand, output::Format, tap::TapArgs};
 use crate::{
@@ -111,7 +111,7 @@ pub(super) enum Command {
     Keys(KeysArgs),
     /// Turn operations of the contracts into calls of a third party's HTTP API, as a vendor file says
     ///
-    /// It connects by MESH_NATS_URL, MESH_NATS_SEED_FILE and MESH_REGION.
+    /// It connects by MESH_NATS_URL, MESH_NATS_SEED_FILE and MESH_REGION, or to a cluster of this machine.
     Adapter(AdapterArgs),
     /// Keep the mesh: letters for what nobody settled, while nobody looks. Run two: one works, the other takes over
     ///
@@ -160,7 +160,7 @@ pub(super) struct SendArgs {
     #[command(flatten)]
     pub(super) message: Message,
     /// Its id: the same id again is the same message again, stored once within two minutes. Left out, a new one
-    #[arg(long)]
+    #[arg(long, value_parser = id)]
     pub(super) id: Option<String>,
     /// When nobody wants it any more, from now: 30s, 5m, 1h
     #[arg(long, value_parser = super::text::duration, value_name = "TIME")]
@@ -172,11 +172,15 @@ pub(super) struct CallArgs {
     #[command(flatten)]
     pub(super) message: Message,
     /// Its id: the same id again is the same idempotency key. Left out, a new one where the contract wants a key
-    #[arg(long)]
+    #[arg(long, value_parser = id)]
     pub(super) id: Option<String>,
     /// How long to wait for the answer: 500ms, 5s, 1m
     #[arg(long, value_parser = super::text::duration, default_value = "5s", value_name = "TIME")]
     pub(super) timeout: Duration,
+}
+
+fn id(text: &str) -> Result<String, String> {
+    Gate::check_id(text).map(|()| text.to_owned()).map_err(|fault| fault.message().to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -203,8 +207,8 @@ pub(super) struct ApplyArgs {
     pub(super) config: PathBuf,
     /// Copies of each stream: 1 on one server, 3 in production. Left out, a stream keeps those that it has, and a new one
     /// gets as many as the others have
-    #[arg(long, value_name = "COUNT")]
-    pub(super) replicas: Option<usize>,
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub(super) replicas: Option<u8>,
     /// How long events and outcomes are kept: 7d, 12h. Left out, a stream keeps its age, and a new one gets 7d
     #[arg(long, value_parser = super::text::duration, value_name = "TIME")]
     pub(super) event_age: Option<Duration>,

@@ -9,7 +9,7 @@ use mesh_core::{
 };
 use serde_json::{Value, json};
 
-use super::{Output, Status, hints};
+use super::{Output, Status, hints, mention};
 
 /// A fault with the advice that only the command knows.
 #[derive(Debug, thiserror::Error)]
@@ -40,9 +40,9 @@ pub(super) fn show(output: &Output, error: &anyhow::Error) -> Status {
     }
     let report = Report::of(error);
     if output.is_json() {
-        eprintln!("{}", report.json());
+        mention(&report.json().to_string());
     } else {
-        eprintln!("{}", report.text(output.colours_errors()).trim_end());
+        mention(report.text(output.colours_errors()).trim_end());
     }
     report.status
 }
@@ -61,7 +61,7 @@ pub(super) fn usage(error: &clap::Error, words: &[OsString]) -> Status {
         let (message, help) = text.split_once("\n\n").unwrap_or((&text, ""));
         let message = message.trim_start_matches("error: ");
         let report = Report::plain(Failure::input(message, help.trim()));
-        eprintln!("{}", report.json());
+        mention(&report.json().to_string());
     } else {
         let _ = error.print();
     }

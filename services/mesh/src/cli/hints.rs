@@ -1,6 +1,6 @@
 //! What to do next, for each reason, in one or two lines: the pages in `docs/errors/` say more.
 
-use mesh_core::fault::{Effect, Fault, Reason};
+use mesh_core::fault::{Code, Effect, Fault, Reason};
 
 /// The effect in words.
 pub(super) const fn effect(effect: Effect) -> &'static str {
@@ -23,7 +23,10 @@ pub(super) fn help(fault: &Fault) -> String {
         }
         Reason::TooLarge => "send less, or a reference to the data",
         Reason::AccessDenied => {
-            "declare it in the mesh file and run mesh apply, or send as the service that may (--as)"
+            "declare it in the mesh file and run mesh apply, or connect as who may (--as, --seed-file)"
+        }
+        Reason::BusUnavailable if fault.code() == Code::Unauthenticated => {
+            "give the seed of a user whom this broker knows: --seed-file (MESH_NATS_SEED_FILE), or a cluster: --cluster"
         }
         Reason::BusUnavailable => {
             "start a cluster with mesh dev, or say which one with --cluster or --url and --seed-file"

@@ -2,6 +2,7 @@
 
 mod apply;
 mod arguments;
+mod away;
 mod check;
 mod completions;
 mod contracts;
@@ -25,7 +26,7 @@ use clap::Parser as _;
 
 pub use arguments::{Cli, GlobalArgs};
 pub use failure::Failure;
-pub use output::Output;
+pub use output::{Output, mention};
 
 use arguments::{Command, Internal};
 use mesh_core::{config::Environment, subject::KEEPER, telemetry};
@@ -120,11 +121,11 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<Status> {
     }
 }
 
-/// A tool says what went wrong itself: of the library's lines only errors are wanted, unless `RUST_LOG` asks for more.
+/// A tool says what went wrong itself: of the libraries' lines only our own errors are wanted, unless `RUST_LOG` asks for more.
 fn begin_logging(output: &Output) -> anyhow::Result<telemetry::Guard> {
     let environment = Environment::from_process();
     let mut settings = telemetry::Settings::new("mesh");
-    settings.log_filter = environment.get("RUST_LOG").unwrap_or("error").to_owned();
+    settings.log_filter = environment.get("RUST_LOG").unwrap_or("error,async_nats=off").to_owned();
     settings.colour = output.colours_errors();
     Ok(telemetry::init(&settings)?)
 }
@@ -132,7 +133,8 @@ fn begin_logging(output: &Output) -> anyhow::Result<telemetry::Guard> {
 async fn adapter(args: AdapterArgs, global: &GlobalArgs) -> anyhow::Result<Status> {
     let sets = contracts::descriptors(global)?;
     let sets: Vec<&[u8]> = sets.iter().map(Vec::as_slice).collect();
-    Box::pin(roles::run_adapter(args, &sets)).await?;
+    let place = |service: &str| place::Place::find(global)?.environment(service);
+    Box::pin(roles::run_adapter(args, &sets, place)).await?;
     Ok(Status::Ok)
 }
 

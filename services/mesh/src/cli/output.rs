@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use comfy_table::{ContentArrangement, Table, presets};
+use mesh_core::config::Environment;
 use serde::Serialize;
 
 use super::arguments::Color;
@@ -25,13 +26,23 @@ pub struct Output {
     colour_errors: bool,
 }
 
+/// `NO_COLOR`, with any value but none: <https://no-color.org>.
+fn is_colour_refused() -> bool {
+    Environment::from_process().get("NO_COLOR").is_some()
+}
+
 /// Columns of a line where the terminal does not say.
 const DEFAULT_WIDTH: u16 = 160;
+
+/// A line on stderr. Where nobody reads it any more the command goes on: its exit status still says how it ended.
+pub fn mention(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
 
 impl Output {
     pub(super) fn new(format: Format, color: Color) -> Output {
         let colour = |terminal: bool| match color {
-            Color::Auto => terminal && format == Format::Table,
+            Color::Auto => terminal && format == Format::Table && !is_colour_refused(),
             Color::Always => true,
             Color::Never => false,
         };
@@ -56,9 +67,8 @@ impl Output {
     /// Nobody reads any more.
     pub fn line(&self, text: &str) -> io::Result<()> {
         let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes())?;
-        out.write_all(b"\n")?;
-        out.flush()
+        let written = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+        written.map_err(|error| io::Error::new(error.kind(), format!("standard output can't be written: {error}")))
     }
 
     /// One JSON document on stdout, indented on a terminal.
@@ -74,7 +84,7 @@ impl Output {
     /// A remark for the person, on stderr. Programs don't get it.
     pub fn remark(&self, text: &str) {
         if !self.is_json() {
-            eprintln!("{text}");
+            mention(text);
         }
     }
 

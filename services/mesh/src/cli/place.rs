@@ -6,6 +6,7 @@ use mesh_core::{
     bus::{Bus, BusSettings},
     clock::Clock,
     config::Environment,
+    fault::{Fault, Reason},
     identity::{Credential, Identity},
     subject::Name,
 };
@@ -70,7 +71,7 @@ impl Place {
     /// The bus can't be reached, or does not accept the credential; the cluster has no such user.
     pub(super) async fn connect_as(&self, user: &Name) -> anyhow::Result<Bus> {
         let credential = match &self.credentials {
-            Credentials::Cluster(cluster) => cluster.credential(user.as_str())?,
+            Credentials::Cluster(cluster) => cluster.credential(user.as_str()).map_err(not_a_user)?,
             Credentials::File(path) => Credential::Nkey(read_seed(path)?),
             Credentials::None => Credential::None,
         };
@@ -88,7 +89,7 @@ impl Place {
         let environment =
             environment.with("MESH_NATS_URL", self.url.as_str()).with("MESH_REGION", self.region.as_str());
         let seed = match &self.credentials {
-            Credentials::Cluster(cluster) => cluster.seed_file(user)?,
+            Credentials::Cluster(cluster) => cluster.seed_file(user).map_err(not_a_user)?,
             Credentials::File(path) => path,
             Credentials::None => return Ok(environment),
         };
@@ -98,6 +99,14 @@ impl Place {
 
 /// A person waits: shorter than a service would.
 const CONNECT: std::time::Duration = std::time::Duration::from_secs(4);
+
+fn not_a_user(fault: Fault) -> Failure {
+    let help = match fault.reason() {
+        Reason::UnknownName => "name one of them, or add the service to the mesh file and start the cluster again",
+        _ => "",
+    };
+    Failure::new(fault, help)
+}
 
 fn read_seed(path: &std::path::Path) -> Result<SecretString, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {

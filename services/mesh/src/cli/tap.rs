@@ -1,5 +1,7 @@
 //! `mesh tap`: live messages, decoded, one line each.
 
+use std::pin::pin;
+
 use clap::Args;
 use futures_util::future::select_all;
 use mesh_core::{
@@ -15,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::stop::Stop;
 
-use super::{Failure, GlobalArgs, Output, Status, contracts, mask::Mask, place::Place, text};
+use super::{Failure, GlobalArgs, Output, Status, away, contracts, mask::Mask, place::Place, text};
 
 #[derive(Debug, Args)]
 #[command(
@@ -53,11 +55,13 @@ pub(super) async fn run(args: TapArgs, global: &GlobalArgs, output: &Output) -> 
     }
     let tap = Tap { catalog, mask: Mask { reveal: args.reveal, defaults: false }, output };
     let stop = Stop::listen()?;
+    let mut away = pin!(away::tell(&bus, "what moves meanwhile is not shown"));
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
         let envelope = tokio::select! {
             envelope = next(&mut subscriptions) => envelope,
             () = stop.told() => break,
+            never = &mut away => match never {},
         };
         let Some(envelope) = envelope else { break };
         tap.show(&envelope)?;

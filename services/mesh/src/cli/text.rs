@@ -44,6 +44,13 @@ pub(super) fn when(text: &str) -> Result<When, String> {
     })
 }
 
+/// The same of what is yet to come: a time is one from now.
+pub(super) fn coming(text: &str) -> Result<When, String> {
+    when(text).map_err(|_| {
+        format!("{text:?} is no moment: write 2026-01-02T03:04:05Z, 2026-01-02 (UTC), or a time from now: 90s, 30m, 2h")
+    })
+}
+
 /// Reads `500ms`, `30s`, `5m`, `1h` or `3d`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -108,6 +115,7 @@ mod tests {
         assert_eq!(at("2026-01-02"), Ok(1_767_312_000_000));
         assert_eq!((at("2h"), at("3d")), (Ok(999_992_800_000), Ok(999_740_800_000)));
         assert_eq!(when("30m").map(|when| when.ahead_ms(5)), Ok(1_800_005));
+        assert!(coming("-30m").unwrap_err().contains("from now"));
         assert!(at("yesterday").is_err() && at("2026-13-02").is_err() && at("").is_err());
     }
 

@@ -22,7 +22,7 @@ use self::progress::Progress;
 use self::rush::Rush;
 use self::stage::{Plan, Stage};
 use self::watch::{JOURNEYS, PRODUCER, Snapshot};
-use crate::cli::Output;
+use crate::cli::{Output, mention};
 use crate::cluster::Registry;
 use crate::engine::Progress as News;
 use crate::ledger::{self, Ended, Ids, Ledger, Run, read};
@@ -73,7 +73,7 @@ pub async fn run(args: DemoArgs, output: &Output) -> anyhow::Result<ExitCode> {
     output.remark("starting nats-server, two vendors, three services, two adapters and the keeper");
     let mut stage = tokio::select! {
         () = stop.told() => {
-            eprintln!("stopped by you before the first order; nothing was published");
+            mention("stopped by you before the first order; nothing was published");
             return Ok(ExitCode::from(INTERRUPTED));
         }
         stage = Box::pin(Stage::start(&plan, registry.as_ref(), &mut listener)) => stage?,
@@ -85,7 +85,7 @@ pub async fn run(args: DemoArgs, output: &Output) -> anyhow::Result<ExitCode> {
     };
     let Some(scene) = scene else {
         stage.kill().await?;
-        eprintln!("stopped by you, at once; what was queued was discarded with the temporary cluster");
+        mention("stopped by you, at once; what was queued was discarded with the temporary cluster");
         return Ok(ExitCode::from(INTERRUPTED));
     };
     let (ledger, is_shown) = match scene {
@@ -98,7 +98,7 @@ pub async fn run(args: DemoArgs, output: &Output) -> anyhow::Result<ExitCode> {
     };
     stage.end().await?;
     if is_shown {
-        eprintln!("stopped by you; nothing is left running");
+        mention("stopped by you; nothing is left running");
     } else {
         show(&ledger, output)?;
     }
@@ -122,7 +122,7 @@ async fn scene(
     let keep = keep && ledger.run.ended != Ended::Stopped;
     if keep {
         show(&ledger, output)?;
-        eprintln!("\n{}", next_steps(stage));
+        mention(&format!("\n{}", next_steps(stage)));
         tokio::select! {
             () = stop.told() => {}
             fault = stage.any_ended() => return Err(fault.into()),
@@ -162,7 +162,7 @@ async fn watch(stage: &mut Stage, orders: usize, progress: &mut Progress) -> Res
             line = stage.orders.line(), if !all_published => {
                 let line = line?;
                 if let Some(fault) = line["fault"].as_str() {
-                    eprintln!("some orders were not published: {fault}");
+                    mention(&format!("some orders were not published: {fault}"));
                 }
                 all_published = true;
             }
@@ -215,7 +215,7 @@ async fn account(stage: &Stage, orders: usize, run: Run) -> Result<Ledger, Fault
 fn show(ledger: &Ledger, output: &Output) -> anyhow::Result<()> {
     if output.is_json() {
         output.json(ledger)?;
-        eprintln!("{}", ledger::last_line(ledger));
+        mention(&ledger::last_line(ledger));
     } else {
         output.line(&ledger::text(ledger))?;
     }

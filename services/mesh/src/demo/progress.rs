@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 use super::watch::Snapshot;
+use crate::cli::mention;
 use crate::ledger::grouped;
 
 /// How often a line is written where there is no terminal.
@@ -45,7 +46,7 @@ impl Progress {
             Progress::Lines { begun, last } => {
                 if last.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
                     *last = Some(Instant::now());
-                    eprintln!("{}", line(begun.elapsed(), now));
+                    mention(&line(begun.elapsed(), now));
                 }
             }
         }

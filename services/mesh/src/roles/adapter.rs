@@ -1,5 +1,6 @@
 //! `mesh adapter`: operations of a contract, carried out by a third party's HTTP API as a vendor file says.
 
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use mesh_core::adapter::Adapter;
@@ -21,24 +22,29 @@ pub struct AdapterArgs {
     #[arg(long, value_name = "NAME")]
     pub name: Option<Name>,
     /// How many calls of the vendor are under way at once
-    #[arg(long, default_value_t = 64, value_name = "N")]
-    pub concurrency: usize,
+    #[arg(long, default_value = "64", value_name = "N")]
+    pub concurrency: NonZeroU16,
 }
 
-/// Is the adapter until the process is told to stop. `descriptors` are encoded descriptor sets of the contracts.
+/// Is the adapter until the process is told to stop. `descriptors` are encoded descriptor sets of the contracts; `place` says
+/// where a service of this name works.
 ///
 /// # Errors
 /// A wrong vendor file, a missing secret, a bus that can't be reached.
-pub async fn run(args: AdapterArgs, descriptors: &[&[u8]]) -> Result<(), Fault> {
-    let environment = Environment::from_process();
-    let (adapter, vendor) = load(&args.vendor, descriptors, &environment)?;
+pub async fn run(
+    args: AdapterArgs,
+    descriptors: &[&[u8]],
+    place: impl FnOnce(&str) -> anyhow::Result<Environment>,
+) -> anyhow::Result<()> {
+    let (adapter, vendor) = load(&args.vendor, descriptors, &Environment::from_process())?;
     let name = args.name.as_ref().map_or_else(|| format!("adapter-{vendor}"), Name::to_string);
-    let frame = Frame::begin(&name, &environment).await?;
+    let frame = Frame::begin(&name, &place(&name)?).await?;
+    let places = usize::from(args.concurrency.get());
     let adapter = adapter.counted(frame.mesh.metrics());
     for service in adapter.services() {
         let settings = service.settings();
         let serving = frame.mesh.serve(service).settings(settings);
-        serving.concurrency(args.concurrency).call_concurrency(args.concurrency).start().await?;
+        serving.concurrency(places).call_concurrency(places).start().await?;
     }
     frame.ready()?;
     frame.run_until_stopped().await;

@@ -31,13 +31,13 @@ pub(super) fn consumers(letters: &[Letter]) -> Vec<String> {
     consumers
 }
 
-/// What the person answers; without one, `--yes` is needed.
-fn answered(question: &str, help: &'static str) -> anyhow::Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::input(format!("{question} Nobody is there to ask"), help).into());
+/// What the person answers; `otherwise` is what to do where nobody can be asked.
+fn answered(question: &str, otherwise: &'static str) -> anyhow::Result<bool> {
+    let mut screen = std::io::stderr();
+    let can_ask = std::io::stdin().is_terminal();
+    if !can_ask || write!(screen, "{question} [y/N] ").and_then(|()| screen.flush()).is_err() {
+        return Err(Failure::input(format!("{question} Nobody is there to ask"), otherwise).into());
     }
-    eprint!("{question} [y/N] ");
-    std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

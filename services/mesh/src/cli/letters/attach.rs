@@ -13,7 +13,10 @@ use mesh_core::{
 };
 use serde_json::{Value, json};
 
-use super::{super::text, Output, Status};
+use super::{
+    super::{away, text},
+    Output, Status, mention,
+};
 use crate::{ledger::grouped, stop::Stop};
 
 /// How often a line is written where there is no terminal.
@@ -48,6 +51,7 @@ pub(super) async fn run(bus: &Bus, id: &str, looking: &Looking, output: &Output)
         () = watching => Status::Ok,
         () = stop.told() => Status::Ok,
         () = is_over => Status::Failed,
+        never = away::tell(bus, "the job stays as it is") => match never {},
     };
     display.end();
     bus.close().await;
@@ -168,7 +172,7 @@ impl Display {
             Display::Lines { last } => {
                 if last.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
                     *last = Some(Instant::now());
-                    eprintln!("{}", line(job));
+                    mention(&line(job));
                 }
             }
             Display::Bar(bar) => {

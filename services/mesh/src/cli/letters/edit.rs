@@ -66,6 +66,10 @@ pub(super) async fn run(args: EditArgs, global: &GlobalArgs, output: &Output) ->
     let catalog = contracts::catalog(global)?;
     let bus = Place::find(global)?.connect().await?;
     let chosen = args.which.choose(&bus, ActKind::Edited, global).await?;
+    if chosen.letters.is_empty() {
+        output.remark("no letters to edit");
+        return finish(&[], output);
+    }
     for letter in &chosen.letters {
         letters::check(letter, ActKind::Edited)?;
     }

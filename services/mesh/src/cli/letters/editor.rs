@@ -1,7 +1,7 @@
 //! A payload in the person's own editor: proto3 JSON with a few lines of comment, opened again while it does not fit.
 
 use std::{
-    io::Write as _,
+    io::{IsTerminal as _, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
 };
@@ -51,7 +51,7 @@ pub(super) async fn mend(draft: &Draft<'_>) -> anyhow::Result<Option<Bytes>> {
     loop {
         write(&path, &format!("{}{text}\n", comments(draft, said.as_deref())))?;
         run(&path).await?;
-        let edited = without_comments(&std::fs::read_to_string(&path)?);
+        let edited = without_comments(&left(&path)?);
         let is_unchanged = edited.trim() == text.trim();
         if edited.trim().is_empty() || stop.is_told() {
             return Ok(None);
@@ -131,9 +131,21 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
+/// What the editor left.
+fn left(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let message = format!("what the editor left can't be read ({error}): nothing was written");
+        Failure::input(message, "save the text where it was opened, as UTF-8; or mend it with --set path=value")
+    })
+}
+
 async fn run(path: &Path) -> anyhow::Result<()> {
     let environment = Environment::from_process();
     let named = environment.get("VISUAL").or_else(|| environment.get("EDITOR")).filter(|editor| !editor.is_empty());
+    if named.is_none() && !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
+        let help = "mend it with --set path=value, or name an editor with VISUAL or EDITOR";
+        return Err(Failure::input("no terminal is there for an editor: nothing was written", help).into());
+    }
     let editor = named.unwrap_or("vi");
     // Editors are named with options ("code --wait"), so a shell reads the words.
     let mut command = tokio::process::Command::new("sh");

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{Failure, contracts, mask::Mask, place::Place},
-    GlobalArgs, Output, Status, counted, payload_name,
+    GlobalArgs, Output, Status, counted, mention, payload_name,
     which::{FilterArgs, Wanted},
 };
 
@@ -62,7 +62,7 @@ pub(super) async fn run(args: ExportArgs, global: &GlobalArgs, output: &Output) 
     out.flush()?;
     if gone > 0 {
         let gone = counted(gone as u64, "payload");
-        eprintln!("note: {gone} that lay apart can't be found any more (MESH-0031): exported without");
+        mention(&format!("note: {gone} that lay apart can't be found any more (MESH-0031): exported without"));
     }
     let to = args.to.map(|path| format!(" to {}", path.display())).unwrap_or_default();
     output.remark(&format!("{} exported{to}", counted(count, "letter")));

@@ -30,7 +30,7 @@ const CONSUMER: usize = 3;
 pub(super) async fn run(args: GroupArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let selector = args.filters.selector(Wanted::Waiting, global)?;
     let bus = Place::find(global)?.connect().await?;
-    let groups = match indexed::groups(&bus, selector.selection(), output).await {
+    let groups = match indexed::groups(&bus, selector.selection(), output).await? {
         Some(groups) => groups,
         None => {
             let listing = letters::list(&bus, &selector).await?;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     fs::File,
     io::{BufRead, BufReader},
 };
@@ -12,7 +13,11 @@ use clap::Args;
 use futures_util::{StreamExt as _, stream};
 use mesh_core::{
     bus::Bus,
-    contract::Catalog,
+    contract::{
+        Catalog,
+        catalog::{CatalogError, JsonError},
+    },
+    fault::{Code, Effect, Fault, Reason},
     operate::letters::{self, History, Imported},
     proto::v1,
     subject::Name,
@@ -27,6 +32,7 @@ use super::{
     acts::UNDER_WAY,
     counted,
     export::RECORD,
+    mention,
 };
 
 /// Lines that are read before their letters are written.
@@ -73,12 +79,15 @@ impl Counts {
         for (region, count) in self.of_region.iter().filter(|(region, _)| *region != here) {
             // For programs too: it is not among the data.
             if are_taken_in {
-                eprintln!("note: {} of the region {region} taken into {here}", counted(*count as u64, "letter"));
+                mention(&format!(
+                    "note: {} of the region {region} taken into {here}",
+                    counted(*count as u64, "letter")
+                ));
             } else {
-                eprintln!(
+                mention(&format!(
                     "note: {} of the region {region} can't be replayed in {here}; --region {here} takes such into it",
                     counted(*count as u64, "letter")
-                );
+                ));
             }
         }
     }
@@ -140,15 +149,15 @@ async fn import(
             match length {
                 Ok(0) => ended = Some(Ok(())),
                 Ok(_) if text.trim().is_empty() => {}
-                Ok(_) => match read(&text, target.catalog) {
+                Ok(_) => match read(text.trim_end_matches(['\n', '\r']), target.catalog) {
                     Ok(mut history) => {
                         *counts.of_region.entry(history.region.clone()).or_default() += 1;
                         history.region = target.into.cloned().unwrap_or(history.region);
                         histories.push((number, history));
                     }
-                    Err(why) => ended = Some(Err(wrong(file, number, &why))),
+                    Err(wrong) => ended = Some(Err(format!("{file}:{number}:{wrong}"))),
                 },
-                Err(error) => ended = Some(Err(wrong(file, number, &error.to_string()))),
+                Err(error) => ended = Some(Err(format!("{file}:{number}: {error}"))),
             }
         }
         counts.read += histories.len();
@@ -156,7 +165,7 @@ async fn import(
             write(bus, &histories, counts).await?;
         }
         if let Some(ended) = ended {
-            return Ok(ended?);
+            return Ok(ended.map_err(|why| bad_line(why, counts))?);
         }
     }
 }
@@ -173,19 +182,72 @@ async fn write(bus: &Bus, histories: &[(usize, History)], counts: &mut Counts) -
     Ok(())
 }
 
-fn wrong(file: &str, number: usize, why: &str) -> Failure {
-    let help = "nothing of this line was written. Mend it and import the file again: what is there is left as it is";
-    Failure::input(format!("{file}:{number}: {why}"), help)
+/// The line that ended it, and what was done before.
+fn bad_line(why: String, counts: &Counts) -> Failure {
+    let help = format!(
+        "nothing of this line or of a later one was written; of the lines before it {} were imported now\n\
+         mend it and import the file again: what is there is left as it is",
+        counts.imported
+    );
+    let effect = if counts.imported == 0 { Effect::None } else { Effect::Done };
+    Failure::new(Fault::new(Code::InvalidArgument, effect, Reason::InvalidInput, why), help)
 }
 
-fn read(text: &str, catalog: &Catalog) -> Result<History, String> {
-    let line: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
+/// What is wrong in a line: the column, where one is known, and why.
+#[derive(Debug)]
+struct Wrong {
+    column: Option<usize>,
+    why: String,
+}
+
+impl From<String> for Wrong {
+    fn from(why: String) -> Wrong {
+        Wrong { column: None, why }
+    }
+}
+
+impl From<&str> for Wrong {
+    fn from(why: &str) -> Wrong {
+        why.to_owned().into()
+    }
+}
+
+impl From<serde_json::Error> for Wrong {
+    fn from(error: serde_json::Error) -> Wrong {
+        let place = format!(" at line {} column {}", error.line(), error.column());
+        Wrong { column: Some(error.column()), why: error.to_string().trim_end_matches(&place).to_owned() }
+    }
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(column) = self.column {
+            write!(f, "{column}:")?;
+        }
+        write!(f, " {}", self.why)
+    }
+}
+
+/// A place in a record is said by its path: where it stands in the line is not known any more.
+fn in_record(number: usize, error: &CatalogError) -> String {
+    match error {
+        CatalogError::Json(JsonError { path, text, help, .. }) => {
+            let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
+            let help = if help.is_empty() { String::new() } else { format!("; {help}") };
+            format!("record {number}: {path}{text}{help}")
+        }
+        other => format!("record {number}: {other}"),
+    }
+}
+
+fn read(text: &str, catalog: &Catalog) -> Result<History, Wrong> {
+    let line: Line = serde_json::from_str(text)?;
     let id = Some(line.id).filter(|id| id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
     let id = id.ok_or("its id is none: those are 32 digits of 0-9 and a-f")?;
     let mut records = Vec::new();
     for (index, record) in line.records.iter().enumerate() {
         let read = catalog.from_json(RECORD, &record.to_string());
-        let read = read.map_err(|error| format!("record {}: {error}", index + 1))?;
+        let read = read.map_err(|error| in_record(index + 1, &error))?;
         let record = v1::LetterRecord::decode(read.encode_to_vec().as_slice());
         records.push(record.map_err(|error| format!("record {}: {error}", index + 1))?);
     }

@@ -13,7 +13,7 @@ use mesh_core::{
     proto::v1::{LetterGroup, LetterQuery},
 };
 
-use super::Output;
+use super::{Output, mention};
 
 /// Groups of one answer, at most: a person reads no more.
 const GROUPS: u32 = 1000;
@@ -24,11 +24,9 @@ pub(super) async fn page(
     selection: &Selection,
     limit: usize,
     output: &Output,
-) -> Option<(Vec<Letter>, usize)> {
-    if limit == 0 {
-        return None;
-    }
-    let query = ask::query(selection)?;
+) -> Result<Option<(Vec<Letter>, usize)>, Fault> {
+    let query = if limit == 0 { None } else { ask::query(selection) };
+    let Some(query) = query else { return Ok(None) };
     heard(pages(bus, &query, limit).await, output)
 }
 
@@ -40,17 +38,21 @@ pub(super) async fn are_more_than(bus: &Bus, selection: &Selection, limit: usize
 }
 
 /// Groups of like failures, the largest first. `None`: only reading every letter says.
-pub(super) async fn groups(bus: &Bus, selection: &Selection, output: &Output) -> Option<Vec<Group>> {
-    let query = ask::query(selection)?;
+pub(super) async fn groups(bus: &Bus, selection: &Selection, output: &Output) -> Result<Option<Vec<Group>>, Fault> {
+    let Some(query) = ask::query(selection) else { return Ok(None) };
     heard(read_groups(bus, query).await, output)
 }
 
-fn heard<T>(answer: Result<T, Fault>, output: &Output) -> Option<T> {
-    answer
-        .inspect_err(|fault| {
+fn heard<T>(answer: Result<T, Fault>, output: &Output) -> Result<Option<T>, Fault> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        // Who may not look at the letters may not read them either.
+        Err(fault) if fault.reason() == Reason::AccessDenied => Err(fault),
+        Err(fault) => {
             output.remark(&format!("without a keeper's index, by reading every letter: {}", fault.message()));
-        })
-        .ok()
+            Ok(None)
+        }
+    }
 }
 
 async fn pages(bus: &Bus, query: &LetterQuery, limit: usize) -> Result<(Vec<Letter>, usize), Fault> {
@@ -71,7 +73,7 @@ async fn read_groups(bus: &Bus, query: LetterQuery) -> Result<Vec<Group>, Fault>
     let known = reply.groups.len() as u64;
     if known < reply.total_groups {
         // For programs too: it is not among the data.
-        eprintln!("note: the largest {known} of {} groups; filters show the others", reply.total_groups);
+        mention(&format!("note: the largest {known} of {} groups; filters show the others", reply.total_groups));
     }
     let newest = reply.groups.iter().filter_map(|group| group.newest.clone()).collect();
     let letters = ask::letters(bus, newest).await?;

@@ -19,7 +19,7 @@ const CONSUMER: usize = 2;
 pub(super) async fn run(args: ListArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let selector = args.filters.selector(Wanted::Waiting, global)?;
     let bus = Place::find(global)?.connect().await?;
-    let indexed = indexed::page(&bus, selector.selection(), args.limit, output).await;
+    let indexed = indexed::page(&bus, selector.selection(), args.limit, output).await?;
     let (letters, total) = match indexed {
         Some(found) => found,
         None => {

@@ -30,7 +30,7 @@ use mesh_core::{
     fault::Fault,
 };
 
-use super::{GlobalArgs, Output, Status, text};
+use super::{GlobalArgs, Output, Status, mention, text};
 use crate::ledger::counted;
 use which::{Consumer, FilterArgs};
 
@@ -99,7 +99,7 @@ pub(super) enum LetterCommand {
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
     /// At most so many; 0 for all
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, allow_negative_numbers = true)]
     limit: usize,
     /// Show ordering keys, which may be personal
     #[arg(long)]
@@ -138,11 +138,6 @@ pub(super) struct ReplayArgs {
     /// Their ids, or beginnings that no other has
     #[arg(value_name = "ID")]
     ids: Vec<String>,
-    /// All that are open
-    #[arg(long, help_heading = "Which letters")]
-    all: bool,
-    #[command(flatten)]
-    filters: which::FilterArgs,
     /// Don't ask
     #[arg(short, long)]
     yes: bool,
@@ -158,6 +153,11 @@ pub(super) struct ReplayArgs {
     /// Why, for its history
     #[arg(long, default_value = "")]
     why: String,
+    /// All that are open
+    #[arg(long, help_heading = "Which letters")]
+    all: bool,
+    #[command(flatten)]
+    filters: which::FilterArgs,
     #[command(flatten)]
     rollout: rollout::RolloutArgs,
 }

@@ -30,30 +30,37 @@ pub(super) const AT_ONCE: usize = 100;
 /// What stops a canary for which nothing is said.
 const CANARY_RULE: &str = "failed > 5%";
 
+/// Before it a moment has passed, even where it was computed on another machine.
+const PASSED_MS: i64 = -60_000;
+/// Nobody means a replay in more than a year.
+const FARTHEST_MS: i64 = 366 * 24 * 3_600_000;
+/// The end of the year 9999.
+const LAST_SHOWN_MS: i64 = 253_402_300_799_000;
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "As a job of the keeper")]
 pub(super) struct RolloutArgs {
     /// Only say what would go, and what was mended in it since it failed
-    #[arg(long)]
+    #[arg(long, help_heading = None::<&'static str>)]
     dry_run: bool,
     /// Show personal and payment fields too, in what was mended
-    #[arg(long, requires = "dry_run")]
+    #[arg(long, requires = "dry_run", help_heading = None::<&'static str>)]
     reveal: bool,
     /// So many letters in a second, minute or hour: 50/s, 100/m
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
     rate: Option<Rate>,
     /// In steps, each a percentage of all: after each, wait until its letters have ended
-    #[arg(long, value_name = "PERCENT,…", value_delimiter = ',')]
+    #[arg(long, value_name = "PERCENT,…", value_delimiter = ',', value_parser = percent, allow_hyphen_values = true)]
     canary: Vec<f64>,
     /// Give up when so many, or such a share of those that ended, failed again: 'failed > 5% or failed > 100'. With --canary,
     /// 'failed > 5%' where nothing is said
     #[arg(long, value_name = "RULE")]
     abort_if: Option<String>,
     /// Not before: 2026-11-27T02:30:00Z, or a time from now, 30m
-    #[arg(long, value_name = "TIME", value_parser = text::when)]
+    #[arg(long, value_name = "TIME", value_parser = text::coming, allow_hyphen_values = true)]
     at: Option<text::When>,
     /// Letters that were sent and have not ended, at most [default: 10000]
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
     max_in_flight: Option<u32>,
 }
 
@@ -76,7 +83,7 @@ pub(super) async fn run(
     let now_ms = bus.gate().clock().now_ms();
     // What is wrong with the words is said before anything is read.
     let (canary, abort_if) = (canary(&args.rollout)?, abort_if(&args.rollout)?);
-    let at_ms = args.rollout.at.map(|at| at.ahead_ms(now_ms));
+    let at_ms = begin_ms(args.rollout.at, now_ms)?;
     let catalog = contracts::catalog(global)?;
     let named = letters::find_each(&bus, &args.ids).await?;
     let selection = selection(&bus, &named, &args, global).await?;
@@ -159,6 +166,25 @@ fn check_count(count: usize) -> Result<(), Failure> {
     Err(Failure::input(what, help))
 }
 
+/// A step as people write it: `5`, `5%`, `0.1`.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.trim().trim_end_matches('%').trim_end();
+    number.parse().map_err(|_| format!("{text:?} is no percentage: write steps such as 1,5,20,100"))
+}
+
+/// When the job may begin. What has passed, or is far away, is a slip: it would begin at once, or never.
+fn begin_ms(at: Option<text::When>, now_ms: i64) -> Result<Option<i64>, Failure> {
+    let Some(at_ms) = at.map(|at| at.ahead_ms(now_ms)) else { return Ok(None) };
+    let wrong = match at_ms.saturating_sub(now_ms) {
+        ..PASSED_MS => "has passed",
+        FARTHEST_MS.. => "is more than a year away",
+        _ => return Ok(Some(at_ms)),
+    };
+    let named = at_ms.clamp(0, LAST_SHOWN_MS);
+    let what = format!("--at: {} UTC {wrong}; now it is {} UTC", text::moment(named), text::moment(now_ms));
+    Err(Failure::input(what, "leave out --at to begin at once, or name a moment to come: 2026-01-02T03:04:05Z, 30m"))
+}
+
 fn canary(args: &RolloutArgs) -> anyhow::Result<Canary> {
     Canary::new(args.canary.clone()).map_err(|error| Failure::input(format!("--canary: {error}"), "").into())
 }
@@ -179,6 +205,31 @@ fn abort_if(args: &RolloutArgs) -> anyhow::Result<Option<AbortRule>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_that_has_passed_or_is_far_away_is_refused() {
+        let now_ms = 1_800_000_000_000;
+        let at = |text: &str| begin_ms(Some(text::coming(text).unwrap()), now_ms);
+        assert_eq!(begin_ms(None, now_ms).unwrap(), None);
+        assert_eq!(at("30m").unwrap(), Some(now_ms + 1_800_000));
+        assert_eq!(at("2027-01-15T08:00:00Z").unwrap(), Some(now_ms), "now");
+        for (wrong, said) in [
+            ("2027-01-15T07:58:00Z", "--at: 2027-01-15 07:58:00 UTC has passed; now it is 2027-01-15 08:00:00 UTC"),
+            ("2020-01-01", "has passed"),
+            ("400d", "more than a year away"),
+            ("99999999999d", "more than a year away"),
+        ] {
+            let refused = at(wrong).unwrap_err().to_string();
+            assert!(refused.contains(said), "{wrong}: {refused}");
+        }
+    }
+
+    #[test]
+    fn steps_are_read_as_people_write_them() {
+        let read: Result<Vec<f64>, String> = ["1", " 5", "20%", "0.5 %"].into_iter().map(percent).collect();
+        assert_eq!(read, Ok(vec![1.0, 5.0, 20.0, 0.5]));
+        assert!(percent("a").unwrap_err().contains("1,5,20,100"));
+    }
 
     #[test]
     fn more_letters_than_a_job_can_name_are_refused_before_anything_is_asked() {

@@ -10,7 +10,7 @@ use mesh_core::{
 
 use super::{
     super::{place::Place, text},
-    GlobalArgs, Output, Status, consumer, last_part, list, short,
+    GlobalArgs, Output, Status, consumer, last_part, list, mention, short,
     which::{FilterArgs, Wanted},
 };
 use crate::stop::Stop;
@@ -36,7 +36,7 @@ pub(super) async fn run(args: WatchArgs, global: &GlobalArgs, output: &Output) -
     let mut news = News::listen(&bus, &selector).await?;
     let stop = Stop::listen()?;
     // For programs too: only now is every letter heard of.
-    eprintln!("watching; Ctrl-C ends");
+    mention("watching; Ctrl-C ends");
     let (mut left, mut is_away) = (args.count.unwrap_or(usize::MAX), false);
     while left > 0 {
         let news = tokio::select! {
@@ -48,7 +48,7 @@ pub(super) async fn run(args: WatchArgs, global: &GlobalArgs, output: &Output) -
             // Nothing is missed: what comes meanwhile is read when the bus is back.
             Err(fault) if fault.code() == Code::Unavailable => {
                 if !is_away {
-                    eprintln!("the bus is away; waiting for it");
+                    mention("the bus is away; waiting for it");
                 }
                 is_away = true;
                 continue;

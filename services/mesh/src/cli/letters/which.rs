@@ -16,7 +16,7 @@ use mesh_core::{
 
 use super::{
     super::{Failure, contracts, text},
-    GlobalArgs,
+    GlobalArgs, mention,
 };
 
 /// The filters. Each narrows; a value that may be given several times means any of them.
@@ -48,10 +48,10 @@ pub(super) struct FilterArgs {
     #[arg(long, value_name = "FINGERPRINT", value_delimiter = ',')]
     fingerprint: Vec<Fingerprint>,
     /// Only captured since then: 2026-01-02T03:04:05Z, 2026-01-02, or 2h or 3d ago
-    #[arg(long, visible_alias = "newer-than", value_name = "TIME", value_parser = text::when)]
+    #[arg(long, visible_alias = "newer-than", value_name = "TIME", value_parser = text::when, allow_hyphen_values = true)]
     since: Option<text::When>,
     /// Only captured before then: the same forms
-    #[arg(long, visible_alias = "older-than", value_name = "TIME", value_parser = text::when)]
+    #[arg(long, visible_alias = "older-than", value_name = "TIME", value_parser = text::when, allow_hyphen_values = true)]
     until: Option<text::When>,
     /// Only with this header; repeatable, then all of them
     #[arg(long, value_name = "NAME=VALUE", value_parser = header)]
@@ -221,7 +221,7 @@ pub(super) fn tell_unclear(listing: &Listing) {
     if let Some(why) = &listing.why {
         let count = listing.unclear;
         // For programs too: it is not among the data.
-        eprintln!("note: {count} left out, where --where could not be asked; the first: {why}");
+        mention(&format!("note: {count} left out, where --where could not be asked; the first: {why}"));
     }
 }
 
