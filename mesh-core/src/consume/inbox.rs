@@ -5,6 +5,9 @@
 //! blindly and all replays; and of the rest those that the broker delivered before without hearing what became of them.
 //! The record is written before the handler starts and again before what came of it is carried out, each time only if
 //! nobody else wrote meanwhile. A first delivery of the rest costs nothing.
+//!
+//! For an ordered consumer the owner of a partition decides what was delivered before in that sense: what another one handed
+//! back in peace was not.
 
 use std::time::Duration;
 
@@ -95,7 +98,7 @@ impl Worker {
         };
         // A first delivery is tried without a look: if something is there, the write says so.
         let (since, mut found) = (Instant::now(), None);
-        if deliveries(envelope) > 1 {
+        if deliveries(envelope) > 1 || trial.tenure.is_some_and(|tenure| tenure.goes_on) {
             found = match self.recall(&key).await {
                 Ok(found) => found,
                 Err(GivenUp) => return Ended::HandedBack,

@@ -395,6 +395,27 @@ mod tests {
         assert_eq!(decide(Some(&done), &Now { original: Some(9), ..in_turn(ORIGINAL, 9, 1) }), Begin::Overtaken);
     }
 
+    /// Each process tries it once in peace, and ends over the attempt that follows in hand.
+    #[test]
+    fn a_message_that_ends_its_process_at_its_second_attempt_is_found_out() {
+        // What is no suspect is not written down.
+        let written = |start: Start, state, end| {
+            let Start { ended_alone, ended_beside, alone, .. } = start;
+            let record = InboxRecord { end, ended_alone, ended_beside, alone, ..recorded(state, ORIGINAL, 7) };
+            start.suspect.then_some(record)
+        };
+        let mut found = None;
+        for deliveries in 1..=3 {
+            let first = in_turn(ORIGINAL, 7, deliveries);
+            let Begin::Start(start) = decide(found.as_ref(), &first) else { panic!("{found:?}") };
+            found = written(start, State::Ended, Some(End::Again(Again { attempt: 2, due_ms: 0 })));
+            let second = decide(found.as_ref(), &Now { attempt: 2, goes_on: true, ..first });
+            let Begin::Start(start) = second else { panic!("{second:?}") };
+            found = written(start, State::Begun, None);
+        }
+        assert_eq!(decide(found.as_ref(), &in_turn(ORIGINAL, 7, 4)), Begin::TooOften { starts: 3 });
+    }
+
     fn any_record() -> impl Strategy<Value = InboxRecord> {
         (0i32..4, 1u32..4, any::<bool>(), 1u64..4, 0u64..4, 0u32..12, any::<bool>()).prop_map(
             |(state, attempt, on_lane, sequence, deliveries, count, alone)| InboxRecord {
