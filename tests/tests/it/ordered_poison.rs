@@ -81,7 +81,8 @@ fn by_key(report: &Report) -> BTreeMap<String, Vec<usize>> {
 }
 
 /// Two owners, each started again whenever its process ends, until the guilty one is a letter and the rest is done.
-async fn is_found_out(word: &str) {
+/// After `most` ends of a process at the latest.
+async fn is_found_out(word: &str, most: usize) {
     let stage = stage(false).await;
     publish(&stage, word).await;
     let behind = EACH - GUILTY.1;
@@ -117,7 +118,7 @@ async fn is_found_out(word: &str) {
         ended = stage.supervised(&deaths) => panic!("the second supervisor ended: {ended:?}"),
     };
     // Beside others without a word of it, beside others again, and twice alone.
-    assert!((3..=5).contains(&ended), "{ended} processes ended");
+    assert!((3..=most).contains(&ended), "{ended} processes ended");
     let letters = all_letters(&stage).await;
     assert_eq!(letters.len(), 1, "an innocent one became a letter: {letters:?}");
     let report = stage.counter.report().await.unwrap();
@@ -128,12 +129,13 @@ async fn is_found_out(word: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_aborts_its_process_becomes_one_letter_and_blocks_its_own_key_alone() {
-    is_found_out("abort").await;
+    is_found_out("abort", 5).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_holds_a_core_becomes_one_letter_and_blocks_its_own_key_alone() {
-    is_found_out("spin").await;
+    // Where a busy machine takes longer than others wait outside for one that is alone, it counts as one beside others.
+    is_found_out("spin", 11).await;
 }
 
 /// Waits until nothing is under way.
