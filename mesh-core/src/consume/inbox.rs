@@ -94,7 +94,7 @@ impl Worker {
             biased;
             turn = self.remembering.lock(&key) => turn,
             // Whoever has it settles it; else its lease runs out.
-            () = self.begins_no_more(&trial) => return Ended::TakenOver,
+            () = ending(&self.scope, trial.tenure) => return Ended::TakenOver,
         };
         // A first delivery is tried without a look: if something is there, the write says so.
         let (since, mut found) = (Instant::now(), None);
@@ -140,7 +140,7 @@ impl Worker {
             }
             let place = tokio::select! {
                 biased;
-                () = self.begins_no_more(&trial) => return Ended::HandedBack,
+                () = ending(&self.scope, trial.tenure) => return Ended::HandedBack,
                 place = self.place_for(start.alone) => place,
             };
             let record = self.begun(envelope, start, place.is_alone());
@@ -161,14 +161,6 @@ impl Worker {
                 Ok(found) => found,
                 Err(GivenUp) => return Ended::HandedBack,
             };
-        }
-    }
-
-    /// Ends when nothing more is to be begun: the service drains, or owns it no more.
-    async fn begins_no_more(&self, trial: &Trial<'_>) {
-        tokio::select! {
-            () = self.scope.stopped() => {}
-            () = ending(trial.tenure) => {}
         }
     }
 

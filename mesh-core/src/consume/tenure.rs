@@ -24,11 +24,17 @@ pub(super) async fn lost(tenure: Option<Tenure<'_>>) {
     }
 }
 
-/// Ends when it is lost or to be given up.
-pub(super) async fn ending(tenure: Option<Tenure<'_>>) {
-    let Some(Tenure { give, .. }) = tenure else { return std::future::pending().await };
+/// Ends when nothing more is to be begun: the service drains (`scope`), or owns it no more.
+pub(super) async fn ending(scope: &TaskScope, tenure: Option<Tenure<'_>>) {
+    let given_up = async {
+        match tenure {
+            Some(tenure) => tenure.give.stopped().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
-        () = give.stopped() => {}
+        () = scope.stopped() => {}
+        () = given_up => {}
         () = lost(tenure) => {}
     }
 }

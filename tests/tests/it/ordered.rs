@@ -46,7 +46,7 @@ pub(crate) fn settings() -> ConsumerSettings {
     settings_with(Duration::ZERO)
 }
 
-fn settings_with(short_wait: Duration) -> ConsumerSettings {
+pub(crate) fn settings_with(short_wait: Duration) -> ConsumerSettings {
     let order = OrderSettings {
         lease: Duration::from_secs(2),
         look_every: Duration::from_millis(100),
@@ -261,18 +261,11 @@ async fn order_is_kept_while_processes_come_and_go_and_messages_fail() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn order_is_kept_with_an_inbox() {
-    let remembering = |settings| ConsumerSettings { inbox: Some(Duration::from_secs(3600)), ..settings };
-    Box::pin(come_and_go(remembering(settings()))).await;
-    Box::pin(come_and_go(remembering(settings_with(Duration::from_millis(150))))).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn order_is_kept_where_short_waits_are_spent_in_hand() {
     Box::pin(come_and_go(settings_with(Duration::from_millis(150)))).await;
 }
 
-async fn come_and_go(settings: ConsumerSettings) -> TestBroker {
+pub(crate) async fn come_and_go(settings: ConsumerSettings) -> TestBroker {
     const KEYS: usize = 200;
     const COUNT: usize = 1200;
     let broker = broker().await;
@@ -356,13 +349,7 @@ async fn owners_that_are_killed_lose_nothing_and_nothing_overtakes() {
     Box::pin(are_killed(settings())).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn owners_with_an_inbox_that_are_killed_lose_nothing_and_nothing_overtakes() {
-    let remembering = |settings| ConsumerSettings { inbox: Some(Duration::from_secs(3600)), ..settings };
-    Box::pin(are_killed(remembering(settings_with(Duration::from_millis(150))))).await;
-}
-
-async fn are_killed(settings: ConsumerSettings) {
+pub(crate) async fn are_killed(settings: ConsumerSettings) {
     const KEYS: usize = 100;
     const COUNT: usize = 1200;
     let broker = Arc::new(broker().await);
