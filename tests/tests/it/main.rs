@@ -34,6 +34,8 @@ mod letters_transfer;
 mod link_away;
 mod ordered;
 mod ordered_cluster;
+mod ordered_inbox;
+mod ordered_poison;
 mod outbox;
 mod own_contracts;
 mod replay;
