@@ -235,8 +235,8 @@ pub struct Sent {
     pub longest_gap_ms: u64,
     /// What was given up or refused.
     pub given_up: BTreeSet<String>,
-    /// When each was sent, Unix milliseconds: known of a paced load.
-    pub at_ms: BTreeMap<String, u64>,
+    /// When each was sent, Unix microseconds: known of a paced load.
+    pub at_us: BTreeMap<String, u64>,
 }
 
 impl Sent {
@@ -262,8 +262,8 @@ impl Sent {
                 self.given_up.insert(id.to_owned());
             }
             "at" => {
-                if let Some((at_ms, id)) = rest.split_once(' ') {
-                    self.at_ms.insert(id.to_owned(), at_ms.parse().unwrap_or(0));
+                if let Some((at_us, id)) = rest.split_once(' ') {
+                    self.at_us.insert(id.to_owned(), at_us.parse().unwrap_or(0));
                 }
             }
             "gap" => self.longest_gap_ms = id.parse().unwrap_or(u64::MAX),
