@@ -54,6 +54,8 @@ impl Starter {
         let log = self.folder.join(format!("{role}.log"));
         let mut command =
             GuardedCommand::new(&self.guard, &self.program).arg(role).args(arguments).output(Output::Piped).log(&log);
+        // Printing one takes longer than handling thirty messages, and of a panic that was ordered it tells nothing.
+        command = command.env("RUST_BACKTRACE", "0");
         if let Some((point, hit)) = crash {
             command = command.env(CRASH, format!("{point}:{hit}"));
         }
