@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write as _,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -61,8 +61,8 @@ pub struct Entry {
     pub attempt: u32,
     /// The keys under which it took effect: one, if all is well.
     pub keys: BTreeSet<String>,
-    /// When it first took effect, Unix milliseconds.
-    pub first_ms: u64,
+    /// When it first took effect, Unix microseconds.
+    pub first_us: u64,
 }
 
 /// Everything that it knows, by id.
@@ -102,9 +102,8 @@ impl Counter {
             _ => {}
         }
         // A key that is known changes nothing and is answered alike.
-        if entry.keys.insert(key.to_owned()) && entry.first_ms == 0 {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            entry.first_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        if entry.keys.insert(key.to_owned()) && entry.first_us == 0 {
+            entry.first_us = super::now_us();
         }
         match rule {
             Rule::Mute(times) if entry.calls <= times => Answer::Cut,

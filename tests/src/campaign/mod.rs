@@ -15,11 +15,21 @@ pub mod proxy;
 pub mod roles;
 pub mod stage;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 pub use account::{Account, Books};
 pub use process::{Publisher, Worker};
 pub use stage::{Stage, StageSettings};
+
+/// The time of day in Unix microseconds: what takes one millisecond can't be measured in milliseconds.
+#[must_use]
+pub fn now_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
 
 /// How much is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -54,6 +54,8 @@ impl Starter {
         let log = self.folder.join(format!("{role}.log"));
         let mut command =
             GuardedCommand::new(&self.guard, &self.program).arg(role).args(arguments).output(Output::Piped).log(&log);
+        // Printing one takes longer than handling thirty messages, and of a panic that was ordered it tells nothing.
+        command = command.env("RUST_BACKTRACE", "0");
         if let Some((point, hit)) = crash {
             command = command.env(CRASH, format!("{point}:{hit}"));
         }
@@ -235,8 +237,8 @@ pub struct Sent {
     pub longest_gap_ms: u64,
     /// What was given up or refused.
     pub given_up: BTreeSet<String>,
-    /// When each was sent, Unix milliseconds: known of a paced load.
-    pub at_ms: BTreeMap<String, u64>,
+    /// When each was sent, Unix microseconds: known of a paced load.
+    pub at_us: BTreeMap<String, u64>,
 }
 
 impl Sent {
@@ -262,8 +264,8 @@ impl Sent {
                 self.given_up.insert(id.to_owned());
             }
             "at" => {
-                if let Some((at_ms, id)) = rest.split_once(' ') {
-                    self.at_ms.insert(id.to_owned(), at_ms.parse().unwrap_or(0));
+                if let Some((at_us, id)) = rest.split_once(' ') {
+                    self.at_us.insert(id.to_owned(), at_us.parse().unwrap_or(0));
                 }
             }
             "gap" => self.longest_gap_ms = id.parse().unwrap_or(u64::MAX),

@@ -124,10 +124,10 @@ impl Mix {
 
 /// Healthy messages that took effect in a second, from the first that was sent to the last effect.
 fn healthy_rate(sent: &Sent, report: &Report) -> u64 {
-    let healthy = || sent.at_ms.iter().filter(|(id, _)| id.contains("-good-"));
-    let first = healthy().map(|(_, at_ms)| *at_ms).min().unwrap_or(0);
-    let last = healthy().filter_map(|(id, _)| Some(report.get(id)?.first_ms)).max().unwrap_or(u64::MAX);
-    healthy().count() as u64 * 1000 / last.saturating_sub(first).max(1)
+    let healthy = || sent.at_us.iter().filter(|(id, _)| id.contains("-good-"));
+    let first = healthy().map(|(_, at_us)| *at_us).min().unwrap_or(0);
+    let last = healthy().filter_map(|(id, _)| Some(report.get(id)?.first_us)).max().unwrap_or(u64::MAX);
+    healthy().count() as u64 * 1_000_000 / last.saturating_sub(first).max(1)
 }
 
 /// Messages that abort the process and messages that hold a core: a watchdog ends the process, a supervisor starts it again.

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use mesh_core::bus::StreamLimits;
 use mesh_tests::campaign::{
-    Account, Run, Stage, StageSettings,
+    Account, Run, Size, Stage, StageSettings,
     counter::{Report, Rule},
     process::Sent,
 };
 
 use crate::Played;
+
+/// Messages that are offered in a second, whatever becomes of them.
+const PACE: u64 = 1000;
 
 /// The target refuses every call.
 pub(crate) async fn refuses(run: &mut Run) -> anyhow::Result<Played> {
@@ -21,36 +24,83 @@ pub(crate) async fn hangs(run: &mut Run) -> anyhow::Result<Played> {
     is_down(run, Rule::Hang(u32::MAX)).await
 }
 
-/// Runs in turn: healthy messages alone, and the same beside as many for a target that is down.
-async fn is_down(run: &mut Run, rule: Rule) -> anyhow::Result<Played> {
+/// Pairs of runs with the same messages at the same rate: the target is up in the one and down in the other. Each goes first
+/// in turn, so that what drifts on the machine does not count for one side.
+async fn is_down(run: &mut Run, down: Rule) -> anyhow::Result<Played> {
     let count = run.sized(600, 50_000);
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    let (mut up, mut disturbed) = (Side::default(), Side::default());
     let mut account = Account::default();
-    for _ in 0..run.sized(1, 3) {
-        alone.push(p99(run, count, None).await?.0);
-        let (p99_ms, of_run) = p99(run, count, Some(rule)).await?;
-        beside.push(p99_ms);
-        account = of_run;
-        if !account.wrong().is_empty() {
-            break;
+    for pair in 0..run.sized(1, 3) {
+        let first_down = pair % 2 == 1;
+        for is_down in [first_down, !first_down] {
+            let (took, of_run) = played(run, count, if is_down { down } else { Rule::Accept }).await?;
+            if is_down { &mut disturbed } else { &mut up }.add(took);
+            let is_wrong = !of_run.wrong().is_empty();
+            // What is printed is the account of a run with the target down, unless another one is wrong.
+            if is_down || is_wrong {
+                account = of_run;
+            }
+            if is_wrong {
+                return Ok(Played::Account(account));
+            }
         }
     }
-    let (quiet, disturbed) = (median(&mut alone), median(&mut beside));
-    let spread = (alone[alone.len() - 1] - alone[0]).max(beside[beside.len() - 1] - beside[0]);
-    run.note("p99-alone-ms", format!("{quiet}{alone:?}"));
-    run.note("p99-beside-ms", format!("{disturbed}{beside:?}"));
-    if run.size == mesh_tests::campaign::Size::Long {
-        let differs = disturbed.saturating_sub(quiet);
-        run.require(differs <= spread, format!("p99 differs by {differs} ms, and the spread is {spread} ms"));
-    }
+    compare(run, &up, &disturbed);
     Ok(Played::Account(account))
 }
 
-/// The healthy ones' p99, from sending to effect, with half of the load for a target that is down or without that half.
-async fn p99(run: &Run, count: usize, down: Option<Rule>) -> anyhow::Result<(u64, Account)> {
+/// Prints what was measured; the rule of the long form.
+fn compare(run: &mut Run, up: &Side, down: &Side) {
+    for (name, figures) in [
+        ("p50-up-us", &up.p50_us),
+        ("p50-down-us", &down.p50_us),
+        ("p99-up-us", &up.p99_us),
+        ("p99-down-us", &down.p99_us),
+    ] {
+        run.note(name, format!("{figures:?}").replace(' ', ""));
+    }
+    if run.size == Size::Long {
+        let mut differences: Vec<i64> = up.p99_us.iter().zip(&down.p99_us).map(|(up, down)| down - up).collect();
+        let (differs_us, spread_us) = (median(&mut differences), up.spread_us());
+        run.note("p99-differs-us", differs_us);
+        run.note("spread-us", spread_us);
+        let why = format!("the p99 with the target down differs by {differs_us} µs, and the spread is {spread_us} µs");
+        run.require(differs_us <= spread_us, why);
+    }
+}
+
+/// How long the healthy ones of one run took, from sending to effect, in microseconds.
+struct Took {
+    p50_us: i64,
+    p99_us: i64,
+}
+
+/// The runs with the target up, or those with it down, in the order of the pairs.
+#[derive(Default)]
+struct Side {
+    p50_us: Vec<i64>,
+    p99_us: Vec<i64>,
+}
+
+impl Side {
+    fn add(&mut self, took: Took) {
+        self.p50_us.push(took.p50_us);
+        self.p99_us.push(took.p99_us);
+    }
+
+    /// The largest p99 without the smallest.
+    fn spread_us(&self) -> i64 {
+        let largest = self.p99_us.iter().max().copied().unwrap_or(0);
+        largest - self.p99_us.iter().min().copied().unwrap_or(0)
+    }
+}
+
+/// Offers `count` healthy messages and as many for the target, which follows `rule`: how long the healthy ones took, and the
+/// account.
+async fn played(run: &Run, count: usize, rule: Rule) -> anyhow::Result<(Took, Account)> {
     let settings = StageSettings {
         limits: StreamLimits { max_ack_pending: 1000, ..StreamLimits::default() },
-        rate: if down.is_some() { 1000 } else { 500 },
+        rate: PACE,
         attempts: 1_000_000,
         isolate: true,
         concurrency: 64,
@@ -58,28 +108,31 @@ async fn p99(run: &Run, count: usize, down: Option<Rule>) -> anyhow::Result<(u64
         ..StageSettings::default()
     };
     let stage = Stage::start(run, settings).await?;
-    stage.counter.rule("down", down.unwrap_or(Rule::Accept)).await?;
-    let ids: Vec<String> =
-        (0..count).flat_map(|n| [Some(format!("e-good-{n}")), down.map(|_| format!("e-down-{n}"))]).flatten().collect();
+    stage.counter.rule("target", rule).await?;
+    let ids: Vec<String> = (0..count).flat_map(|n| [format!("e-good-{n}"), format!("e-target-{n}")]).collect();
     let _worker = stage.worker(None).await?;
     let sent = stage.offer(&ids).await?;
     stage.effects_of("good", count).await?;
-    let p99_ms = of_hundred(99, &sent, &stage.counter.report().await?);
+    let took = of_healthy(&sent, &stage.counter.report().await?);
     // In the end the target is mended, and nothing of it is lost.
-    stage.counter.rule("down", Rule::Accept).await?;
-    Ok((p99_ms, stage.account(&sent).await?))
+    stage.counter.rule("target", Rule::Accept).await?;
+    Ok((took, stage.account(&sent).await?))
 }
 
-fn of_hundred(percent: usize, sent: &Sent, report: &Report) -> u64 {
-    let healthy = sent.at_ms.iter().filter(|(id, _)| id.contains("-good-"));
+fn of_healthy(sent: &Sent, report: &Report) -> Took {
+    let healthy = sent.at_us.iter().filter(|(id, _)| id.contains("-good-"));
     let mut took: Vec<u64> =
-        healthy.filter_map(|(id, at_ms)| Some(report.get(id)?.first_ms.saturating_sub(*at_ms))).collect();
+        healthy.filter_map(|(id, at_us)| Some(report.get(id)?.first_us.saturating_sub(*at_us))).collect();
     took.sort_unstable();
-    took.get(took.len() * percent / 100).copied().unwrap_or(u64::MAX)
+    let of_hundred = |percent: usize| {
+        let figure = took.get(took.len() * percent / 100).copied();
+        figure.and_then(|us| i64::try_from(us).ok()).unwrap_or(i64::MAX)
+    };
+    Took { p50_us: of_hundred(50), p99_us: of_hundred(99) }
 }
 
 /// Sorts them, too.
-pub(crate) fn median(figures: &mut [u64]) -> u64 {
+pub(crate) fn median<T: Ord + Copy>(figures: &mut [T]) -> T {
     figures.sort_unstable();
     figures[figures.len() / 2]
 }

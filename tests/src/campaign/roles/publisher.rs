@@ -15,7 +15,7 @@ use shop_proto::shop::{
 use tokio::{signal::unix, time::Instant};
 
 use super::Place;
-use crate::campaign::{account::WORK, stage::SENDER};
+use crate::campaign::{account::WORK, now_us, stage::SENDER};
 
 /// What is published.
 #[derive(Debug, Clone, Args)]
@@ -139,7 +139,7 @@ async fn send_paced(mesh: &Mesh, settings: &Settings, ids: impl Iterator<Item = 
             }
         }
         say(format_args!("try {id}"));
-        say(format_args!("at {} {id}", mesh_core::clock::Clock::system().now_ms()));
+        say(format_args!("at {} {id}", now_us()));
         under_way.push(send_until_acknowledged(mesh, id.to_owned(), settings.ballast));
     }
     while under_way.next().await.is_some() {}
