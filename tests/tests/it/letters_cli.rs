@@ -175,7 +175,8 @@ async fn like_failures_are_one_group_and_are_held_released_and_discarded_togethe
     let shown = operator.json(0, &["dead-letter", "show", &ids[0]]).await;
     let acts: Vec<_> = shown["history"].as_array().unwrap().iter().map(|act| act["kind"].as_str().unwrap()).collect();
     assert_eq!(acts, ["captured", "held", "released", "discarded"]);
-    assert_eq!((&shown["history"][1]["by"], &shown["history"][1]["why"]), (&"ada".into(), &"they call back".into()));
+    let by_ada = (&mesh_tests::person("ada").into(), &"they call back".into());
+    assert_eq!((&shown["history"][1]["by"], &shown["history"][1]["why"]), by_ada);
     let ended = operator.run(&["dead-letter", "edit", &ids[0], "--set", "currency=eur", "--why", "x"]).await;
     assert_eq!(ended.status.code(), Some(1), "what has ended is not edited: {ended:?}");
     let none = operator.json(0, &["dead-letter", "discard", "--reason", "103", "--why", "again"]).await;
