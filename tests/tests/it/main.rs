@@ -41,6 +41,7 @@ mod own_contracts;
 mod replay;
 mod replay_preview;
 mod replay_refused;
+mod replay_together;
 mod shop;
 mod store;
 mod tidy;

@@ -123,6 +123,40 @@ impl Errand {
         }
     }
 
+    /// What is to be counted of a letter that was open at the cut-off and that somebody else ordered since, for the first time
+    /// or again.
+    pub(super) async fn look_back(&self, subject: &str, is_first: bool) -> Outcome {
+        let mut delays = patient_delays();
+        loop {
+            match self.was_meant(subject, is_first).await {
+                Ok(true) => return Outcome::Skipped(Skip::ReplayedByOthers),
+                Ok(false) => return Outcome::NotMeant,
+                Err(fault) => wait(&mut delays, &fault, "a letter can't be read").await,
+            }
+        }
+    }
+
+    /// Whether a letter that was open at the cut-off was meant. Nothing but a capture changes that.
+    async fn was_meant(&self, subject: &str, is_first: bool) -> Result<bool, Fault> {
+        let mut then = Letters::default();
+        let mut from = 1;
+        while from <= self.cut_off
+            && let Some(message) = self.bus.next_on(DEAD_LETTER_STREAM, subject, from).await?
+        {
+            let envelope = message.open().envelope;
+            let sequence = envelope.delivery.as_ref().map_or(from, |delivery| delivery.sequence);
+            if sequence > self.cut_off {
+                break;
+            }
+            then.apply(&envelope);
+            from = sequence + 1;
+            if is_first {
+                break;
+            }
+        }
+        Ok(then.iter().any(|(_, letter)| self.selection.admits(&letter.letter)))
+    }
+
     fn todo(&self, then: Option<Letter>, now: Option<Letter>) -> Todo {
         let was_meant = |it: &Letter| it.state == LetterState::Open && self.selection.admits(&it.letter);
         let (Some(then), Some(now)) = (then.filter(was_meant), now) else { return Todo::Nothing(Outcome::NotMeant) };
@@ -164,7 +198,7 @@ pub(super) async fn read_letter(
     Ok((only(then), only(now)))
 }
 
-fn subject_of(letter: &Letter) -> String {
+pub(super) fn subject_of(letter: &Letter) -> String {
     let it = &letter.letter;
     format!("{}.dead.{}.{}.{}.{}", crate::subject::WIRE, letter.region, it.service, it.consumer, it.id)
 }

@@ -18,9 +18,12 @@ mod log;
 #[cfg(test)]
 mod model_tests;
 mod progress;
+mod queue;
 mod run;
 mod runner;
 mod selection;
+mod share;
+mod since;
 mod walk;
 
 pub use ask::{Ask, cancel, create, find, list, pause, resume, watch};

@@ -10,6 +10,7 @@ use stateright::{Checker as _, Model, Property};
 use super::{
     fold::{Jobs, to_wire},
     progress::{Key, Progress},
+    since::{Others, Since},
 };
 use crate::policy::replay::{Next, View, next};
 
@@ -80,6 +81,8 @@ enum Act {
     Read(usize),
     ReadLog(usize),
     Begin(usize, u64),
+    /// It was heard that somebody else ordered it.
+    Skip(usize, u64),
     Go(usize, u64),
     Repair(usize, u64),
     Checkpoint(usize),
@@ -104,7 +107,12 @@ impl World {
     }
 
     fn progress(&self, runner: &Runner) -> Progress {
-        let mut progress = Progress::new(JOB, LETTERS);
+        self.account(runner).0
+    }
+
+    /// What the job ordered, and what others did to the rest.
+    fn account(&self, runner: &Runner) -> (Progress, Others) {
+        let (mut progress, mut others) = (Progress::new(JOB, LETTERS), Others::default());
         for (index, (letter, event)) in self.letters.iter().take(runner.read).enumerate() {
             let record = match event {
                 Event::Ordered { by_job } => {
@@ -117,9 +125,12 @@ impl World {
             };
             let record = v1::LetterRecord { record: Some(record) };
             progress.apply(key(*letter), (self.sequence(index), &letter.to_string()), &record);
+            if !progress.is_ours(key(*letter)) {
+                others.hear(key(*letter), &record);
+            }
         }
         runner.copied.iter().for_each(|at| progress.copied(*at));
-        progress
+        (progress, others)
     }
 
     fn job(&self, read: usize) -> super::Job {
@@ -194,7 +205,7 @@ impl World {
         if !runner.is_caught_up || job.is_finished() {
             return;
         }
-        let progress = self.progress(runner);
+        let (progress, others) = self.account(runner);
         for (_, letter) in progress.uncopied_after(job.checkpoint.copied_through) {
             let letter = letter.parse().unwrap();
             if !runner.under_way.iter().any(|(other, _)| *other == letter) {
@@ -204,7 +215,11 @@ impl World {
         match self.next(runner) {
             Next::Dispatch => {
                 let is_begun = |letter: &u64| progress.is_ours(key(*letter)) || runner.begun.contains(letter);
-                acts.extend((1..=LETTERS).filter(|letter| !is_begun(letter)).map(|letter| Act::Begin(me, letter)));
+                let turn = |letter| match others.of(key(letter)) {
+                    Some(Since::Taken { .. }) => Act::Skip(me, letter),
+                    _ => Act::Begin(me, letter),
+                };
+                acts.extend((1..=LETTERS).filter(|letter| !is_begun(letter)).map(turn));
             }
             Next::Finish if runner.under_way.is_empty() => acts.push(Act::Finish(me)),
             _ => {}
@@ -328,6 +343,10 @@ impl Model for Replay {
                     runner.begun.push(letter);
                 });
             }
+            Act::Skip(me, letter) => world.runners[me].iter_mut().for_each(|runner| {
+                runner.skipped.push(letter);
+                runner.begun.push(letter);
+            }),
             Act::Go(me, letter) => world.go(me, letter),
             Act::Repair(me, letter) => {
                 let at = world.progress(world.runners[me].as_ref()?).uncopied_after(0);
@@ -394,6 +413,11 @@ impl Model for Replay {
                 let is_stopped = world.log.contains(&Logged::Cancelled);
                 let is_ended = |letter| !matches!(world.stand(letter).1, None | Some(Event::Ordered { by_job: true }));
                 !is_finished || is_stopped || (1..=LETTERS).all(is_ended)
+            }),
+            Property::sometimes("who heard that somebody else ordered it does not try", |_, world: &World| {
+                let skips = |runner: &Runner| runner.under_way.is_empty() && runner.skipped == [1];
+                world.letters.first() == Some(&(1, Event::Ordered { by_job: false }))
+                    && world.runners.iter().flatten().any(skips)
             }),
             Property::sometimes("a job ends after two deaths and with a failure", |_, world: &World| {
                 let is_finished = world.log.iter().any(|logged| matches!(logged, Logged::Finished { .. }));

@@ -111,6 +111,11 @@ impl Progress {
         self.uncopied.keys().next().map_or(self.read_to, |first| first - 1)
     }
 
+    /// The last sequence that was read.
+    pub(super) fn read_to(&self) -> u64 {
+        self.read_to
+    }
+
     /// Whether this job ordered the letter.
     pub(super) fn is_ours(&self, letter: Key) -> bool {
         self.ours.contains(&letter)

@@ -9,6 +9,7 @@ use super::{
     Job, Jobs,
     follow::{Heard, Reading, follow},
     runner::Runner,
+    share::Share,
 };
 use crate::{
     bus::Bus,
@@ -26,13 +27,13 @@ pub async fn run(bus: &Bus, me: &str) {
     let reading = Reading { stream: JOB_STREAM, subjects: vec![all], from: 1 };
     let mut following = std::pin::pin!(follow(bus, reading, heard_into));
     let mut running: FuturesUnordered<BoxFuture<'_, String>> = FuturesUnordered::new();
-    let mut desk = Desk::default();
+    let (mut desk, share) = (Desk::default(), Share::default());
     loop {
         tokio::select! {
             heard = heard.recv() => match heard {
                 Some(heard) => {
                     for job in desk.hear(heard) {
-                        running.push(Box::pin(run_one(bus, me, job)));
+                        running.push(Box::pin(run_one((bus, me), job, share.clone())));
                     }
                 }
                 None => return,
@@ -43,10 +44,10 @@ pub async fn run(bus: &Bus, me: &str) {
     }
 }
 
-async fn run_one(bus: &Bus, me: &str, job: watch::Receiver<Job>) -> String {
+async fn run_one((bus, me): (&Bus, &str), job: watch::Receiver<Job>, share: Share) -> String {
     let id = job.borrow().id.clone();
     tracing::info!(job = id, "a job is taken up");
-    Runner::new(bus, me, job).run().await;
+    Runner::new((bus, me), job, share).run().await;
     tracing::info!(job = id, "a job is put down");
     id
 }

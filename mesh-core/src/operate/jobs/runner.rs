@@ -5,7 +5,7 @@
 //! knows stands in the streams.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -25,6 +25,8 @@ use super::{
     follow::{Heard, Reading, follow},
     log::append,
     progress::{Key, Progress},
+    queue::{Queue, Turn},
+    share::{Mark, Share},
     walk::{Candidate, Found, candidate_now, walk},
 };
 use crate::{
@@ -42,11 +44,11 @@ const MAX_BYTES: usize = 32 * 1024 * 1024;
 const MAX_REPAIRS: usize = 64;
 /// Letters whose histories are looked at at once: what is to be sent then waits in memory.
 const MAX_LOOK_UPS: usize = 64;
+/// The same where it is only to be counted.
+const MAX_LOOK_BACKS: usize = 512;
 /// Records and letters that are read ahead.
 const HEARD_AHEAD: usize = 512;
 const FOUND_AHEAD: usize = 64;
-/// Letters that wait for their moment.
-const QUEUED: usize = 256;
 /// How often the time of day is looked at while a job waits for its hour: it may be set meanwhile.
 const LOOK_AT_CLOCK: Duration = Duration::from_millis(500);
 /// How long after a refused record the next one is tried.
@@ -82,13 +84,13 @@ pub(super) struct Runner {
     progress: Progress,
     skipped: HashMap<Key, Skip>,
     skips: Skips,
-    /// Letters that were begun and whose order has not been read back yet.
-    starting: HashSet<Key>,
+    /// Letters that were begun and whose order has not been read back yet. Other jobs leave those that are marked.
+    starting: HashMap<Key, Option<Mark>>,
     /// Letters that are under way here, and their bytes.
     letters: usize,
     bytes: usize,
     under_way: FuturesUnordered<BoxFuture<'static, Ended>>,
-    queue: VecDeque<Candidate>,
+    queue: Queue,
     /// Orders whose copy may be missing, sequence and subject; and how many of them are looked at.
     missing: VecDeque<(u64, String)>,
     repairs: usize,
@@ -118,7 +120,7 @@ struct Log {
 }
 
 impl Runner {
-    pub(super) fn new(bus: &Bus, me: &str, job: watch::Receiver<Job>) -> Runner {
+    pub(super) fn new((bus, me): (&Bus, &str), job: watch::Receiver<Job>, share: Share) -> Runner {
         let now = Instant::now();
         let it = job.borrow().clone();
         let order = Order { by: it.asked.by.clone(), why: it.asked.why.clone(), again: false, job: it.id.clone() };
@@ -148,11 +150,11 @@ impl Runner {
             progress: Progress::new(&it.id, it.replay.cut_off),
             skipped: HashMap::new(),
             skips: Skips::default(),
-            starting: HashSet::new(),
+            starting: HashMap::new(),
             letters: 0,
             bytes: 0,
             under_way: FuturesUnordered::new(),
-            queue: VecDeque::new(),
+            queue: Queue::new(share),
             missing: VecDeque::new(),
             repairs: 0,
             look_ups: 0,
@@ -185,7 +187,7 @@ impl Runner {
             if self.is_over() {
                 break;
             }
-            let walks = self.is_caught_up && !self.is_walked && self.queue.len() < QUEUED && !self.is_stopped();
+            let walks = self.is_caught_up && !self.is_walked && self.queue.has_room() && !self.is_stopped();
             tokio::select! {
                 _ = heard.recv_many(&mut records, HEARD_AHEAD) => records.drain(..).for_each(|one| self.hear(one)),
                 Some(ended) = self.under_way.next(), if !self.under_way.is_empty() => self.end(ended),
@@ -246,6 +248,7 @@ impl Runner {
     fn act(&mut self) -> Instant {
         let mut wake = Instant::now() + Duration::from_secs(60);
         self.repair();
+        wake = self.queue.look_aside(self.progress.read_to()).map_or(wake, |again| wake.min(again));
         while self.is_caught_up {
             match next(&self.plan, &self.view()) {
                 Next::Dispatch => match self.dispatch() {
@@ -264,6 +267,9 @@ impl Runner {
                 }
                 Next::Wait => break,
             }
+        }
+        if self.is_walked && self.queue.is_empty() {
+            self.queue.end();
         }
         wake.min(self.write())
     }
@@ -296,49 +302,65 @@ impl Runner {
     fn dispatch(&mut self) -> Dispatched {
         // A walk that began again comes across letters twice; another runner may have been faster.
         while self.queue.front().is_some_and(|next| next.key().is_none_or(|key| self.is_begun(key))) {
-            self.queue.pop_front();
+            self.queue.pop();
         }
-        if self.queue.is_empty() || self.letters >= MAX_UNDER_WAY || self.bytes >= MAX_BYTES {
-            return Dispatched::NothingToSend;
-        }
-        // Whether one that something happened to is meant is known before it takes the moment of another.
-        let is_letter = matches!(self.queue.front(), Some(Candidate::Letter(_)));
-        if !is_letter && self.look_ups >= MAX_LOOK_UPS {
-            return Dispatched::NothingToSend;
-        }
-        if is_letter
-            && let Some(pace) = &mut self.pace
-            && let Err(moment) = pace.take(self.begun.elapsed())
-        {
-            return Dispatched::NotBefore(self.begun + moment);
-        }
-        let Some((candidate, key)) = self.queue.pop_front().and_then(|it| it.key().map(|key| (it, key))) else {
-            return Dispatched::NothingToSend;
-        };
-        let (errand, bytes) = (Arc::clone(&self.errand), candidate.size());
-        self.starting.insert(key);
-        match candidate {
-            Candidate::Letter(letter) => {
-                self.letters += 1;
-                self.bytes += bytes;
-                self.under_way.push(Box::pin(async move {
-                    let outcome = errand.dispatch(letter).await;
-                    Ended::Letter { key, bytes, outcome }
-                }));
+        let is_full = self.letters >= MAX_UNDER_WAY || self.bytes >= MAX_BYTES;
+        // Whether one is meant is known before it takes the moment of another.
+        match self.queue.turn(&self.errand.selection, self.progress.read_to()) {
+            Turn::Nothing => return Dispatched::NothingToSend,
+            Turn::Gone => {}
+            Turn::Taken(key) => self.skip(key, Some(Skip::ReplayedByOthers)),
+            Turn::Send if is_full => return Dispatched::NothingToSend,
+            Turn::Send => {
+                if let Some(pace) = &mut self.pace
+                    && let Err(moment) = pace.take(self.begun.elapsed())
+                {
+                    return Dispatched::NotBefore(self.begun + moment);
+                }
+                self.send();
             }
-            Candidate::LookUp { subject, .. } => {
-                self.look_ups += 1;
-                self.under_way.push(Box::pin(async move {
-                    let todo = errand.look_up(&subject).await;
-                    Ended::LookedUp { key, todo }
-                }));
-            }
+            Turn::LookUp if is_full || self.look_ups >= MAX_LOOK_UPS => return Dispatched::NothingToSend,
+            Turn::LookBack { .. } if self.look_ups >= MAX_LOOK_BACKS => return Dispatched::NothingToSend,
+            Turn::LookUp => self.look_up(None),
+            Turn::LookBack { first } => self.look_up(Some(first)),
         }
         Dispatched::Yes
     }
 
+    /// Sends the first letter.
+    fn send(&mut self) {
+        let Some(candidate) = self.queue.pop() else { return };
+        let (Some(key), bytes) = (candidate.key(), candidate.size()) else { return };
+        let Candidate::Letter(letter) = candidate else { return };
+        self.starting.insert(key, self.queue.begin(key));
+        self.letters += 1;
+        self.bytes += bytes;
+        let errand = Arc::clone(&self.errand);
+        self.under_way.push(Box::pin(async move {
+            let outcome = errand.dispatch(letter).await;
+            Ended::Letter { key, bytes, outcome }
+        }));
+    }
+
+    /// Looks at the history of the first letter; only at what it was where it is known that somebody else replayed it.
+    fn look_up(&mut self, taken: Option<bool>) {
+        let Some(candidate) = self.queue.pop() else { return };
+        let Some(key) = candidate.key() else { return };
+        let (subject, _) = candidate.into_subject();
+        self.starting.insert(key, None);
+        self.look_ups += 1;
+        let errand = Arc::clone(&self.errand);
+        self.under_way.push(Box::pin(async move {
+            let todo = match taken {
+                Some(is_first) => Todo::Nothing(errand.look_back(&subject, is_first).await),
+                None => errand.look_up(&subject).await,
+            };
+            Ended::LookedUp { key, todo }
+        }));
+    }
+
     fn is_begun(&self, key: Key) -> bool {
-        self.progress.is_ours(key) || self.starting.contains(&key)
+        self.progress.is_ours(key) || self.starting.contains_key(&key)
     }
 
     fn end(&mut self, ended: Ended) {
@@ -368,6 +390,9 @@ impl Runner {
             // Until its order is read back it counts as starting.
             Outcome::Sent { ordered_at } => {
                 self.progress.copied(ordered_at);
+                if let Some(Some(mark)) = self.starting.get(&key) {
+                    mark.ordered(ordered_at);
+                }
                 if self.progress.is_ours(key) {
                     self.starting.remove(&key);
                 }
@@ -388,7 +413,7 @@ impl Runner {
             // Its turn is now; when, the rate says.
             Todo::Order(letter) => {
                 self.starting.remove(&key);
-                self.queue.push_front(Candidate::Letter(letter));
+                self.queue.first(Candidate::Letter(letter));
             }
             // Ordered before, at the moment of its own.
             Todo::Copy(letter, replayed) => {
@@ -414,7 +439,7 @@ impl Runner {
                     Candidate::LookUp { .. } => true,
                 };
                 if is_meant && !self.is_begun(key) {
-                    self.queue.push_back(candidate);
+                    self.queue.found(candidate);
                 }
             }
         }
@@ -439,10 +464,14 @@ impl Runner {
             return;
         };
         let is_order = self.progress.apply(key, (delivery.sequence, &envelope.subject), &record);
+        self.queue.heard(key, (!self.progress.is_ours(key)).then_some(&record));
         if is_order {
             self.skip(key, None);
-            let is_here = self.starting.remove(&key);
-            if !is_here && self.is_caught_up {
+            let begun = self.starting.remove(&key);
+            if let Some(Some(mark)) = &begun {
+                mark.ordered(delivery.sequence);
+            }
+            if begun.is_none() && self.is_caught_up {
                 // Of a runner that is gone, or about to: its copy may be missing.
                 self.missing.push_back((delivery.sequence, envelope.subject.clone()));
             }

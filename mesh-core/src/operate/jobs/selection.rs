@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream::FuturesOrdered};
 use mesh_proto::v1;
 use tokio::time::Instant;
 
@@ -27,6 +28,8 @@ const MAX_FILTERS: usize = 32;
 pub const MAX_IDS: usize = 10_000;
 /// How long a server may take to catch up with the others, before a person is told.
 const CATCHES_UP: Duration = Duration::from_secs(10);
+/// Letters that are looked at at once.
+const LOOKED_AT: usize = 64;
 /// Letters that a preview names: of all, and of those that were mended.
 const NAMED: usize = 10;
 
@@ -83,6 +86,14 @@ impl Selection {
         let subjects: Vec<_> = self.ids.iter().filter(are_tokens).map(|id| format!("{place}.{id}")).collect();
         // No filter at all would be everything.
         if subjects.is_empty() { vec![format!("{place}.none")] } else { subjects }
+    }
+
+    /// Whether it is about the letter on one of its subjects, while that is open. `None`: only the letter says.
+    pub(super) fn admits_subject(&self, subject: &str) -> Option<bool> {
+        let filter = letters::Selection { service: None, consumer: None, ..self.filter.clone() };
+        let id = subject.rsplit('.').next().unwrap_or_default();
+        let is_named = self.ids.is_empty() || self.ids.contains(id);
+        if is_named && !filter.is_everything() { None } else { Some(is_named) }
     }
 
     /// Whether it is about this letter, while that is open. One that holds no message can't be sent.
@@ -150,19 +161,31 @@ pub async fn preview(bus: &Bus, selection: &Selection) -> Result<Preview, Fault>
 async fn preview_once(bus: &Bus, selection: &Selection, cut_off: u64) -> Result<Preview, Fault> {
     let mut preview = Preview { cut_off, ..Preview::default() };
     let mut newest = Newest::of(bus, (selection, cut_off)).await?;
+    // In the order of the stream, however long each is looked at.
+    let mut looked_at = FuturesOrdered::new();
+    let is_meant = |it: &Letter| it.state == LetterState::Open && selection.admits(&it.letter);
     while let Some(envelope) = newest.next().await? {
-        match candidate_now(&envelope, cut_off) {
-            Some(Candidate::Letter(letter)) if selection.admits(&letter.letter) => preview.add(*letter),
-            Some(Candidate::LookUp { subject, .. }) => {
-                let (then, _) = read_letter(bus, &subject, cut_off).await?;
-                let meant = then.filter(|it| it.state == LetterState::Open && selection.admits(&it.letter));
-                meant.into_iter().for_each(|letter| preview.add(letter));
-            }
-            _ => {}
+        let Some(candidate) = candidate_now(&envelope, cut_off) else { continue };
+        looked_at.push_back(as_of(bus, candidate, cut_off));
+        if looked_at.len() >= LOOKED_AT
+            && let Some(then) = looked_at.next().await
+        {
+            then?.filter(is_meant).into_iter().for_each(|letter| preview.add(letter));
         }
+    }
+    while let Some(then) = looked_at.next().await {
+        then?.filter(is_meant).into_iter().for_each(|letter| preview.add(letter));
     }
     newest.following.close().await;
     Ok(preview)
+}
+
+/// A candidate as it stood at the cut-off.
+async fn as_of(bus: &Bus, candidate: Candidate, cut_off: u64) -> Result<Option<Letter>, Fault> {
+    match candidate {
+        Candidate::Letter(letter) => Ok(Some(*letter)),
+        Candidate::LookUp { subject, .. } => Ok(read_letter(bus, &subject, cut_off).await?.0),
+    }
 }
 
 fn no_stream() -> Fault {

@@ -9,7 +9,7 @@ use mesh_proto::v1::{self, letter_record::Record};
 use prost::Message as _;
 use tokio::sync::mpsc;
 
-use super::{Selection, progress::Key};
+use super::{Selection, dispatch::subject_of, progress::Key};
 use crate::{
     bus::{Bus, Following, Start},
     dead_letter::{Letter, Letters},
@@ -28,7 +28,14 @@ pub(super) enum Candidate {
     /// It is open, as captured.
     Letter(Box<Letter>),
     /// Something happened to it: its whole history says whether it was meant and where it stands.
-    LookUp { key: Key, subject: String },
+    LookUp {
+        key: Key,
+        subject: String,
+        /// The sequence of its newest record.
+        seen: u64,
+        /// Whether it is known to be meant.
+        is_meant: bool,
+    },
 }
 
 impl Candidate {
@@ -37,6 +44,14 @@ impl Candidate {
         match self {
             Candidate::Letter(letter) => Key::of(&letter.letter.id),
             Candidate::LookUp { key, .. } => Some(*key),
+        }
+    }
+
+    /// Its subject, and whether it is known to be meant: all that is kept of one that waits.
+    pub(super) fn into_subject(self) -> (String, bool) {
+        match self {
+            Candidate::Letter(letter) => (subject_of(&letter), true),
+            Candidate::LookUp { subject, is_meant, .. } => (subject, is_meant),
         }
     }
 
@@ -148,7 +163,8 @@ pub(super) fn candidate_now(envelope: &Envelope, cut_off: u64) -> Option<Candida
     let Some(Place::DeadLetter { letter, .. }) = Place::parse(&envelope.subject) else { return None };
     let key = Key::of(letter)?;
     let record = v1::LetterRecord::decode(envelope.payload.clone()).ok()?.record?;
-    let look_up = || Some(Candidate::LookUp { key, subject: envelope.subject.clone() });
+    let subject = || envelope.subject.clone();
+    let look_up = || Some(Candidate::LookUp { key, subject: subject(), seen: sequence, is_meant: false });
     match record {
         Record::Captured(captured) if sequence > cut_off && captured.generation == 0 => None,
         Record::Captured(_) if sequence <= cut_off => {
