@@ -53,11 +53,14 @@ fn lane(service: &str, consumer: &str) -> Lane {
     Lane { region: name("local"), service: name(service), consumer: name(consumer) }
 }
 
-/// Takes one message as often as it is delivered, and dies with it.
-pub(crate) async fn die(worker: &Worker) {
+/// Takes one message as often as it is delivered, and dies with it. When it was stored, as its deliveries say.
+pub(crate) async fn die(worker: &Worker) -> i64 {
+    let mut reply = None;
     for _ in 0..MAX_DELIVER {
-        worker.pull().await;
+        reply = worker.pull().await.reply;
     }
+    let nanos: i64 = reply.unwrap().split('.').nth(7).unwrap().parse().unwrap();
+    nanos / 1_000_000
 }
 
 /// A keeper in this process, at work until it is stopped.
@@ -140,33 +143,39 @@ async fn outcomes(broker: &TestBroker) -> Vec<(String, v1::Outcome)> {
 
 /// Queues work and has a worker die of the first; the second it does, so that the floor of its consumer is above the first.
 async fn die_of_work(broker: &TestBroker, number: usize) -> (Worker, mesh_core::Receipt) {
+    let (worker, receipt, _) = die_of_stored_work(broker, number).await;
+    (worker, receipt)
+}
+
+/// The same, and when it was stored.
+async fn die_of_stored_work(broker: &TestBroker, number: usize) -> (Worker, mesh_core::Receipt, i64) {
     let till = broker.connect("till").await.unwrap();
     let client = PaymentsClient::new(&till);
     let receipt = client.charge().enqueue(&charge_of(number, 100)).id(number.to_string()).await.unwrap();
     let worker = Worker::new(broker, "bank", WORK).await;
-    die(&worker).await;
+    let stored_at_ms = die(&worker).await;
     let next = client.charge().enqueue(&charge_of(number + 1, 100)).id(format!("{number}+1")).await.unwrap();
     let healthy = worker.pull().await;
     let expected = format!("$JS.ACK.{}.{}.1.{}.", WORK.0, WORK.1, next.sequence);
     assert!(healthy.reply.as_deref().unwrap().starts_with(&expected), "{:?}", healthy.reply);
     worker.client.request(healthy.reply.unwrap(), "+ACK".into()).await.unwrap();
     till.drain().await;
-    (worker, receipt)
+    (worker, receipt, stored_at_ms)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn work_that_killed_its_last_worker_is_one_letter_and_leaves_the_queue() {
     for standing in [true, false] {
         let broker = broker().await;
-        let (worker, receipt) = die_of_work(&broker, 1).await;
+        let (worker, receipt, stored_at_ms) = die_of_stored_work(&broker, 1).await;
         let stands = if standing { Some(worker.ask(1, 60).await) } else { None };
         // Nobody listens at that moment: the keeper comes later.
         let keeper = Running::start(&broker).await;
         let letter = some_letters(&broker, 1).await.remove(0);
         until_empty(&broker, WORK.0).await;
         assert_eq!((letter.state, letter.history.len()), (LetterState::Open, 1));
-        let expected =
-            letter_id(&lane("bank", "shop-payments-v1-payments"), (WORK.0, receipt.sequence), &receipt.message_id);
+        let (lane, place) = (lane("bank", "shop-payments-v1-payments"), (WORK.0, receipt.sequence));
+        let expected = letter_id(&lane, place, stored_at_ms, &receipt.message_id);
         let letter = letter.letter;
         assert_eq!(letter.id, expected, "the id that the consumer's own capture would give");
         assert_eq!(letter.payload, charge_of(1, 100).encode_to_vec());
@@ -191,11 +200,12 @@ async fn an_event_that_killed_its_last_consumer_is_one_letter() {
         let sender = broker.connect("orders").await.unwrap();
         sender.publisher::<OrderPlaced>().publish(&order(1)).id("1").await.unwrap();
         let worker = Worker::new(&broker, "mail", EVENTS).await;
-        die(&worker).await;
+        let stored_at_ms = die(&worker).await;
         let stands = if standing { Some(worker.ask(1, 60).await) } else { None };
         let keeper = Running::start(&broker).await;
         let letter = some_letters(&broker, 1).await.remove(0).letter;
-        let id = letter_id(&lane("mail", "confirm"), (EVENTS.0, 1), "orders/shop.orders.v1.OrderPlaced/1");
+        let message_id = "orders/shop.orders.v1.OrderPlaced/1";
+        let id = letter_id(&lane("mail", "confirm"), (EVENTS.0, 1), stored_at_ms, message_id);
         assert_eq!(letter.id, id);
         until_read(&broker).await;
         keeper.stop().await;

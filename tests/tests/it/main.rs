@@ -29,6 +29,7 @@ mod letters_edit;
 mod letters_full;
 mod letters_terminals;
 mod letters_transfer;
+mod made_anew;
 mod ordered;
 mod ordered_cluster;
 mod outbox;

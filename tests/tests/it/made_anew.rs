@@ -1,0 +1,121 @@
+//! A stream that was removed and made again counts from 1 again. Nothing of the new one is taken for what was at its place.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::jetstream;
+use mesh_core::{
+    Context, Fault, Mesh,
+    bus::StreamLimits,
+    dead_letter::{Letter, LetterState},
+    operate::letters::{self, Order, Selector},
+    policy::{compile::Declaration, retry::RetryRule},
+};
+use mesh_tests::{Seen, TestBroker, eventually, foreign};
+use shop_proto::shop::orders::v1::OrderPlaced;
+
+use crate::shop::{consumer, order, orders};
+
+const EVENTS: &str = "mesh1-event-orders";
+const SUBJECT: &str = "mesh1.event.local.orders.shop.orders.v1.OrderPlaced.0";
+
+fn declared() -> [Declaration; 2] {
+    [orders(), consumer("mail", "confirm")]
+}
+
+async fn make_anew(broker: &TestBroker, stream: &str) {
+    jetstream::new(foreign::client(broker, "operator").await).delete_stream(stream).await.unwrap();
+    broker.apply(&declared(), &StreamLimits::default()).await.unwrap();
+}
+
+async fn some_letters(broker: &TestBroker, count: usize) -> Vec<Letter> {
+    let operator = broker.connect("operator").await.unwrap();
+    let letters = eventually("the letters", || async {
+        let letters = letters::list(operator.bus(), &Selector::default()).await.unwrap().letters;
+        assert!(letters.len() <= count, "{letters:?}");
+        (letters.len() == count).then_some(letters)
+    })
+    .await;
+    operator.drain().await;
+    letters
+}
+
+async fn until_all_is_settled(broker: &TestBroker) {
+    let operator = broker.connect("operator").await.unwrap();
+    eventually("all settled", || async {
+        let state = operator.bus().consumer_state(EVENTS, "mail_confirm").await.unwrap()?;
+        (state.pending == 0 && state.in_flight == 0).then_some(())
+    })
+    .await;
+    operator.drain().await;
+}
+
+async fn refuse_all(broker: &TestBroker) -> Mesh {
+    let mail = broker.connect("mail").await.unwrap();
+    let handler = |_cx: Context, _event: OrderPlaced| async { Err(Fault::invalid("not today")) };
+    mail.consumer::<OrderPlaced>("confirm").start(handler).await.unwrap();
+    mail
+}
+
+/// Stores one event, with an id or as somebody who states none.
+async fn store(broker: &TestBroker, number: usize, id: Option<&str>) {
+    let client = jetstream::new(foreign::client(broker, "orders").await);
+    let payload = prost::Message::encode_to_vec(&order(number));
+    let mut headers = async_nats::HeaderMap::new();
+    id.into_iter().for_each(|id| headers.insert("Nats-Msg-Id", id));
+    let stored = client.publish_with_headers(SUBJECT, headers, payload.into()).await.unwrap().await.unwrap();
+    assert_eq!(stored.sequence, 1, "the same place");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_at_the_place_of_an_older_letter_is_a_letter_of_its_own() {
+    for id in [None, Some("orders/shop.orders.v1.OrderPlaced/1")] {
+        let broker = TestBroker::start(&declared()).await.unwrap();
+        let mail = refuse_all(&broker).await;
+        store(&broker, 1, id).await;
+        let letter = some_letters(&broker, 1).await.remove(0);
+        until_all_is_settled(&broker).await;
+        mail.drain().await;
+        let operator = broker.connect("operator").await.unwrap();
+        let order = Order { by: "ada".into(), why: "seen to".into(), again: false, job: String::new() };
+        letters::discard(operator.bus(), &letter, &order).await.unwrap();
+
+        make_anew(&broker, EVENTS).await;
+        let _mail = refuse_all(&broker).await;
+        store(&broker, 2, id).await;
+        until_all_is_settled(&broker).await;
+        let letters = some_letters(&broker, 2).await;
+        let open = letters.iter().find(|letter| letter.state == LetterState::Open).expect("the new one");
+        let event: OrderPlaced = prost::Message::decode(open.letter.payload.clone()).unwrap();
+        assert_eq!(event.order_id, "2");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_delayed_at_the_place_of_an_older_copy_comes_again() {
+    let broker = TestBroker::start(&declared()).await.unwrap();
+    let seen = Seen::default();
+    let start = async || {
+        let mail = broker.connect("mail").await.unwrap();
+        let into = Arc::clone(&seen);
+        let handler = move |cx: Context, event: OrderPlaced| {
+            let into = Arc::clone(&into);
+            async move {
+                into.lock().await.push(format!("{} {}", event.order_id, cx.attempt()));
+                if cx.attempt() == 1 { Err(Fault::unavailable("not yet")) } else { Ok(()) }
+            }
+        };
+        let retry = RetryRule { base: Duration::from_millis(20), ..RetryRule::default() };
+        mail.consumer::<OrderPlaced>("confirm").retry(retry).start(handler).await.unwrap();
+        mail
+    };
+    for number in 1..=2 {
+        let mail = start().await;
+        store(&broker, number, None).await;
+        let again = format!("{number} 2");
+        eventually("the second attempt", || async { seen.lock().await.contains(&again).then_some(()) }).await;
+        until_all_is_settled(&broker).await;
+        mail.drain().await;
+        make_anew(&broker, EVENTS).await;
+    }
+    assert_eq!(*seen.lock().await, ["1 1", "1 2", "2 1", "2 2"]);
+}
