@@ -40,7 +40,7 @@ use crate::{
 
 pub use admin::{ConsumerState, StreamLimits, StreamState};
 pub use error::{PublishError, Stored};
-pub use follow::Follow;
+pub use follow::{Follow, Followed};
 pub use link::LinkState;
 pub use look::Probed;
 pub use pages::{Following, Start};

@@ -254,6 +254,7 @@ async fn a_keeper_that_crashed_after_any_step_leaves_the_same_single_letter() {
 
     let running = Running::start(&broker).await;
     until_empty(&broker, WORK.0).await;
+    until_read(&broker).await;
     running.stop().await;
     // Every advisory comes a second time: its place was not written.
     let store = Store::own(keeper.bus());

@@ -7,13 +7,24 @@ use mesh_core::{
     Context, Fault, Mesh,
     bus::StreamLimits,
     dead_letter::{Letter, LetterState},
-    operate::letters::{self, Order, Selector},
+    operate::{
+        keeper::ask,
+        letters::{self, Order, Selector},
+    },
     policy::{compile::Declaration, retry::RetryRule},
+    proto::v1,
+    subject::{ADVISORY_STREAM, DEAD_LETTER_STREAM},
 };
-use mesh_tests::{Seen, TestBroker, eventually, foreign};
+use mesh_tests::{
+    Seen, TestBroker, eventually,
+    foreign::{self, Worker},
+};
 use shop_proto::shop::orders::v1::OrderPlaced;
 
-use crate::shop::{consumer, order, orders};
+use crate::{
+    keeper::{self, Running, die, until_read},
+    shop::{consumer, order, orders},
+};
 
 const EVENTS: &str = "mesh1-event-orders";
 const SUBJECT: &str = "mesh1.event.local.orders.shop.orders.v1.OrderPlaced.0";
@@ -118,4 +129,74 @@ async fn what_is_delayed_at_the_place_of_an_older_copy_comes_again() {
         make_anew(&broker, EVENTS).await;
     }
     assert_eq!(*seen.lock().await, ["1 1", "1 2", "2 1", "2 2"]);
+}
+
+/// Removes a stream and makes it again as it was.
+async fn make_again(broker: &TestBroker, stream: &str) {
+    let operator = jetstream::new(foreign::client(broker, "operator").await);
+    let config = operator.get_stream(stream).await.unwrap().cached_info().config.clone();
+    operator.delete_stream(stream).await.unwrap();
+    operator.create_stream(config).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_words_of_a_stream_of_advisories_that_was_made_anew_are_read_from_its_beginning() {
+    let broker = keeper::broker().await;
+    let sender = broker.connect("orders").await.unwrap();
+    let worker = Worker::new(&broker, "mail", keeper::EVENTS).await;
+    let die_of = async |number: usize| {
+        sender.publisher::<OrderPlaced>().publish(&order(number)).id(number.to_string()).await.unwrap();
+        die(&worker).await;
+    };
+    let running = Running::start(&broker).await;
+    for number in 1..=3 {
+        die_of(number).await;
+        keeper::some_letters(&broker, number).await;
+    }
+    until_read(&broker).await;
+    // While no keeper runs: nobody heard it either.
+    running.stop().await;
+    make_again(&broker, ADVISORY_STREAM).await;
+    die_of(4).await;
+    let standing = worker.ask(1, 60).await;
+    let operator = broker.connect("operator").await.unwrap();
+    let said = async || operator.bus().stream_state(ADVISORY_STREAM).await.unwrap().unwrap().last_sequence;
+    eventually("the word", || async { (said().await == 1).then_some(()) }).await;
+    drop(standing);
+    let running = Running::start(&broker).await;
+    keeper::some_letters(&broker, 4).await;
+    until_read(&broker).await;
+    // While one runs: what it hears is in the stream, so it is read there.
+    make_again(&broker, ADVISORY_STREAM).await;
+    die_of(5).await;
+    keeper::some_letters(&broker, 5).await;
+    until_read(&broker).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_knows_no_letter_of_a_stream_that_is_no_more() {
+    let broker = keeper::broker().await;
+    let mail = refuse_all(&broker).await;
+    let sender = broker.connect("orders").await.unwrap();
+    for number in 1..=2 {
+        sender.publisher::<OrderPlaced>().publish(&order(number)).id(number.to_string()).await.unwrap();
+    }
+    some_letters(&broker, 2).await;
+    let running = Running::start(&broker).await;
+    let operator = broker.connect("operator").await.unwrap();
+    let counted = async |expected: u64| {
+        eventually("the count", || async {
+            let count = ask::count(operator.bus(), v1::LetterQuery::default()).await.ok()?;
+            (u64::from(count.total) == expected).then_some(())
+        })
+        .await;
+    };
+    counted(2).await;
+    make_again(&broker, DEAD_LETTER_STREAM).await;
+    counted(0).await;
+    sender.publisher::<OrderPlaced>().publish(&order(3)).id("3").await.unwrap();
+    counted(1).await;
+    running.stop().await;
+    mail.drain().await;
 }
