@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use clap::Args;
 use mesh_core::{
     bus::Bus,
+    clock::rfc3339,
     dead_letter::Letter,
     operate::{
         jobs::{self, Ask, MAX_IDS, Selection},
@@ -76,7 +77,7 @@ pub(super) async fn run(
     let now_ms = bus.gate().clock().now_ms();
     // What is wrong with the words is said before anything is read.
     let (canary, abort_if) = (canary(&args.rollout)?, abort_if(&args.rollout)?);
-    let at_ms = args.rollout.at.map(|at| at.ahead_ms(now_ms));
+    let at_ms = not_before(&args.rollout, now_ms)?;
     let catalog = contracts::catalog(global)?;
     let named = letters::find_each(&bus, &args.ids).await?;
     let selection = selection(&bus, &named, &args, global).await?;
@@ -162,6 +163,14 @@ fn check_count(count: usize) -> Result<(), Failure> {
 
 fn canary(args: &RolloutArgs) -> anyhow::Result<Canary> {
     Canary::new(args.canary.clone()).map_err(|error| Failure::input(format!("--canary: {error}"), "").into())
+}
+
+/// A moment that is over is a slip of whoever wrote it: the job would begin at once.
+fn not_before(args: &RolloutArgs, now_ms: i64) -> Result<Option<i64>, Failure> {
+    let at_ms = args.at.map(|at| at.ahead_ms(now_ms));
+    let Some(over_ms) = at_ms.filter(|at_ms| *at_ms < now_ms) else { return Ok(at_ms) };
+    let what = format!("--at: {} is over: it is now {}", rfc3339(over_ms), rfc3339(now_ms));
+    Err(Failure::input(what, "name a moment to come, or leave --at out to begin at once"))
 }
 
 fn abort_if(args: &RolloutArgs) -> anyhow::Result<Option<AbortRule>> {
