@@ -7,7 +7,7 @@ use mesh_core::{
     bus::{Probed, Stop, StreamLimits},
     clock::TaskScope,
     dead_letter::{self, Facts, Letter, LetterState, letter_id},
-    delayed::Lane,
+    delayed::{self, Lane},
     fault::{Code, Effect, Reason},
     gate::Unopened,
     operate::{
@@ -399,6 +399,46 @@ async fn a_message_that_was_deleted_under_its_consumer_is_a_letter_that_says_so(
     let order = Order { by: "ada".into(), why: "again".into(), again: false, job: String::new() };
     let fault = letters::replay(operator.bus(), &letter, &order).await.unwrap_err();
     assert!(fault.message().contains("holds no message"), "{fault}");
+}
+
+/// A keeper that takes away what its consumer's acknowledgement has not reached yet has the broker say that it was lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_a_letter_is_not_lost_when_it_is_deleted_from_its_queue() {
+    for on_lane in [false, true] {
+        let broker = broker().await;
+        let (work, lane_of_work) = (lane("bank", "shop-payments-v1-payments"), "mesh1-lane-bank");
+        let place = if on_lane { (lane_of_work, WORK.1) } else { WORK };
+        let till = broker.connect("till").await.unwrap();
+        PaymentsClient::new(&till).charge().enqueue(&charge_of(1, 100)).id("1").await.unwrap();
+        let (bank, keeper) = (broker.connect("bank").await.unwrap(), broker.connect(KEEPER).await.unwrap());
+        let worker = Worker::new(&broker, "bank", WORK).await;
+        let first = worker.pull().await;
+        let envelope_at = async |stream: &str, sequence| {
+            let message = keeper.bus().message_at(stream, sequence).await.unwrap().unwrap();
+            message.open().envelope
+        };
+        let mut envelope = envelope_at(WORK.0, 1).await;
+        let mut sequence = 1;
+        if on_lane {
+            delayed::delay(bank.bus(), &work, &envelope, (2, 1), &v1::Attempts::default()).await.unwrap();
+            worker.client.request(first.reply.unwrap(), "+ACK".into()).await.unwrap();
+            let copy = Worker::new(&broker, "bank", place).await.pull().await;
+            sequence = copy.reply.unwrap().split('.').nth(5).unwrap().parse().unwrap();
+            envelope = envelope_at(place.0, sequence).await;
+        }
+        let fault = Fault::new(Code::Internal, Effect::Unknown, Reason::HandlerPanicked, "the handler panicked");
+        dead_letter::capture(bank.bus(), &work, &envelope, &fault, v1::Attempts::default()).await.unwrap();
+        let jetstream = async_nats::jetstream::new(foreign::client(&broker, "operator").await);
+        jetstream.get_stream(place.0).await.unwrap().delete_message(sequence).await.unwrap();
+
+        let running = Running::start(&broker).await;
+        until_read(&broker).await;
+        running.stop().await;
+        let letter = some_letters(&broker, 1).await.remove(0).letter;
+        assert_eq!(letter.fault.unwrap().reason, Reason::HandlerPanicked.code());
+        let copy = on_lane.then(|| v1::Copy { stream: place.0.into(), sequence });
+        assert_eq!((letter.source.unwrap().stream.as_str(), letter.copy), (WORK.0, copy));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
