@@ -152,7 +152,7 @@ class Partner:
 
     async def delay(self, delivery, due_ms):
         original = wire.Original(delivery)
-        unique = f"{original.place[0]}-{original.place[1]}"
+        unique = original.unique
         lane = f"mesh1.lane.local.{SERVICE}.{CONSUMER}"
         attempts = self.attempts(delivery, self.fault(UNAVAILABLE, "MESH-0007", "not now"))
         source = f"{original.source[0]}:{original.source[1]}"
@@ -176,7 +176,8 @@ class Partner:
     async def capture(self, delivery):
         original = wire.Original(delivery)
         stream, sequence = original.source
-        letter, generation, expected = original.letter or (wire.letter_id(DURABLE, stream, sequence, original.id), 0, 0)
+        new = wire.letter_id(DURABLE, stream, sequence, original.stored_at_ms, original.id)
+        letter, generation, expected = original.letter or (new, 0, 0)
         fault = self.fault(INVALID_ARGUMENT, "MESH-0007", "not ever")
         source = dict(stream=stream, sequence=sequence, subject=original.subject, message_id=original.id)
         record = self.message("mesh.v1.LetterRecord")()

@@ -45,9 +45,9 @@ def moment(unix_ms):
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def letter_id(durable, stream, sequence, message_id):
+def letter_id(durable, stream, sequence, stored_at_ms, message_id):
     """Section 12."""
-    return hashlib.sha256(f"{durable}\n{stream}\n{sequence}\n{message_id}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{durable}\n{stream}\n{sequence}\n{stored_at_ms}\n{message_id}".encode()).hexdigest()[:32]
 
 
 def encode_attempts(attempts):
@@ -84,6 +84,8 @@ class Original:
             self.subject, self.source = delivery.subject, self.place
             self.id = (delivery.headers or {}).get("Nats-Msg-Id", f"{self.source[0]}:{self.source[1]}")
             self.stored_at_ms = int(tokens[5]) // 1_000_000
+        # The delivery's own: what its copy is called after.
+        self.unique = f"{tokens[0]}-{tokens[3]}-{int(tokens[5]) // 1_000_000}"
         # An event's producer has its place from the front.
         self.caller = self.subject.split(".")[3]
         self.partition = self.subject.split(".")[-1]

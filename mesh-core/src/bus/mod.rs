@@ -43,7 +43,7 @@ use crate::{
 pub(crate) use admin::Plan;
 pub use admin::{ConsumerState, StreamLimits, StreamState};
 pub use error::{PublishError, Stored};
-pub use follow::Follow;
+pub use follow::{Follow, Followed};
 pub use link::LinkState;
 pub use look::Probed;
 pub use pages::{Following, Start};

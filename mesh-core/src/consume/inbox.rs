@@ -307,7 +307,7 @@ impl Worker {
                 let is_made = envelope.source().is_some_and(|(s, n)| envelope.message_id == format!("{s}:{n}"));
                 let stored_at_ms = if is_made { stored_at(envelope) } else { 0 };
                 let text = format!("{}\n{contract}\n{stored_at_ms}\n{}", envelope.caller, envelope.message_id);
-                format!("inbox.{consumer}.{}", letter_id(&self.lane, ("", 0), &text))
+                format!("inbox.{consumer}.{}", letter_id(&self.lane, ("", 0), 0, &text))
             }
         }
     }

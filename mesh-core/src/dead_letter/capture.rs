@@ -172,7 +172,14 @@ fn letter(
         caller: envelope.caller.clone(),
         key: key_of(envelope).unwrap_or_default(),
         claim: None,
+        copy: copy(envelope),
     }
+}
+
+/// The delivery's own place, where that is not its original's.
+fn copy(envelope: &Envelope) -> Option<v1::Copy> {
+    let delivery = envelope.delivery.as_ref().filter(|_| envelope.note.lane.is_some())?;
+    Some(v1::Copy { stream: delivery.stream.clone(), sequence: delivery.sequence })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use mesh_proto::v1;
 use prost::Message as _;
 
+use super::stored_at;
 use crate::{
     claim::Owner,
     envelope::{Envelope, header, is_own},
@@ -56,7 +57,8 @@ impl Lane {
     pub fn letter_of(&self, envelope: &Envelope) -> String {
         let replayed = envelope.note.lane.as_ref().and_then(|note| note.letter.as_ref());
         let source = envelope.source().unwrap_or(("", 0));
-        replayed.map_or_else(|| letter_id(self, source, &envelope.message_id), |letter| letter.id.clone())
+        let new = || letter_id(self, source, stored_at(envelope), &envelope.message_id);
+        replayed.map_or_else(new, |letter| letter.id.clone())
     }
 
     /// Where a delivery becomes due whose original came on the subject `original`.
@@ -77,12 +79,12 @@ pub fn block_of(key: &str) -> String {
 
 /// The id of the letter of a message at a consumer: 32 hexadecimal digits, the same however often it is captured.
 ///
-/// The sequence tells a message from one that was sent again later with the same id; the message's id tells it from one
-/// of a stream that was made anew and counts from 1 again.
+/// The sequence tells a message from one that was sent again later with the same id; when its original was stored tells it from
+/// what lies there with the same id in a stream that was made anew and counts from 1 again.
 #[must_use]
-pub fn letter_id(lane: &Lane, source: (&str, u64), message_id: &str) -> String {
+pub fn letter_id(lane: &Lane, source: (&str, u64), stored_at_ms: i64, message_id: &str) -> String {
     let (stream, sequence) = source;
-    half_hash(&format!("{}\n{stream}\n{sequence}\n{message_id}", lane.durable()))
+    half_hash(&format!("{}\n{stream}\n{sequence}\n{stored_at_ms}\n{message_id}", lane.durable()))
 }
 
 fn half_hash(text: &str) -> String {
@@ -204,19 +206,20 @@ mod tests {
     }
 
     #[test]
-    fn the_id_is_of_consumer_source_and_message() {
+    fn the_id_is_of_consumer_source_time_and_message() {
         let lane = |consumer: &str| Lane {
             region: "local".parse().unwrap(),
             service: "payments".parse().unwrap(),
             consumer: consumer.parse().unwrap(),
         };
-        let id = letter_id(&lane("charge"), ("s", 1), "m");
+        let id = letter_id(&lane("charge"), ("s", 1), 5, "m");
         assert_eq!(id.len(), 32);
-        assert_eq!(id, letter_id(&lane("charge"), ("s", 1), "m"));
-        assert_ne!(id, letter_id(&lane("refund"), ("s", 1), "m"));
-        assert_ne!(id, letter_id(&lane("charge"), ("t", 1), "m"));
-        assert_ne!(id, letter_id(&lane("charge"), ("s", 2), "m"));
-        assert_ne!(id, letter_id(&lane("charge"), ("s", 1), "n"));
+        assert_eq!(id, letter_id(&lane("charge"), ("s", 1), 5, "m"));
+        assert_ne!(id, letter_id(&lane("refund"), ("s", 1), 5, "m"));
+        assert_ne!(id, letter_id(&lane("charge"), ("t", 1), 5, "m"));
+        assert_ne!(id, letter_id(&lane("charge"), ("s", 2), 5, "m"));
+        assert_ne!(id, letter_id(&lane("charge"), ("s", 1), 6, "m"));
+        assert_ne!(id, letter_id(&lane("charge"), ("s", 1), 5, "n"));
     }
 
     #[test]

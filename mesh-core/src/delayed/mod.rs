@@ -25,7 +25,7 @@ const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
 /// Puts a delivery aside until `due_ms` (Unix milliseconds), as attempt number `attempt`, with the attempts so far.
 ///
 /// The same delivery put aside twice (a crash before its ack) is put aside once: its place on the lane follows from the
-/// stream and sequence that it was delivered from.
+/// stream and sequence that it was delivered from, and from when it was stored there.
 ///
 /// # Errors
 /// The broker has not confirmed it: the original must not be settled.
@@ -168,11 +168,12 @@ pub fn next_attempt(envelope: &Envelope, attempt: u32, attempts: &v1::Attempts) 
     next
 }
 
-/// What tells the copies of one delivery from those of all others: the last token of the subject where it waits.
+/// What tells the copies of one delivery from those of all others: the last token of the subject where it waits. When it was
+/// stored tells it from what lies at its place in a stream that was made anew.
 #[must_use]
 pub fn unique(envelope: &Envelope) -> String {
     match &envelope.delivery {
-        Some(delivery) => format!("{}-{}", delivery.stream, delivery.sequence),
+        Some(delivery) => format!("{}-{}-{}", delivery.stream, delivery.sequence, delivery.stored_at_ms),
         None => nuid::next().to_string(),
     }
 }

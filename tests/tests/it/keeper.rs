@@ -6,7 +6,7 @@ use mesh_core::{
     Fault,
     bus::{Probed, Stop, StreamLimits},
     dead_letter::{self, Facts, Letter, LetterState, letter_id},
-    delayed::Lane,
+    delayed::{self, Lane},
     fault::{Code, Effect, Reason},
     gate::Unopened,
     operate::{
@@ -53,11 +53,14 @@ fn lane(service: &str, consumer: &str) -> Lane {
     Lane { region: name("local"), service: name(service), consumer: name(consumer) }
 }
 
-/// Takes one message as often as it is delivered, and dies with it.
-pub(crate) async fn die(worker: &Worker) {
+/// Takes one message as often as it is delivered, and dies with it. When it was stored, as its deliveries say.
+pub(crate) async fn die(worker: &Worker) -> i64 {
+    let mut reply = None;
     for _ in 0..MAX_DELIVER {
-        worker.pull().await;
+        reply = worker.pull().await.reply;
     }
+    let nanos: i64 = reply.unwrap().split('.').nth(7).unwrap().parse().unwrap();
+    nanos / 1_000_000
 }
 
 /// A keeper in this process that takes over and looks soon.
@@ -125,33 +128,39 @@ async fn outcomes(broker: &TestBroker) -> Vec<(String, v1::Outcome)> {
 
 /// Queues work and has a worker die of the first; the second it does, so that the floor of its consumer is above the first.
 async fn die_of_work(broker: &TestBroker, number: usize) -> (Worker, mesh_core::Receipt) {
+    let (worker, receipt, _) = die_of_stored_work(broker, number).await;
+    (worker, receipt)
+}
+
+/// The same, and when it was stored.
+async fn die_of_stored_work(broker: &TestBroker, number: usize) -> (Worker, mesh_core::Receipt, i64) {
     let till = broker.connect("till").await.unwrap();
     let client = PaymentsClient::new(&till);
     let receipt = client.charge().enqueue(&charge_of(number, 100)).id(number.to_string()).await.unwrap();
     let worker = Worker::new(broker, "bank", WORK).await;
-    die(&worker).await;
+    let stored_at_ms = die(&worker).await;
     let next = client.charge().enqueue(&charge_of(number + 1, 100)).id(format!("{number}+1")).await.unwrap();
     let healthy = worker.pull().await;
     let expected = format!("$JS.ACK.{}.{}.1.{}.", WORK.0, WORK.1, next.sequence);
     assert!(healthy.reply.as_deref().unwrap().starts_with(&expected), "{:?}", healthy.reply);
     worker.client.request(healthy.reply.unwrap(), "+ACK".into()).await.unwrap();
     till.drain().await;
-    (worker, receipt)
+    (worker, receipt, stored_at_ms)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn work_that_killed_its_last_worker_is_one_letter_and_leaves_the_queue() {
     for standing in [true, false] {
         let broker = broker().await;
-        let (worker, receipt) = die_of_work(&broker, 1).await;
+        let (worker, receipt, stored_at_ms) = die_of_stored_work(&broker, 1).await;
         let stands = if standing { Some(worker.ask(1, 60).await) } else { None };
         // Nobody listens at that moment: the keeper comes later.
         let keeper = start_keeper(&broker).await;
         let letter = some_letters(&broker, 1).await.remove(0);
         until_empty(&broker, WORK.0).await;
         assert_eq!((letter.state, letter.history.len()), (LetterState::Open, 1));
-        let expected =
-            letter_id(&lane("bank", "shop-payments-v1-payments"), (WORK.0, receipt.sequence), &receipt.message_id);
+        let (lane, place) = (lane("bank", "shop-payments-v1-payments"), (WORK.0, receipt.sequence));
+        let expected = letter_id(&lane, place, stored_at_ms, &receipt.message_id);
         let letter = letter.letter;
         assert_eq!(letter.id, expected, "the id that the consumer's own capture would give");
         assert_eq!(letter.payload, charge_of(1, 100).encode_to_vec());
@@ -176,11 +185,12 @@ async fn an_event_that_killed_its_last_consumer_is_one_letter() {
         let sender = broker.connect("orders").await.unwrap();
         sender.publisher::<OrderPlaced>().publish(&order(1)).id("1").await.unwrap();
         let worker = Worker::new(&broker, "mail", EVENTS).await;
-        die(&worker).await;
+        let stored_at_ms = die(&worker).await;
         let stands = if standing { Some(worker.ask(1, 60).await) } else { None };
         let keeper = start_keeper(&broker).await;
         let letter = some_letters(&broker, 1).await.remove(0).letter;
-        let id = letter_id(&lane("mail", "confirm"), (EVENTS.0, 1), "orders/shop.orders.v1.OrderPlaced/1");
+        let message_id = "orders/shop.orders.v1.OrderPlaced/1";
+        let id = letter_id(&lane("mail", "confirm"), (EVENTS.0, 1), stored_at_ms, message_id);
         assert_eq!(letter.id, id);
         until_read(&broker).await;
         keeper.stop().await;
@@ -229,6 +239,7 @@ async fn a_keeper_that_crashed_after_any_step_leaves_the_same_single_letter() {
 
     let running = start_keeper(&broker).await;
     until_empty(&broker, WORK.0).await;
+    until_read(&broker).await;
     running.stop().await;
     // Every advisory comes a second time: its place was not written.
     let store = Store::own(keeper.bus());
@@ -373,6 +384,46 @@ async fn a_message_that_was_deleted_under_its_consumer_is_a_letter_that_says_so(
     let order = Order { by: "ada".into(), why: "again".into(), again: false, job: String::new() };
     let fault = letters::replay(operator.bus(), &letter, &order).await.unwrap_err();
     assert!(fault.message().contains("holds no message"), "{fault}");
+}
+
+/// A keeper that takes away what its consumer's acknowledgement has not reached yet has the broker say that it was lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_a_letter_is_not_lost_when_it_is_deleted_from_its_queue() {
+    for on_lane in [false, true] {
+        let broker = broker().await;
+        let (work, lane_of_work) = (lane("bank", "shop-payments-v1-payments"), "mesh1-lane-bank");
+        let place = if on_lane { (lane_of_work, WORK.1) } else { WORK };
+        let till = broker.connect("till").await.unwrap();
+        PaymentsClient::new(&till).charge().enqueue(&charge_of(1, 100)).id("1").await.unwrap();
+        let (bank, keeper) = (broker.connect("bank").await.unwrap(), broker.connect(KEEPER).await.unwrap());
+        let worker = Worker::new(&broker, "bank", WORK).await;
+        let first = worker.pull().await;
+        let envelope_at = async |stream: &str, sequence| {
+            let message = keeper.bus().message_at(stream, sequence).await.unwrap().unwrap();
+            message.open().envelope
+        };
+        let mut envelope = envelope_at(WORK.0, 1).await;
+        let mut sequence = 1;
+        if on_lane {
+            delayed::delay(bank.bus(), &work, &envelope, (2, 1), &v1::Attempts::default()).await.unwrap();
+            worker.client.request(first.reply.unwrap(), "+ACK".into()).await.unwrap();
+            let copy = Worker::new(&broker, "bank", place).await.pull().await;
+            sequence = copy.reply.unwrap().split('.').nth(5).unwrap().parse().unwrap();
+            envelope = envelope_at(place.0, sequence).await;
+        }
+        let fault = Fault::new(Code::Internal, Effect::Unknown, Reason::HandlerPanicked, "the handler panicked");
+        dead_letter::capture(bank.bus(), &work, &envelope, &fault, v1::Attempts::default()).await.unwrap();
+        let jetstream = async_nats::jetstream::new(foreign::client(&broker, "operator").await);
+        jetstream.get_stream(place.0).await.unwrap().delete_message(sequence).await.unwrap();
+
+        let running = start_keeper(&broker).await;
+        until_read(&broker).await;
+        running.stop().await;
+        let letter = some_letters(&broker, 1).await.remove(0).letter;
+        assert_eq!(letter.fault.unwrap().reason, Reason::HandlerPanicked.code());
+        let copy = on_lane.then(|| v1::Copy { stream: place.0.into(), sequence });
+        assert_eq!((letter.source.unwrap().stream.as_str(), letter.copy), (WORK.0, copy));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,8 +4,9 @@ use mesh_core::{
     dead_letter::{Letter, LetterState},
     operate::letters,
     proto::v1,
+    subject::DEAD_LETTER_STREAM,
 };
-use mesh_tests::TestBroker;
+use mesh_tests::{TestBroker, foreign};
 use prost::Message as _;
 use serde_json::Value;
 
@@ -113,6 +114,46 @@ async fn a_bad_line_is_named_and_an_import_that_was_cut_off_goes_on() {
     let counts = other.json(0, &["dead-letter", "import", &file]).await;
     assert_eq!((&counts["imported"], &counts["skipped"]), (&5.into(), &0.into()));
     assert_eq!(letters::find(mesh.bus(), &ids[0]).await.unwrap().state, LetterState::Held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_that_stands_in_several_lines_is_imported_once() {
+    let here = TestBroker::start(&[till(), bank()]).await.unwrap();
+    let there = TestBroker::start(&[till(), bank()]).await.unwrap();
+    let ids = some_letters(&here).await;
+    let (operator, other) = (Operator::at(&here, "operator"), Operator::at(&there, "operator"));
+    for _ in 0..8 {
+        operator.json(0, &["dead-letter", "hold", &ids[0], "--why", "wait"]).await;
+        operator.json(0, &["dead-letter", "release", &ids[0], "--why", "go on"]).await;
+    }
+    let printed = operator.run(&["dead-letter", "export"]).await;
+    let text = String::from_utf8(printed.stdout).unwrap();
+    let line = text.lines().find(|line| line.contains(&ids[0])).unwrap();
+    let file = other.home.path().join("twice.ndjson").display().to_string();
+    std::fs::write(&file, format!("{line}\n").repeat(6) + &text).unwrap();
+    let counts = other.json(0, &["dead-letter", "import", &file]).await;
+    assert_eq!((&counts["imported"], &counts["skipped"]), (&5.into(), &6.into()));
+    let mesh = there.connect("operator").await.unwrap();
+    assert_eq!(letters::find(mesh.bus(), &ids[0]).await.unwrap().history.len(), 17);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_broker_refuses_is_named_by_its_line() {
+    let here = TestBroker::start(&[till(), bank()]).await.unwrap();
+    let there = TestBroker::start(&[till(), bank()]).await.unwrap();
+    some_letters(&here).await;
+    let (operator, other) = (Operator::at(&here, "operator"), Operator::at(&there, "operator"));
+    let printed = operator.run(&["dead-letter", "export"]).await;
+    let text = String::from_utf8(printed.stdout).unwrap();
+    let file = other.home.path().join("some.ndjson").display().to_string();
+    std::fs::write(&file, format!("\n{text}")).unwrap();
+    let broker = async_nats::jetstream::new(foreign::client(&there, "operator").await);
+    let mut config = broker.get_stream(DEAD_LETTER_STREAM).await.unwrap().cached_info().config.clone();
+    config.max_message_size = 64;
+    broker.update_stream(config).await.unwrap();
+    let ended = other.run(&["dead-letter", "import", &file]).await;
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success() && said.contains("some.ndjson:2: "), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,6 +32,7 @@ mod letters_full;
 mod letters_terminals;
 mod letters_transfer;
 mod link_away;
+mod made_anew;
 mod ordered;
 mod ordered_cluster;
 mod ordered_inbox;

@@ -72,7 +72,7 @@ async fn all_letters(stage: &Stage<TestBroker>) -> Vec<Letter> {
 
 /// The messages of each key, as they first took effect.
 fn by_key(report: &Report) -> BTreeMap<String, Vec<usize>> {
-    let mut first: Vec<_> = report.iter().map(|(id, entry)| (entry.first_ms, id)).collect();
+    let mut first: Vec<_> = report.iter().map(|(id, entry)| (entry.first_us, id)).collect();
     first.sort();
     let mut keys = BTreeMap::<String, Vec<usize>>::new();
     for (_, id) in first {

@@ -295,12 +295,18 @@ fn of_the_moment(line: &str) -> String {
     let line = cut(line, "traceparent: 00-", |c| c.is_ascii_hexdigit() || c == '-');
     let line = cut(&line, "mesh: d=", |c| c.is_ascii_digit());
     let line = cut(&line, ";t=", |c| c.is_ascii_digit());
+    let line = cut(&line, "mesh1-event-orders-1-", |c| c.is_ascii_digit());
+    let line = cut(&line, "mesh1.dead.local.mail.confirm.", |c| c.is_ascii_hexdigit());
     let line = cut(&line, "Nats-Schedule: @at ", |_| true);
     let line = cut(&line, "mesh-attempts: ", |_| true);
     ["orders", "mail", "till", "bank"].iter().fold(line, |line, who| cut(&line, &format!("_INBOX.{who}."), |_| true))
 }
 
 async fn next(messages: &mut Subscriber, kind: &str) -> Vec<String> {
+    shown(&next_of(messages, kind).await)
+}
+
+async fn next_of(messages: &mut Subscriber, kind: &str) -> Message {
     let found = async {
         loop {
             let message = messages.next().await.unwrap();
@@ -309,7 +315,21 @@ async fn next(messages: &mut Subscriber, kind: &str) -> Vec<String> {
             }
         }
     };
-    shown(&tokio::time::timeout(Duration::from_secs(30), found).await.unwrap_or_else(|_| panic!("no {kind}")))
+    tokio::time::timeout(Duration::from_secs(30), found).await.unwrap_or_else(|_| panic!("no {kind}"))
+}
+
+/// What section 12 says of the id of the letter whose copy had this `mesh` header: `t` in it is the moment.
+fn letter_of(note: &str) -> String {
+    let (_, rest) = note.split_once(";t=").expect("a copy says when its original was stored");
+    let stored_at_ms: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    let id = "orders/shop.orders.v1.OrderPlaced/17";
+    subject::sha256(format!("mail_confirm\nmesh1-event-orders\n1\n{stored_at_ms}\n{id}").as_bytes())[..32].to_owned()
+}
+
+#[test]
+fn the_letter_of_the_examples_has_the_id_that_follows_from_its_copy() {
+    let copy = SPECIFICATION.lines().find(|line| line.starts_with("header  mesh: a=2;s=")).unwrap();
+    assert!(SPECIFICATION.contains(&format!("mesh1.dead.local.mail.confirm.{}\n", letter_of(copy))));
 }
 
 /// Compares with an example; where that has no bytes, because they hold a time, only subject and headers.
@@ -348,8 +368,12 @@ async fn the_examples_are_what_goes_over_the_wire() {
     let orders = broker.connect("orders").await.unwrap();
     orders.publisher::<OrderPlaced>().publish(&event).id("17").await.unwrap();
     same(next(&mut messages, "mesh1.event.").await, "event");
-    same(next(&mut messages, "mesh1.lane.").await, "lane");
-    same(next(&mut messages, "mesh1.dead.").await, "letter");
+    let copy = next_of(&mut messages, "mesh1.lane.").await;
+    same(shown(&copy), "lane");
+    let letter = next_of(&mut messages, "mesh1.dead.").await;
+    same(shown(&letter), "letter");
+    let note = copy.headers.as_ref().and_then(|headers| headers.get("mesh")).unwrap();
+    assert!(letter.subject.ends_with(&letter_of(note.as_str())), "{} {note}", letter.subject);
 
     // Work and its outcome.
     let bank = broker.connect("bank").await.unwrap();

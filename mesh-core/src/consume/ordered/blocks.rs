@@ -96,7 +96,8 @@ impl Blocks {
                 State::Delayed if self.is_held(&record.hold).await? => (Loaded::Waiting, false),
                 State::Delayed => {
                     // On its way to here; or a process that was stopped made a letter of it.
-                    let id = letter_id(&self.lane, (&self.stream, record.sequence), &record.message_id);
+                    let source = (self.stream.as_str(), record.sequence);
+                    let id = letter_id(&self.lane, source, record.stored_at_ms, &record.message_id);
                     self.as_letter(&id).await?
                 }
                 State::Letter => self.as_letter(&record.letter_id).await?,

@@ -299,9 +299,7 @@ impl Term {
 
     fn letter_id(&self, envelope: &Envelope, letter: Option<&LetterNote>) -> Arc<str> {
         let lane = &self.ordered.worker.lane;
-        let source = envelope.source().unwrap_or(("", 0));
-        let new = || dead_letter::letter_id(lane, source, &envelope.message_id);
-        letter.map_or_else(new, |letter| letter.id.clone()).into()
+        letter.map_or_else(|| lane.letter_of(envelope), |letter| letter.id.clone()).into()
     }
 
     async fn replay(&self, letter: Option<&LetterNote>) -> Replay {

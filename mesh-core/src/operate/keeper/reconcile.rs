@@ -19,7 +19,7 @@ use super::{
     until_done,
 };
 use crate::{
-    bus::{Bus, Probed, PublishError, Stop},
+    bus::{Bus, Followed, Probed, PublishError, Stop},
     envelope::Envelope,
     fault::Fault,
     gate::Unopened,
@@ -92,17 +92,27 @@ async fn missed(bus: &Bus, heard: &Heard, due: Vec<hear::Word>) -> Vec<hear::Wor
 async fn heed_all(rescue: &Rescue<'_>) {
     let bus = rescue.bus;
     let mut position = until_done("its place among the advisories", || Position::load(bus, "advisory")).await;
-    let mut advisories = bus.follow(ADVISORY_STREAM, position.sequence() + 1);
+    let mut advisories = bus.follow(ADVISORY_STREAM, position.stream_created_ms(), position.sequence() + 1);
     let (mut under_way, mut left, mut read_to) = (FuturesUnordered::new(), BTreeSet::new(), position.sequence());
     loop {
         tokio::select! {
-            advisory = advisories.next(), if left.len() < AT_ONCE => {
-                let envelope = advisory.open().envelope;
-                read_to = envelope.delivery.as_ref().map_or(read_to, |delivery| delivery.sequence);
-                left.insert(read_to);
-                under_way.push(Box::pin(heed(rescue, envelope, read_to)));
-            }
-            Some(sequence) = under_way.next(), if !under_way.is_empty() => {
+            followed = advisories.next(), if under_way.len() < AT_ONCE => match followed {
+                // What is under way of the one before it is worked off all the same. It has no place any more.
+                Followed::Another { created_ms, .. } => {
+                    position.begin(created_ms);
+                    (left, read_to) = (BTreeSet::new(), 0);
+                }
+                Followed::Message(advisory) => {
+                    let envelope = advisory.open().envelope;
+                    read_to = envelope.delivery.as_ref().map_or(read_to, |delivery| delivery.sequence);
+                    left.insert(read_to);
+                    under_way.push(Box::pin(heed(rescue, envelope, (position.stream_created_ms(), read_to))));
+                }
+            },
+            Some((of, sequence)) = under_way.next(), if !under_way.is_empty() => {
+                if of != position.stream_created_ms() {
+                    continue;
+                }
                 left.remove(&sequence);
                 let done = left.first().map_or(read_to, |first| first - 1);
                 // What is not written is read again: every step finds what it did before.
@@ -116,11 +126,11 @@ async fn heed_all(rescue: &Rescue<'_>) {
     }
 }
 
-async fn heed(rescue: &Rescue<'_>, envelope: Envelope, sequence: u64) -> u64 {
+async fn heed(rescue: &Rescue<'_>, envelope: Envelope, place: (i64, u64)) -> (i64, u64) {
     if let Some(notice) = advisory::read(&envelope, 0) {
         until_done("a letter of the keeper's", || rescue.reconcile(&notice)).await;
     }
-    sequence
+    place
 }
 
 async fn sweep_all(rescue: Rescue<'_>, settings: &KeeperSettings) {

@@ -76,8 +76,11 @@ impl Rescue<'_> {
         let each = |message: Unopened| {
             let record = v1::LetterRecord::decode(message.open().envelope.payload).ok().and_then(|it| it.record);
             if let Some(Record::Captured(letter)) = record {
-                let is_its = |of: v1::Source| (of.stream, of.sequence) == (notice.stream.clone(), notice.sequence);
-                found = letter.source.is_some_and(is_its);
+                // On a lane, the broker speaks of the copy.
+                let of_source = letter.source.map(|of| (of.stream, of.sequence));
+                let place = letter.copy.map(|of| (of.stream, of.sequence)).or(of_source);
+                found =
+                    place.is_some_and(|(stream, sequence)| (&stream, sequence) == (&notice.stream, notice.sequence));
             }
             if found { Stop::Yes } else { Stop::No }
         };

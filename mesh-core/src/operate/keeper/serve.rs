@@ -13,7 +13,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{index::Index, until_done};
 use crate::{
-    bus::Bus,
+    bus::{Bus, Followed},
     clock::TaskScope,
     contract::{BoxFuture, Context, OperationInfo, Repeat, Service, generated::unknown_method},
     fault::{Code, Effect, Fault, Reason},
@@ -33,8 +33,8 @@ const QUESTIONS: usize = 16;
 pub(super) async fn run(bus: Bus, metrics: Metrics, scope: TaskScope) {
     let (started, letters) = (Instant::now(), Letters::new());
     let there = until_done("the state of the letters", || bus.stream_state(DEAD_LETTER_STREAM)).await;
-    let there = there.map_or(0, |state| state.last_sequence);
-    let mut records = bus.follow(DEAD_LETTER_STREAM, 1);
+    let mut there = there.map_or(0, |state| state.last_sequence);
+    let mut records = bus.follow(DEAD_LETTER_STREAM, 0, 1);
     let mut is_serving = false;
     loop {
         if !is_serving && letters.read_to() >= there {
@@ -52,7 +52,14 @@ pub(super) async fn run(bus: Bus, metrics: Metrics, scope: TaskScope) {
         tokio::select! {
             biased;
             () = scope.stopped() => return,
-            record = records.next() => letters.apply(record),
+            followed = records.next() => match followed {
+                Followed::Message(record) => letters.apply(record),
+                // Letters of a stream that is no more are none.
+                Followed::Another { last_sequence, .. } => {
+                    letters.forget();
+                    there = last_sequence;
+                }
+            },
         }
     }
 }
@@ -74,6 +81,11 @@ impl Letters {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         index.apply(&envelope);
         self.read_to.send_replace(index.read_to());
+    }
+
+    fn forget(&self) {
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = Index::default();
+        self.read_to.send_replace(0);
     }
 
     fn read_to(&self) -> u64 {

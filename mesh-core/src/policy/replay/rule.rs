@@ -28,7 +28,9 @@ pub struct InvalidRule {
 
 impl AbortRule {
     /// Why the job is to be given up; `None` while the rule holds. A percentage is judged from as many letters on as make
-    /// one of them less than it (20 for 5 %), and of fewer once `is_whole`: the first failure of a thousand is no 100 %.
+    /// one of them less than it (20 for 5 %): the first failure of a thousand is no 100 %. It is judged of fewer once `is_whole`,
+    /// and where so many have failed that it is exceeded whatever becomes of the others up to that number. `failed > 0%` is the
+    /// first failure.
     #[must_use]
     pub fn fires(&self, counts: &Counts, is_whole: bool) -> Option<String> {
         self.0
@@ -44,10 +46,9 @@ impl Condition {
         let (failed, ended) = (counts.failed as f64, counts.ended() as f64);
         match self {
             Condition::Count(limit) => counts.failed > limit,
-            Condition::Percent(percent) => {
-                let is_enough = is_whole || ended * percent >= 100.0;
-                is_enough && failed * 100.0 > percent * ended
-            }
+            Condition::Percent(0.0) => counts.failed > 0,
+            Condition::Percent(percent) if is_whole => failed * 100.0 > percent * ended,
+            Condition::Percent(percent) => failed * 100.0 > (percent * ended).max(100.0),
         }
     }
 }

@@ -60,6 +60,12 @@ fn a_share_is_judged_of_enough_letters_or_of_all() {
     assert!(rule.fires(&counts(40, 18, 2), false).unwrap().starts_with("failed > 5%: 2 of 20"));
     let zero: AbortRule = "failed > 0%".parse().unwrap();
     assert_eq!(zero.fires(&counts(9, 9, 0), true), None);
+    assert!(zero.fires(&counts(1000, 8, 1), false).is_some(), "none may fail");
+    assert!(rule.fires(&counts(1000, 0, 2), false).is_some(), "2 of 20 at best");
+    let small: AbortRule = "failed > 0.01%".parse().unwrap();
+    assert_eq!(small.fires(&counts(20_000, 0, 1), false), None, "1 of 10,000 is not more");
+    assert!(small.fires(&counts(20_000, 0, 2), false).is_some(), "2 of 10,000 at best");
+    assert_eq!(small.fires(&counts(20_000, 20_000, 2), false), None);
     let count: AbortRule = "failed > 3".parse().unwrap();
     assert_eq!((count.fires(&counts(9, 0, 3), true), count.fires(&counts(9, 0, 4), false).is_some()), (None, true));
 }
@@ -144,7 +150,7 @@ proptest! {
         steps in vec(0.5f64..100.0, 0..4),
         outcomes in vec(any::<bool>(), 1..80),
         max_in_flight in 1u64..20,
-        rule in prop_oneof![Just(""), Just("failed > 20%"), Just("failed > 3")],
+        rule in prop_oneof![Just(""), Just("failed > 20%"), Just("failed > 0%"), Just("failed > 0.01%"), Just("failed > 3")],
     ) {
         let mut steps = steps;
         steps.sort_by(f64::total_cmp);
@@ -177,6 +183,19 @@ proptest! {
         }
         prop_assert_eq!(view.counts.in_flight(), 0);
         prop_assert!(view.is_stopped || view.counts.dispatched == letters);
+    }
+
+    /// What fires before there are letters enough would fire of that many, were all others handled. And what fails without end
+    /// is stopped at the second failure, however small the share.
+    #[test]
+    fn a_share_is_never_judged_too_soon_nor_too_late(percent in 0.001f64..99.0, failed in 1u64..50, resolved in 0u64..2000) {
+        let rule: AbortRule = format!("failed > {percent}%").parse().unwrap();
+        let enough = (100.0 / percent).ceil() as u64;
+        if rule.fires(&counts(1_000_000, resolved, failed), false).is_some() {
+            let best = resolved.max(enough.saturating_sub(failed));
+            prop_assert!(rule.fires(&counts(1_000_000, best, failed), true).is_some(), "{percent} {failed} {best}");
+        }
+        prop_assert!(rule.fires(&counts(1_000_000, 0, 2), false).is_some());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{
     fmt,
     fs::File,
     io::{BufRead, BufReader},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -162,7 +163,7 @@ async fn import(
         }
         counts.read += histories.len();
         if let Some(bus) = target.bus {
-            write(bus, &histories, counts).await?;
+            write(bus, (file, &histories), counts).await?;
         }
         if let Some(ended) = ended {
             return Ok(ended.map_err(|why| bad_line(why, counts))?);
@@ -170,16 +171,57 @@ async fn import(
     }
 }
 
-async fn write(bus: &Bus, histories: &[(usize, History)], counts: &mut Counts) -> anyhow::Result<()> {
-    let imports = histories.iter().map(|(_, history)| letters::import(bus, history));
+/// Lines of one letter are written one after the other: beside each other, each would take the other for somebody else. After
+/// the first error nothing more is begun, and what is begun is ended.
+async fn write(bus: &Bus, (file, histories): (&str, &[(usize, History)]), counts: &mut Counts) -> Result<(), Fault> {
+    let mut letters: BTreeMap<&str, Vec<&(usize, History)>> = BTreeMap::new();
+    let mut in_order = Vec::new();
+    for line in histories {
+        let lines = letters.entry(&line.1.id).or_default();
+        if lines.is_empty() {
+            in_order.push(line.1.id.as_str());
+        }
+        lines.push(line);
+    }
+    let has_failed = AtomicBool::new(false);
+    let lines = in_order.iter().filter_map(|id| letters.remove(id));
+    let imports = lines.map(|lines| import_letter(bus, (file, lines), &has_failed));
     let mut under_way = stream::iter(imports).buffered(UNDER_WAY);
-    while let Some(imported) = under_way.next().await {
-        match imported? {
-            Imported::Written => counts.imported += 1,
-            Imported::Skipped => counts.skipped += 1,
+    let mut ended = Ok(());
+    while let Some((imported, skipped, end)) = under_way.next().await {
+        (counts.imported, counts.skipped) = (counts.imported + imported, counts.skipped + skipped);
+        ended = ended.and(end);
+    }
+    ended
+}
+
+/// How many of a letter's lines were imported and how many skipped, until one failed.
+async fn import_letter(
+    bus: &Bus,
+    (file, lines): (&str, Vec<&(usize, History)>),
+    has_failed: &AtomicBool,
+) -> (usize, usize, Result<(), Fault>) {
+    let (mut imported, mut skipped) = (0, 0);
+    for (number, history) in lines {
+        if has_failed.load(Ordering::Relaxed) {
+            break;
+        }
+        match letters::import(bus, history).await {
+            Ok(Imported::Written) => imported += 1,
+            Ok(Imported::Skipped) => skipped += 1,
+            Err(fault) => {
+                has_failed.store(true, Ordering::Relaxed);
+                return (imported, skipped, Err(in_line(file, *number, &fault)));
+            }
         }
     }
-    Ok(())
+    (imported, skipped, Ok(()))
+}
+
+/// The same fault, with the line that it is about.
+fn in_line(file: &str, number: usize, fault: &Fault) -> Fault {
+    let message = format!("{file}:{number}: {}", fault.message());
+    Fault::new(fault.code(), fault.effect(), fault.reason(), message).with_detail(fault.detail())
 }
 
 /// The line that ended it, and what was done before.

@@ -1,0 +1,202 @@
+//! A stream that was removed and made again counts from 1 again. Nothing of the new one is taken for what was at its place.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::jetstream;
+use mesh_core::{
+    Context, Fault, Mesh,
+    bus::StreamLimits,
+    dead_letter::{Letter, LetterState},
+    operate::{
+        keeper::ask,
+        letters::{self, Order, Selector},
+    },
+    policy::{compile::Declaration, retry::RetryRule},
+    proto::v1,
+    subject::{ADVISORY_STREAM, DEAD_LETTER_STREAM},
+};
+use mesh_tests::{
+    Seen, TestBroker, eventually,
+    foreign::{self, Worker},
+};
+use shop_proto::shop::orders::v1::OrderPlaced;
+
+use crate::{
+    keeper::{self, die, start_keeper, until_read},
+    shop::{consumer, order, orders},
+};
+
+const EVENTS: &str = "mesh1-event-orders";
+const SUBJECT: &str = "mesh1.event.local.orders.shop.orders.v1.OrderPlaced.0";
+
+fn declared() -> [Declaration; 2] {
+    [orders(), consumer("mail", "confirm")]
+}
+
+async fn make_anew(broker: &TestBroker, stream: &str) {
+    jetstream::new(foreign::client(broker, "operator").await).delete_stream(stream).await.unwrap();
+    broker.apply(&declared(), &StreamLimits::default()).await.unwrap();
+}
+
+async fn some_letters(broker: &TestBroker, count: usize) -> Vec<Letter> {
+    let operator = broker.connect("operator").await.unwrap();
+    let letters = eventually("the letters", || async {
+        let letters = letters::list(operator.bus(), &Selector::default()).await.unwrap().letters;
+        assert!(letters.len() <= count, "{letters:?}");
+        (letters.len() == count).then_some(letters)
+    })
+    .await;
+    operator.drain().await;
+    letters
+}
+
+async fn until_all_is_settled(broker: &TestBroker) {
+    let operator = broker.connect("operator").await.unwrap();
+    eventually("all settled", || async {
+        let state = operator.bus().consumer_state(EVENTS, "mail_confirm").await.unwrap()?;
+        (state.pending == 0 && state.in_flight == 0).then_some(())
+    })
+    .await;
+    operator.drain().await;
+}
+
+async fn refuse_all(broker: &TestBroker) -> Mesh {
+    let mail = broker.connect("mail").await.unwrap();
+    let handler = |_cx: Context, _event: OrderPlaced| async { Err(Fault::invalid("not today")) };
+    mail.consumer::<OrderPlaced>("confirm").start(handler).await.unwrap();
+    mail
+}
+
+/// Stores one event, with an id or as somebody who states none.
+async fn store(broker: &TestBroker, number: usize, id: Option<&str>) {
+    let client = jetstream::new(foreign::client(broker, "orders").await);
+    let payload = prost::Message::encode_to_vec(&order(number));
+    let mut headers = async_nats::HeaderMap::new();
+    id.into_iter().for_each(|id| headers.insert("Nats-Msg-Id", id));
+    let stored = client.publish_with_headers(SUBJECT, headers, payload.into()).await.unwrap().await.unwrap();
+    assert_eq!(stored.sequence, 1, "the same place");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_at_the_place_of_an_older_letter_is_a_letter_of_its_own() {
+    for id in [None, Some("orders/shop.orders.v1.OrderPlaced/1")] {
+        let broker = TestBroker::start(&declared()).await.unwrap();
+        let mail = refuse_all(&broker).await;
+        store(&broker, 1, id).await;
+        let letter = some_letters(&broker, 1).await.remove(0);
+        until_all_is_settled(&broker).await;
+        mail.drain().await;
+        let operator = broker.connect("operator").await.unwrap();
+        let order = Order { by: "ada".into(), why: "seen to".into(), again: false, job: String::new() };
+        letters::discard(operator.bus(), &letter, &order).await.unwrap();
+
+        make_anew(&broker, EVENTS).await;
+        let _mail = refuse_all(&broker).await;
+        store(&broker, 2, id).await;
+        until_all_is_settled(&broker).await;
+        let letters = some_letters(&broker, 2).await;
+        let open = letters.iter().find(|letter| letter.state == LetterState::Open).expect("the new one");
+        let event: OrderPlaced = prost::Message::decode(open.letter.payload.clone()).unwrap();
+        assert_eq!(event.order_id, "2");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_delayed_at_the_place_of_an_older_copy_comes_again() {
+    let broker = TestBroker::start(&declared()).await.unwrap();
+    let seen = Seen::default();
+    let start = async || {
+        let mail = broker.connect("mail").await.unwrap();
+        let into = Arc::clone(&seen);
+        let handler = move |cx: Context, event: OrderPlaced| {
+            let into = Arc::clone(&into);
+            async move {
+                into.lock().await.push(format!("{} {}", event.order_id, cx.attempt()));
+                if cx.attempt() == 1 { Err(Fault::unavailable("not yet")) } else { Ok(()) }
+            }
+        };
+        let retry = RetryRule { base: Duration::from_millis(20), ..RetryRule::default() };
+        mail.consumer::<OrderPlaced>("confirm").retry(retry).start(handler).await.unwrap();
+        mail
+    };
+    for number in 1..=2 {
+        let mail = start().await;
+        store(&broker, number, None).await;
+        let again = format!("{number} 2");
+        eventually("the second attempt", || async { seen.lock().await.contains(&again).then_some(()) }).await;
+        until_all_is_settled(&broker).await;
+        mail.drain().await;
+        make_anew(&broker, EVENTS).await;
+    }
+    assert_eq!(*seen.lock().await, ["1 1", "1 2", "2 1", "2 2"]);
+}
+
+/// Removes a stream and makes it again as it was.
+async fn make_again(broker: &TestBroker, stream: &str) {
+    let operator = jetstream::new(foreign::client(broker, "operator").await);
+    let config = operator.get_stream(stream).await.unwrap().cached_info().config.clone();
+    operator.delete_stream(stream).await.unwrap();
+    operator.create_stream(config).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_words_of_a_stream_of_advisories_that_was_made_anew_are_read_from_its_beginning() {
+    let broker = keeper::broker().await;
+    let sender = broker.connect("orders").await.unwrap();
+    let worker = Worker::new(&broker, "mail", keeper::EVENTS).await;
+    let die_of = async |number: usize| {
+        sender.publisher::<OrderPlaced>().publish(&order(number)).id(number.to_string()).await.unwrap();
+        die(&worker).await;
+    };
+    let running = start_keeper(&broker).await;
+    for number in 1..=3 {
+        die_of(number).await;
+        keeper::some_letters(&broker, number).await;
+    }
+    until_read(&broker).await;
+    // While no keeper runs: nobody heard it either.
+    running.stop().await;
+    make_again(&broker, ADVISORY_STREAM).await;
+    die_of(4).await;
+    let standing = worker.ask(1, 60).await;
+    let operator = broker.connect("operator").await.unwrap();
+    let said = async || operator.bus().stream_state(ADVISORY_STREAM).await.unwrap().unwrap().last_sequence;
+    eventually("the word", || async { (said().await == 1).then_some(()) }).await;
+    drop(standing);
+    let running = start_keeper(&broker).await;
+    keeper::some_letters(&broker, 4).await;
+    until_read(&broker).await;
+    // While one runs: what it hears is in the stream, so it is read there.
+    make_again(&broker, ADVISORY_STREAM).await;
+    die_of(5).await;
+    keeper::some_letters(&broker, 5).await;
+    until_read(&broker).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_knows_no_letter_of_a_stream_that_is_no_more() {
+    let broker = keeper::broker().await;
+    let mail = refuse_all(&broker).await;
+    let sender = broker.connect("orders").await.unwrap();
+    for number in 1..=2 {
+        sender.publisher::<OrderPlaced>().publish(&order(number)).id(number.to_string()).await.unwrap();
+    }
+    some_letters(&broker, 2).await;
+    let running = start_keeper(&broker).await;
+    let operator = broker.connect("operator").await.unwrap();
+    let counted = async |expected: u64| {
+        eventually("the count", || async {
+            let count = ask::count(operator.bus(), v1::LetterQuery::default()).await.ok()?;
+            (u64::from(count.total) == expected).then_some(())
+        })
+        .await;
+    };
+    counted(2).await;
+    make_again(&broker, DEAD_LETTER_STREAM).await;
+    counted(0).await;
+    sender.publisher::<OrderPlaced>().publish(&order(3)).id("3").await.unwrap();
+    counted(1).await;
+    running.stop().await;
+    mail.drain().await;
+}
