@@ -72,7 +72,12 @@ fn commands_of_pages() -> Vec<(String, String)> {
         let text = std::fs::read_to_string(&page).unwrap();
         let blocks =
             text.split("```sh").skip(1).flat_map(|block| block.split("```").next().unwrap_or_default().lines());
-        let blocks = blocks.filter(|line| line.starts_with("mesh ")).map(str::to_owned);
+        // Ours, or run by cargo; without what is remarked beside it.
+        let blocks = blocks.map(|line| line.split(" #").next().unwrap_or_default().trim_end());
+        let blocks = blocks.filter_map(|line| {
+            let by_cargo = line.split_once(" -p mesh -- ").map(|(_, words)| format!("mesh {words}"));
+            by_cargo.or_else(|| line.starts_with("mesh ").then(|| line.to_owned()))
+        });
         let inline = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
         let inline = inline.filter(|code| code.starts_with("mesh ") && code.contains(" --")).map(str::to_owned);
         let name = page.file_name().unwrap().to_string_lossy().into_owned();
@@ -93,8 +98,13 @@ fn commands_of_help(command: &clap::Command) -> Vec<(String, String)> {
 #[test]
 fn every_command_that_a_page_or_a_help_shows_can_be_read() {
     let shown = [commands_of_pages(), commands_of_help(&Cli::command())].concat();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     for (place, command) in &shown {
-        if let Err(error) = Cli::try_parse_from(words(command).into_iter().take_while(|word| word != ">")) {
+        let words: Vec<_> = words(command).into_iter().take_while(|word| word != ">").collect();
+        for file in words.iter().filter(|word| word.contains('/') && word.ends_with(".yaml")) {
+            assert!(root.join(file).exists(), "{place}: {command}: there is no such file");
+        }
+        if let Err(error) = Cli::try_parse_from(words) {
             panic!("{place}: {command}\n{error}");
         }
     }
