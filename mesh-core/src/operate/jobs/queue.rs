@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use mesh_proto::v1::LetterRecord;
 use tokio::time::Instant;
 
 use super::{
@@ -18,7 +19,6 @@ use super::{
     since::{Others, Since},
     walk::Candidate,
 };
-use mesh_proto::v1::LetterRecord;
 
 /// Letters that wait for their moment.
 const READY: usize = 256;
@@ -206,5 +206,86 @@ impl Aside {
     /// It is looked at as it stands then.
     fn again(self, key: Key) -> Candidate {
         Candidate::LookUp { key, subject: self.subject, seen: 0, is_meant: self.is_meant }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_proto::v1::{self, LetterAct, letter_record::Record};
+
+    use super::*;
+    use crate::operate::letters;
+
+    fn key() -> Key {
+        Key::of(&"a".repeat(32)).unwrap()
+    }
+
+    fn look_up(seen: u64, is_meant: bool) -> Candidate {
+        Candidate::LookUp { key: key(), subject: format!("mesh1.dead.local.a.work.{}", "a".repeat(32)), seen, is_meant }
+    }
+
+    fn letter() -> Candidate {
+        let mut letters = crate::dead_letter::Letters::default();
+        let letter = v1::DeadLetter { id: "a".repeat(32), ..Default::default() };
+        let record = LetterRecord { record: Some(Record::Captured(letter)) };
+        letters.follow(&"a".repeat(32), "local", 1, record);
+        Candidate::Letter(Box::new(letters.into_map().into_values().next().unwrap()))
+    }
+
+    fn ordered() -> LetterRecord {
+        LetterRecord { record: Some(Record::Replaying(LetterAct { generation: 1, ..Default::default() })) }
+    }
+
+    fn filtered() -> Selection {
+        Selection { filter: letters::Selection { parked: true, ..Default::default() }, ..Default::default() }
+    }
+
+    #[test]
+    fn what_another_ordered_is_gone_without_a_question_where_its_subject_says_that_it_was_meant() {
+        let mut queue = Queue::new(Share::default());
+        queue.heard(key(), Some(&ordered()));
+        for candidate in [letter(), look_up(9, true), look_up(9, false)] {
+            queue.found(candidate);
+            assert_eq!(queue.turn(&Selection::default(), 5), Turn::Taken(key()));
+        }
+        queue.found(look_up(9, false));
+        assert_eq!(queue.turn(&Selection::nothing(), 5), Turn::Gone);
+        queue.found(look_up(9, false));
+        assert_eq!(queue.turn(&filtered(), 5), Turn::LookBack { first: true });
+    }
+
+    #[test]
+    fn what_was_seen_and_not_heard_waits_until_it_is() {
+        let mut queue = Queue::new(Share::default());
+        queue.found(look_up(9, false));
+        assert_eq!(queue.turn(&Selection::default(), 8), Turn::Gone);
+        assert!(!queue.is_empty() && queue.front().is_none());
+        queue.heard(key(), Some(&ordered()));
+        assert_eq!(queue.turn(&Selection::default(), 9), Turn::Taken(key()));
+        assert!(queue.is_empty());
+        // Whoever has heard that far and nothing of it asks.
+        queue.end();
+        queue.found(look_up(9, false));
+        assert_eq!(queue.turn(&Selection::default(), 9), Turn::LookUp);
+    }
+
+    #[test]
+    fn what_another_job_has_under_way_waits_and_is_looked_at_where_it_is_given_up() {
+        let share = Share::default();
+        let (mut queue, mark) = (Queue::new(share.clone()), share.begin(key()).unwrap());
+        queue.found(letter());
+        assert_eq!(queue.turn(&Selection::default(), 5), Turn::Gone);
+        assert!(queue.look_aside(5).is_some() && queue.front().is_none());
+        drop(mark);
+        queue.look_next = Instant::now();
+        assert_eq!(queue.look_aside(5), None);
+        assert_eq!(queue.turn(&filtered(), 5), Turn::LookUp);
+        queue.pop();
+        // Nobody has it: what was found open is sent, and is this job's meanwhile.
+        queue.first(letter());
+        assert_eq!(queue.turn(&Selection::default(), 5), Turn::Send);
+        let mark = queue.begin(key()).unwrap();
+        mark.ordered(7);
+        assert!(queue.begin(key()).is_none());
     }
 }
