@@ -90,6 +90,7 @@ fn view(info: consumer::Info) -> ConsumerView {
         filters,
         waiting: info.num_waiting,
         in_flight: info.num_ack_pending,
+        redelivered: info.num_redelivered,
         delivered: info.delivered.stream_sequence,
         ack_floor: info.ack_floor.stream_sequence,
         max_deliver: u64::try_from(info.config.max_deliver).unwrap_or(0),

@@ -83,6 +83,8 @@ pub struct ConsumerView {
     pub waiting: usize,
     /// Delivered and not settled.
     pub in_flight: usize,
+    /// Delivered more than once and not settled; what was given up counts for as long as it is in the stream.
+    pub redelivered: usize,
     /// The last sequence that was delivered.
     pub delivered: u64,
     /// Up to this sequence everything is settled or given up.
@@ -104,6 +106,18 @@ pub fn needs_asking(view: &ConsumerView) -> bool {
 pub fn given_up_below(view: &ConsumerView) -> Option<u64> {
     let below = if view.in_flight == 0 { view.delivered } else { view.ack_floor.min(view.delivered) };
     (is_queue(&view.stream) && below > 0).then_some(below)
+}
+
+/// Whether what lies on a lane though nobody sees to it was acknowledged, and only its deletion was lost. The broker keeps the
+/// count of what it delivered again until that is settled or gone, also of what it gave up and through a restart, and decides by
+/// it itself what an acknowledgement that it kept takes away. Where it counts nothing, nothing was given up.
+///
+/// How long ago it was stored says nothing: what is handed back comes again at once, a thousand times within a second. Of queued
+/// work it is not said: what a consumer reads there may become more, and lies behind it then without having been delivered.
+#[must_use]
+pub fn was_settled(view: &ConsumerView) -> bool {
+    // Of a consumer that delivers once only, the broker does not say it.
+    kind_of(&view.stream) == Some("lane") && view.max_deliver > 1 && view.redelivered == 0
 }
 
 /// Service and consumer of a durable consumer's name: an ordered one has a durable consumer for each partition.
@@ -163,6 +177,36 @@ mod tests {
     }
 
     proptest! {
+        /// Deliveries and settlements as they come, by a broker's own book: while a message that was given up lies there, nothing
+        /// is taken for settled.
+        #[test]
+        fn what_was_given_up_is_never_taken_for_settled(
+            max_deliver in 2u64..5,
+            steps in proptest::collection::vec((0u64..6, any::<bool>()), 0..60),
+        ) {
+            let (mut times, mut settled) = ([0u64; 6], [false; 6]);
+            for (message, settles) in steps {
+                let of = usize::try_from(message).unwrap();
+                match settles {
+                    true => settled[of] = times[of] > 0,
+                    false if !settled[of] => times[of] = (times[of] + 1).min(max_deliver),
+                    false => {}
+                }
+                let there = || times.iter().zip(settled).filter(|(_, settled)| !settled).map(|(times, _)| *times);
+                let view = ConsumerView {
+                    stream: "mesh1-lane-a".into(),
+                    redelivered: there().filter(|times| *times > 1).count(),
+                    max_deliver,
+                    ..ConsumerView::default()
+                };
+                let is_given_up = there().any(|times| times == max_deliver);
+                prop_assert!(!(is_given_up && was_settled(&view)));
+                prop_assert_eq!(was_settled(&view), there().all(|times| times < 2));
+                prop_assert!(!was_settled(&ConsumerView { max_deliver: 1, ..view.clone() }));
+                prop_assert!(!was_settled(&ConsumerView { stream: "mesh1-work-a-B".into(), ..view }));
+            }
+        }
+
         /// Nothing that may still be under way counts as given up.
         #[test]
         fn what_is_under_way_is_never_given_up(in_flight in 0usize..3, delivered in 0u64..9, ack_floor in 0u64..9) {

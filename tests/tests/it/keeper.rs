@@ -39,7 +39,7 @@ use crate::shop::{Bank, bank, charge_of, consumer, order, orders, till};
 const MAX_DELIVER: i64 = 3;
 const WORK: (&str, &str) = ("mesh1-work-shop-payments-v1-Payments", "bank_shop-payments-v1-payments");
 pub(crate) const EVENTS: (&str, &str) = ("mesh1-event-orders", "mail_confirm");
-const LANE: (&str, &str) = ("mesh1-lane-mail", "mail_confirm");
+pub(crate) const LANE: (&str, &str) = ("mesh1-lane-mail", "mail_confirm");
 
 pub(crate) async fn broker() -> TestBroker {
     let declared = [orders(), consumer("mail", "confirm"), till(), bank()];
@@ -48,7 +48,7 @@ pub(crate) async fn broker() -> TestBroker {
     TestBroker::with(&declared, true, &limits).await.unwrap()
 }
 
-fn lane(service: &str, consumer: &str) -> Lane {
+pub(crate) fn lane(service: &str, consumer: &str) -> Lane {
     let name = |text: &str| text.parse().unwrap();
     Lane { region: name("local"), service: name(service), consumer: name(consumer) }
 }
@@ -74,7 +74,7 @@ pub(crate) async fn start_keeper(broker: &TestBroker) -> Running {
     Running::start(broker, settings).await.unwrap()
 }
 
-async fn letters(broker: &TestBroker) -> Vec<Letter> {
+pub(crate) async fn letters(broker: &TestBroker) -> Vec<Letter> {
     let operator = broker.connect("operator").await.unwrap();
     let letters = letters::list(operator.bus(), &Selector::default()).await.unwrap().letters;
     operator.drain().await;
@@ -97,7 +97,7 @@ async fn messages(broker: &TestBroker, stream: &str) -> u64 {
     state.messages
 }
 
-async fn until_empty(broker: &TestBroker, stream: &str) {
+pub(crate) async fn until_empty(broker: &TestBroker, stream: &str) {
     eventually("an empty queue", || async { (messages(broker, stream).await == 0).then_some(()) }).await;
 }
 
@@ -294,10 +294,14 @@ async fn of_a_worker_and_two_keepers_that_capture_at_once_one_writes_the_letter(
 
 /// The broker's word on a delivery of work comes with the next pull, and is lost.
 async fn lose_the_word(broker: &TestBroker) {
+    lose_the_word_of(broker, WORK).await;
+}
+
+pub(crate) async fn lose_the_word_of(broker: &TestBroker, (stream, durable): (&str, &str)) {
     let keeper = broker.connect(KEEPER).await.unwrap();
     let operator = async_nats::jetstream::new(foreign::client(broker, "operator").await);
     eventually("the broker's word", || async {
-        keeper.bus().probe(WORK.0, WORK.1).await.unwrap();
+        keeper.bus().probe(stream, durable).await.unwrap();
         (messages(broker, ADVISORY_STREAM).await == 1).then_some(())
     })
     .await;

@@ -22,6 +22,7 @@ mod interop;
 mod isolation;
 mod keeper;
 mod keeper_heard;
+mod keeper_settled;
 mod ledger;
 mod letters;
 mod letters_cli;

@@ -23,7 +23,7 @@ use crate::{
     envelope::Envelope,
     fault::Fault,
     gate::Unopened,
-    policy::reconcile::{ConsumerView, Notice, Word, given_up_below, is_queue, needs_asking},
+    policy::reconcile::{ConsumerView, Notice, Word, given_up_below, is_queue, needs_asking, was_settled},
     subject::{ADVISORY_STREAM, WIRE},
     telemetry::metrics::Metrics,
 };
@@ -227,7 +227,7 @@ impl Sweep<'_> {
             word: Word::Nothing,
         };
         let due: Vec<Notice> = due.into_iter().map(notice).collect();
-        if due.is_empty() { Ok(()) } else { self.rescue.clear(&due).await }
+        if due.is_empty() { Ok(()) } else { self.rescue.clear(&due, was_settled(view)).await }
     }
 
     async fn find(&self, view: &ConsumerView, below: u64) -> Result<Vec<u64>, Fault> {

@@ -89,12 +89,12 @@ impl Rescue<'_> {
         Ok(found)
     }
 
-    /// Sees to what lies in a queue though nobody sees to it and the broker said nothing. Whatever was announced as ended is
-    /// only taken away: its acknowledgement stands, its deletion was lost.
+    /// Sees to what lies in a queue though nobody sees to it and the broker said nothing. What was settled, or was announced as
+    /// ended, is only taken away: its acknowledgement stands, its deletion was lost.
     ///
     /// # Errors
     /// For one of them at least the bus did not answer or did not confirm it; the others are done.
-    pub(super) async fn clear(&self, notices: &[Notice]) -> Result<(), Fault> {
+    pub(super) async fn clear(&self, notices: &[Notice], were_settled: bool) -> Result<(), Fault> {
         let mut found = Vec::new();
         for notice in notices {
             let envelope = self.bus.message_at(&notice.stream, notice.sequence).await?.map(|it| it.open().envelope);
@@ -103,13 +103,16 @@ impl Rescue<'_> {
             found.extend(envelope.map(|envelope| (notice, envelope)));
         }
         let works: Vec<_> = found.iter().map(|(_, envelope)| envelope).collect();
-        let announced = outcomes::are_announced(self.bus, &works).await?;
+        let announced = match were_settled {
+            true => vec![true; works.len()],
+            false => outcomes::are_announced(self.bus, &works).await?,
+        };
         let mut failed = None;
-        for ((notice, envelope), is_announced) in found.iter().zip(announced) {
-            let done = if is_announced {
+        for ((notice, envelope), has_ended) in found.iter().zip(announced) {
+            let done = if has_ended {
                 let (stream, sequence) = (notice.stream.as_str(), notice.sequence);
                 let message_id = envelope.message_id.as_str();
-                tracing::info!(stream, sequence, message_id, "its end is announced: what is left of it is taken away");
+                tracing::info!(stream, sequence, message_id, "it was settled: what is left of it is taken away");
                 self.settle(notice).await
             } else {
                 self.reconcile(notice).await
