@@ -98,7 +98,9 @@ impl Admitted<'_> {
         self.came = match ended {
             Ended::Done(_) | Ended::Refused(_) => Came::Answered,
             Ended::Again { .. } | Ended::DeadLetter(_) => of_last(attempts),
-            Ended::PutAside { .. } | Ended::HandedBack | Ended::Overtaken | Ended::TakenOver => Came::Nothing,
+            Ended::PutAside { .. } | Ended::HandedBack | Ended::CutOff | Ended::Overtaken | Ended::TakenOver => {
+                Came::Nothing
+            }
         };
     }
 }

@@ -22,6 +22,7 @@ use crate::{
 };
 
 /// How an attempt ended, before anything is done about it.
+#[derive(Clone)]
 pub(super) enum Ended {
     /// Done; for an operation, the reply's bytes.
     Done(Bytes),
@@ -35,6 +36,8 @@ pub(super) enum Ended {
     DeadLetter(Fault),
     /// Back to the broker, as if it had not been begun.
     HandedBack,
+    /// Back to the broker: its handler was cut off in the middle, and may have acted.
+    CutOff,
     /// A later copy of it is at work, or it was settled before: only the ack is missing.
     Overtaken,
     /// Another process went on with it while this one was silent, and settles it.
@@ -47,7 +50,8 @@ impl Worker {
         let Opened { mut envelope, refusal, .. } = delivery.open();
         let mut attempts = attempts_of(&envelope);
         // What is over its limits is a letter at once, however long it would have to wait for its turn.
-        let granted = match refusal.clone().or_else(|| self.over_its_limits(&envelope)) {
+        let is_refused = refusal.is_some();
+        let granted = match refusal.or_else(|| self.over_its_limits(&envelope)) {
             Some(fault) => Err(Ended::DeadLetter(fault)),
             None => tokio::select! {
                 biased;
@@ -60,14 +64,19 @@ impl Worker {
         };
         let granted = match granted {
             Ok(granted) => granted,
-            Err(ended) => {
+            Err(mut ended) => {
+                if !is_refused {
+                    let trace = envelope.trace.unwrap_or_else(|| TraceContext::root(false));
+                    let trial = Trial { envelope: &envelope, attempts: &mut attempts, trace, lease: &lease };
+                    ended = self.not_begun(trial, ended).await;
+                }
                 self.settle(&envelope, &reply, (ended, attempts), Instant::now()).await;
                 return;
             }
         };
         let before = attempts.attempts.len();
         let Some(_permit) = self.place().await else {
-            Box::pin(self.hand_over_back(&envelope, &reply)).await;
+            Box::pin(self.hand_over_back(&envelope, &reply, false)).await;
             return;
         };
         let in_flight = self.metrics.begin();
@@ -127,11 +136,12 @@ impl Worker {
     /// The limits, what is remembered of it, the handler.
     async fn run(&self, envelope: &Envelope, attempts: &mut v1::Attempts, about: (TraceContext, &Lease)) -> Ended {
         let (trace, lease) = about;
-        if let Some(fault) = self.over_its_limits(envelope) {
-            return Ended::DeadLetter(fault);
-        }
+        let unbegun = self.over_its_limits(envelope).map(Ended::DeadLetter);
         if self.is_remembered(envelope) {
-            return Box::pin(self.try_remembered(Trial { envelope, attempts, trace, lease })).await;
+            return Box::pin(self.try_remembered(Trial { envelope, attempts, trace, lease }, unbegun)).await;
+        }
+        if let Some(ended) = unbegun {
+            return ended;
         }
         let _beside = self.quarantine.beside().await;
         self.try_once(Trial { envelope, attempts, trace, lease }).await
@@ -145,7 +155,7 @@ impl Worker {
         let handled = tokio::select! {
             biased;
             handled = self.handle(envelope, trace) => handled,
-            () = self.abort.stopped() => return Ended::HandedBack,
+            () = self.abort.stopped() => return Ended::CutOff,
         };
         drop(at_work);
         let fault = match handled {

@@ -24,6 +24,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
+    contract::Repeat,
     dead_letter::letter_id,
     delayed::{shortened, stored_at},
     envelope::{Delivery, Envelope, TraceContext},
@@ -61,8 +62,8 @@ struct Mine {
     key: String,
     record: InboxRecord,
     revision: u64,
-    /// Whether its handler may be run again without asking.
-    safe: bool,
+    /// What a repeat of its handler does.
+    repeat: Repeat,
 }
 
 type Found = Option<(InboxRecord, u64)>;
@@ -70,18 +71,26 @@ type Found = Option<(InboxRecord, u64)>;
 impl Worker {
     /// Whether something is to be remembered, or may have been, of this delivery.
     pub(super) fn is_remembered(&self, envelope: &Envelope) -> bool {
-        deliveries(envelope) > 1 || self.is_always_remembered(envelope)
+        // A copy may have been begun before it was put aside; that matters when its key may be forgotten.
+        let is_late = || envelope.note.lane.is_some() && self.is_key_forgotten(envelope);
+        deliveries(envelope) > 1 || self.is_always_remembered(envelope) || is_late()
     }
 
     fn is_always_remembered(&self, envelope: &Envelope) -> bool {
         self.settings.inbox.is_some() || is_replay(envelope) || !self.work.repeat(envelope).is_safe_when_unknown()
     }
 
-    /// Runs the handler unless what is remembered says otherwise, and remembers what came of it.
-    pub(super) async fn try_remembered(&self, mut trial: Trial<'_>) -> Ended {
+    /// Runs the handler unless what is remembered says otherwise, and remembers what came of it. `instead`: how it ends if
+    /// nothing that is remembered says otherwise, because it is not to be begun now.
+    pub(super) async fn try_remembered(&self, mut trial: Trial<'_>, instead: Option<Ended>) -> Ended {
         let envelope = trial.envelope;
-        let Some(delivery) = &envelope.delivery else { return self.try_beside(trial).await };
-        let (key, safe) = (self.inbox_key(envelope), self.work.repeat(envelope).is_safe_when_unknown());
+        let Some(delivery) = &envelope.delivery else {
+            return match instead {
+                Some(ended) => ended,
+                None => self.try_beside(trial).await,
+            };
+        };
+        let (key, repeat) = (self.inbox_key(envelope), self.work.repeat(envelope));
         // Delivered once more while it is in hand here: the broker was killed and forgot. What is written down says then what to do.
         let _turn = tokio::select! {
             biased;
@@ -91,7 +100,7 @@ impl Worker {
         };
         // A first delivery is tried without a look: if something is there, the write says so.
         let (since, mut found) = (Instant::now(), None);
-        if deliveries(envelope) > 1 {
+        if deliveries(envelope) > 1 || instead.is_some() || !self.is_always_remembered(envelope) {
             found = match self.recall(&key).await {
                 Ok(found) => found,
                 Err(GivenUp) => return Ended::HandedBack,
@@ -127,7 +136,19 @@ impl Worker {
                 }
                 Begin::Start(start) => start,
             };
-            if !start.suspect && !self.is_always_remembered(envelope) {
+            if let Some(ended) = &instead {
+                match self.end_unbegun(&trial, (&key, revision), start, ended).await {
+                    Ok(Some(ended)) => return ended,
+                    Ok(None) => {}
+                    Err(GivenUp) => return Ended::HandedBack,
+                }
+                found = match self.recall(&key).await {
+                    Ok(found) => found,
+                    Err(GivenUp) => return Ended::HandedBack,
+                };
+                continue;
+            }
+            if !start.suspect && !start.begun && !self.is_always_remembered(envelope) {
                 return self.try_beside(trial).await;
             }
             let place = tokio::select! {
@@ -137,9 +158,9 @@ impl Worker {
             };
             let record = self.begun(envelope, start, place.is_alone());
             // While nothing is confirmed, nobody is kept waiting outside.
-            match timeout(PATIENCE, self.write(&key, &record, revision, safe)).await {
+            match timeout(PATIENCE, self.write(&key, &record, revision, repeat)).await {
                 Ok(Ok(Written::At(revision))) => {
-                    return self.try_written_down(&mut trial, place, Mine { key, record, revision, safe }).await;
+                    return self.try_written_down(&mut trial, place, Mine { key, record, revision, repeat }).await;
                 }
                 Ok(Ok(Written::Conflict)) | Err(_) => drop(place),
                 Ok(Err(GivenUp)) => return Ended::HandedBack,
@@ -148,7 +169,9 @@ impl Worker {
                 // The record that was just written, though its confirmation did not come: its handler was not started.
                 Ok(Some((mine, revision))) if mine.by == record.by => {
                     let place = self.place_for(false).await;
-                    return self.try_written_down(&mut trial, place, Mine { key, record: mine, revision, safe }).await;
+                    return self
+                        .try_written_down(&mut trial, place, Mine { key, record: mine, revision, repeat })
+                        .await;
                 }
                 Ok(found) => found,
                 Err(GivenUp) => return Ended::HandedBack,
@@ -191,32 +214,33 @@ impl Worker {
     async fn no_longer_alone(&self, mine: &mut Mine) {
         mine.record.alone = false;
         mine.record.by = self.signature();
-        if let Ok(Written::At(revision)) = self.write(&mine.key, &mine.record, mine.revision, mine.safe).await {
+        if let Ok(Written::At(revision)) = self.write(&mine.key, &mine.record, mine.revision, mine.repeat).await {
             mine.revision = revision;
         }
     }
 
     /// Writes down what came of it, before it is carried out.
     async fn remember(&self, mut mine: Mine, trial: &mut Trial<'_>, ended: Ended) -> Ended {
-        let safe = mine.safe;
         match end_of(&ended) {
             Some(end) => {
                 mine.record.end = Some(end);
+                mine.record.begun = false;
                 mine.record.set_state(State::Ended);
                 mine.record.attempts = Some(shortened(trial.attempts));
             }
             // Given up in the middle: whether it acted is unknown. The record stays as it is, and the next one parks it.
-            None if !safe => return ended,
+            None if !mine.repeat.is_safe_when_unknown() => return ended,
             None => {
+                mine.record.begun |= matches!(ended, Ended::CutOff);
                 mine.record.set_state(State::HandedBack);
                 mine.record.deliveries = deliveries(trial.envelope);
             }
         }
         mine.record.by = self.signature();
-        let mut written = self.write(&mine.key, &mine.record, mine.revision, mine.safe).await;
+        let mut written = self.write(&mine.key, &mine.record, mine.revision, mine.repeat).await;
         if matches!(written, Ok(Written::Conflict)) && matches!(self.recall(&mine.key).await, Ok(None)) {
             // Nobody else has it: the record of the start was only forgotten.
-            written = self.write(&mine.key, &mine.record, 0, mine.safe).await;
+            written = self.write(&mine.key, &mine.record, 0, mine.repeat).await;
         }
         match written {
             Ok(Written::At(_)) => {
@@ -232,22 +256,25 @@ impl Worker {
     /// Ends a delivery whose handler is not started.
     async fn conclude(&self, key: &str, found: Found, trial: Trial<'_>, ended: Ended) -> Ended {
         let Some((record, revision)) = found else { return ended };
-        let safe = self.work.repeat(trial.envelope).is_safe_when_unknown();
-        let mine = Mine { key: key.to_owned(), record, revision, safe };
+        let repeat = self.work.repeat(trial.envelope);
+        let mine = Mine { key: key.to_owned(), record, revision, repeat };
         let mut trial = trial;
         self.remember(mine, &mut trial, ended).await
     }
 
-    /// Remembers that a delivery goes back as it came, so that whoever gets it next does not suspect it.
-    pub(super) async fn remember_handed_back(&self, envelope: &Envelope) {
+    /// Remembers that a delivery goes back as it came, so that whoever gets it next does not suspect it. `begun`: its handler may
+    /// have been started, and cut off in the middle.
+    pub(super) async fn remember_handed_back(&self, envelope: &Envelope, begun: bool) {
         let Some(delivery) = &envelope.delivery else { return };
         let key = self.inbox_key(envelope);
-        let fresh = Start { suspect: false, ended_alone: 0, ended_beside: 0 };
+        let fresh = Start { suspect: false, begun, ended_alone: 0, ended_beside: 0 };
         let mut record = self.begun(envelope, fresh, false);
         record.set_state(State::HandedBack);
         record.deliveries = delivery.deliveries;
+        let repeat = self.work.repeat(envelope);
         let written = async {
-            let first = self.store.put(&key, record.encode_to_vec().into(), 0, Some(HORIZON)).await;
+            let kept = self.kept_for(&record, repeat).map(|kept| kept.max(HORIZON));
+            let first = self.store.put(&key, record.encode_to_vec().into(), 0, kept).await;
             if !matches!(first, Ok(Written::Conflict)) {
                 return;
             }
@@ -256,8 +283,10 @@ impl Worker {
             let same = before.stream == record.stream && before.sequence == record.sequence;
             if same && before.state() == State::HandedBack {
                 (record.ended_alone, record.ended_beside) = (before.ended_alone, before.ended_beside);
+                record.begun |= before.begun;
+                let kept = self.kept_for(&record, repeat).map(|kept| kept.max(HORIZON));
                 // Without it the delivery is looked at alone, which costs time and nothing else.
-                let _ = self.store.put(&key, record.encode_to_vec().into(), entry.revision, Some(HORIZON)).await;
+                let _ = self.store.put(&key, record.encode_to_vec().into(), entry.revision, kept).await;
             }
         };
         let _ = timeout(HAND_BACK_LIMIT, written).await;
@@ -268,21 +297,36 @@ impl Worker {
         Ok(entry.and_then(|entry| Some((InboxRecord::decode(entry.value).ok()?, entry.revision))))
     }
 
-    async fn write(&self, key: &str, record: &InboxRecord, expected: u64, safe: bool) -> Result<Written, GivenUp> {
-        let ttl = self.kept_for(record, safe);
+    pub(super) async fn write(
+        &self,
+        key: &str,
+        record: &InboxRecord,
+        expected: u64,
+        repeat: Repeat,
+    ) -> Result<Written, GivenUp> {
+        let ttl = self.kept_for(record, repeat);
         let value: bytes::Bytes = record.encode_to_vec().into();
         self.until_confirmed("a record of the inbox", || self.store.put(key, value.clone(), expected, ttl)).await
     }
 
-    /// A start is remembered for as long as it may come again, and that of work that may not be repeated blindly until it is
-    /// known what came of it, however long that takes. What came of it is remembered for the horizon.
-    fn kept_for(&self, record: &InboxRecord, may_be_repeated: bool) -> Option<Duration> {
-        let horizon = self.settings.inbox.unwrap_or(HORIZON).max(Duration::from_secs(1));
-        if record.state() != State::Begun {
-            return Some(horizon);
+    /// What came of a start is remembered for the horizon, and so is that there was none.
+    fn kept_for(&self, record: &InboxRecord, repeat: Repeat) -> Option<Duration> {
+        match record.state() == State::Begun || record.begun {
+            true => self.start_kept_for(repeat),
+            false => Some(self.horizon()),
         }
+    }
+
+    /// A start is remembered for as long as it may come again. If it may be harmful to act a second time, or may become so when
+    /// the other side has forgotten a key: until it is known what came of it, however long that takes (`None`).
+    pub(super) fn start_kept_for(&self, repeat: Repeat) -> Option<Duration> {
         let longest = self.settings.handler_limit.saturating_add(self.settings.ack_wait);
-        may_be_repeated.then(|| horizon.max(HORIZON).saturating_add(longest).min(FOR_EVER))
+        let is_harmless = matches!(repeat, Repeat::NoSideEffects | Repeat::Idempotent);
+        is_harmless.then(|| self.horizon().max(HORIZON).saturating_add(longest).min(FOR_EVER))
+    }
+
+    fn horizon(&self) -> Duration {
+        self.settings.inbox.unwrap_or(HORIZON).max(Duration::from_secs(1))
     }
 
     /// Of consumer and message id: the same for the original, its copies and the same id sent again, which the broker stores once
@@ -319,7 +363,7 @@ impl Worker {
         }
     }
 
-    fn begun(&self, envelope: &Envelope, start: Start, alone: bool) -> InboxRecord {
+    pub(super) fn begun(&self, envelope: &Envelope, start: Start, alone: bool) -> InboxRecord {
         let (stream, sequence) =
             envelope.delivery.as_ref().map_or((String::new(), 0), |d| (d.stream.clone(), d.sequence));
         InboxRecord {
@@ -330,6 +374,7 @@ impl Worker {
             ended_alone: start.ended_alone,
             ended_beside: start.ended_beside,
             alone,
+            begun: start.begun,
             at_ms: self.bus.gate().clock().now_ms(),
             by: self.signature(),
             ..InboxRecord::default()
@@ -342,18 +387,20 @@ impl Worker {
     }
 }
 
-fn deliveries(envelope: &Envelope) -> u64 {
+pub(super) fn deliveries(envelope: &Envelope) -> u64 {
     envelope.delivery.as_ref().map_or(0, |delivery| delivery.deliveries)
 }
 
 /// What is to be written down of an end. `None`: it is none.
-fn end_of(ended: &Ended) -> Option<End> {
+pub(super) fn end_of(ended: &Ended) -> Option<End> {
     Some(match ended {
         Ended::Done(reply) => End::Reply(reply.clone()),
         Ended::Refused(fault) => End::Refused(fault.into()),
         Ended::Again { due_ms, attempt } => End::Again(Again { attempt: *attempt, due_ms: *due_ms }),
         Ended::DeadLetter(fault) => End::DeadLetter(fault.into()),
-        Ended::PutAside { .. } | Ended::HandedBack | Ended::Overtaken | Ended::TakenOver => return None,
+        Ended::PutAside { .. } | Ended::HandedBack | Ended::CutOff | Ended::Overtaken | Ended::TakenOver => {
+            return None;
+        }
     })
 }
 

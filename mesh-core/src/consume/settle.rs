@@ -43,9 +43,10 @@ impl Worker {
         started: Instant,
     ) -> bool {
         let (ended, attempts) = ended;
+        let may_have_begun = !matches!(ended, Ended::HandedBack | Ended::PutAside { .. });
         // What is rare stands on the heap: an attempt's future stays small.
         let (how, handed_over) = match ended {
-            Ended::HandedBack => (How::Release, Err(GivenUp)),
+            Ended::HandedBack | Ended::CutOff => (How::Release, Err(GivenUp)),
             Ended::Overtaken => (How::Accept, Ok(())),
             // Whoever has it now settles it.
             Ended::TakenOver => return false,
@@ -64,7 +65,7 @@ impl Worker {
         let settled = match handed_over {
             Ok(()) => self.bus.ack(reply, Ack::Accept).await,
             Err(GivenUp) => {
-                Box::pin(self.hand_over_back(envelope, reply)).await;
+                Box::pin(self.hand_over_back(envelope, reply, may_have_begun)).await;
                 Ok(())
             }
         };
@@ -77,9 +78,10 @@ impl Worker {
         is_settled
     }
 
-    /// Hands a delivery back and remembers that, so that nobody suspects it of having ended this process.
-    pub(super) async fn hand_over_back(&self, envelope: &Envelope, reply: &str) {
-        self.remember_handed_back(envelope).await;
+    /// Hands a delivery back and remembers that, so that nobody suspects it of having ended this process. `begun`: its handler
+    /// may have been started.
+    pub(super) async fn hand_over_back(&self, envelope: &Envelope, reply: &str, begun: bool) {
+        self.remember_handed_back(envelope, begun).await;
         self.release(reply).await;
     }
 

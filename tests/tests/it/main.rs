@@ -16,6 +16,7 @@ mod commit;
 mod compose;
 mod demo;
 mod inbox;
+mod inbox_aside;
 mod inbox_forgotten;
 mod interop;
 mod isolation;

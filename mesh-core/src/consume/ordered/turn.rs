@@ -168,7 +168,7 @@ impl Term {
             // An ordered consumer puts nothing aside that it has not begun.
             Ended::Again { .. } | Ended::PutAside { .. } => Ending::Again,
             Ended::DeadLetter(_) => Ending::Letter(self.letter_id(envelope, letter)),
-            Ended::HandedBack | Ended::TakenOver => return Ok(Report::HandedBack),
+            Ended::HandedBack | Ended::CutOff | Ended::TakenOver => return Ok(Report::HandedBack),
             Ended::Overtaken => Ending::Done,
         };
         if *is_blocked || ending != Ending::Done {
