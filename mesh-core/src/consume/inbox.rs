@@ -19,7 +19,7 @@ use super::{
     age::is_replay,
     attempt::Ended,
     lease::Lease,
-    quarantine::{PATIENCE, Place},
+    quarantine::{Alone, PATIENCE, Place},
     settle::GivenUp,
     worker::Worker,
 };
@@ -40,6 +40,8 @@ const HORIZON: Duration = Duration::from_secs(24 * 3600);
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// How often it is looked whether the one who may be at work has written down what came of it.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How long it may take to write down that one is not alone any longer, before others are let in all the same.
+const OPENING: Duration = Duration::from_secs(1);
 /// How long a drain may take to write down that a delivery was handed back. Without it the delivery is a suspect.
 const HAND_BACK_LIMIT: Duration = Duration::from_secs(2);
 
@@ -98,6 +100,8 @@ impl Worker {
             // Whoever has it settles it; else its lease runs out.
             () = self.scope.stopped() => return Ended::TakenOver,
         };
+        // All that is written of this trial is signed alike: a write whose confirmation did not come in time may be there later.
+        let (by, mut written) = (self.signature(), None);
         // A first delivery is tried without a look: if something is there, the write says so.
         let (since, mut found) = (Instant::now(), None);
         if deliveries(envelope) > 1 || instead.is_some() || !self.is_always_remembered(envelope) {
@@ -109,7 +113,12 @@ impl Worker {
         loop {
             let record = found.as_ref().map(|(record, _)| record);
             let revision = found.as_ref().map_or(0, |(_, revision)| *revision);
-            let start = match inbox::begin(&self.settings.inbox_rule, record, &self.now(envelope, delivery, since)) {
+            let verdict = match (written, record) {
+                // Its own start: its handler was not begun.
+                (Some(start), Some(record)) if record.by == by => Begin::Start(start),
+                _ => inbox::begin(&self.settings.inbox_rule, record, &self.now(envelope, delivery, since)),
+            };
+            let start = match verdict {
                 Begin::Wait => {
                     tokio::select! {
                         biased;
@@ -156,7 +165,12 @@ impl Worker {
                 () = self.scope.stopped() => return Ended::HandedBack,
                 place = self.place_for(start.suspect) => place,
             };
-            let record = self.begun(envelope, start, place.is_alone());
+            let record = InboxRecord { by: by.clone(), ..self.begun(envelope, start, place.is_alone()) };
+            // What is there already must tell the truth of the place that it has now.
+            if let Some((record, revision)) = found.take_if(|(mine, _)| mine.by == by && mine.alone == record.alone) {
+                return self.try_written_down(&mut trial, place, Mine { key, record, revision, repeat }).await;
+            }
+            written = Some(start);
             // While nothing is confirmed, nobody is kept waiting outside.
             match timeout(PATIENCE, self.write(&key, &record, revision, repeat)).await {
                 Ok(Ok(Written::At(revision))) => {
@@ -166,13 +180,6 @@ impl Worker {
                 Ok(Err(GivenUp)) => return Ended::HandedBack,
             }
             found = match self.recall(&key).await {
-                // The record that was just written, though its confirmation did not come: its handler was not started.
-                Ok(Some((mine, revision))) if mine.by == record.by => {
-                    let place = self.place_for(false).await;
-                    return self
-                        .try_written_down(&mut trial, place, Mine { key, record: mine, revision, repeat })
-                        .await;
-                }
                 Ok(found) => found,
                 Err(GivenUp) => return Ended::HandedBack,
             };
@@ -192,28 +199,39 @@ impl Worker {
         crash_point("inbox.begun");
         let handling = self.try_once(trial.again());
         let ended = match place {
-            Place::Beside(_) => handling.await,
+            beside @ Place::Beside(_) => {
+                let ended = handling.await;
+                // What came of it may have to wait for the bus: nobody waits for that outside.
+                drop(beside);
+                ended
+            }
             Place::Alone(alone) => {
                 tokio::pin!(handling);
                 match timeout(PATIENCE, &mut handling).await {
                     Ok(ended) => ended,
-                    Err(_) => {
-                        // Others need not wait any longer. From now on any of them may be the cause of an end.
-                        let open = async {
-                            self.no_longer_alone(&mut mine).await;
-                            alone.open()
-                        };
-                        tokio::join!(handling, open).0
-                    }
+                    Err(_) => tokio::join!(handling, self.let_others_in(alone, &mut mine)).0,
                 }
             }
         };
         self.remember(mine, trial, ended).await
     }
 
+    /// Others need not wait any longer. From now on any of them may be the cause of an end, which is written down first, unless
+    /// that takes too long as well.
+    async fn let_others_in<'a>(&self, alone: Alone<'a>, mine: &mut Mine) -> Place<'a> {
+        let mut written = std::pin::pin!(self.no_longer_alone(mine));
+        match timeout(OPENING, &mut written).await {
+            Ok(()) => alone.open(),
+            Err(_) => {
+                let place = alone.open();
+                written.await;
+                place
+            }
+        }
+    }
+
     async fn no_longer_alone(&self, mine: &mut Mine) {
         mine.record.alone = false;
-        mine.record.by = self.signature();
         if let Ok(Written::At(revision)) = self.write(&mine.key, &mine.record, mine.revision, mine.repeat).await {
             mine.revision = revision;
         }
@@ -236,11 +254,18 @@ impl Worker {
                 mine.record.deliveries = deliveries(trial.envelope);
             }
         }
-        mine.record.by = self.signature();
         let mut written = self.write(&mine.key, &mine.record, mine.revision, mine.repeat).await;
-        if matches!(written, Ok(Written::Conflict)) && matches!(self.recall(&mine.key).await, Ok(None)) {
-            // Nobody else has it: the record of the start was only forgotten.
-            written = self.write(&mine.key, &mine.record, 0, mine.repeat).await;
+        if matches!(written, Ok(Written::Conflict)) {
+            let found = self.recall(&mine.key).await;
+            written = match found {
+                // Nobody else has it: the record of the start was only forgotten.
+                Ok(None) => self.write(&mine.key, &mine.record, 0, mine.repeat).await,
+                // Its own start once more, for whose confirmation it had not waited.
+                Ok(Some((own, revision))) if own.by == mine.record.by => {
+                    self.write(&mine.key, &mine.record, revision, mine.repeat).await
+                }
+                _ => written,
+            };
         }
         match written {
             Ok(Written::At(_)) => {
@@ -249,7 +274,7 @@ impl Worker {
             }
             // Its lease had run out and another process went on with it: that one settles it.
             Ok(Written::Conflict) => Ended::TakenOver,
-            Err(GivenUp) => Ended::HandedBack,
+            Err(GivenUp) => Ended::CutOff,
         }
     }
 
@@ -257,6 +282,7 @@ impl Worker {
     async fn conclude(&self, key: &str, found: Found, trial: Trial<'_>, ended: Ended) -> Ended {
         let Some((record, revision)) = found else { return ended };
         let repeat = self.work.repeat(trial.envelope);
+        let record = InboxRecord { by: self.signature(), ..record };
         let mine = Mine { key: key.to_owned(), record, revision, repeat };
         let mut trial = trial;
         self.remember(mine, &mut trial, ended).await
@@ -381,7 +407,7 @@ impl Worker {
         }
     }
 
-    /// No two writers write the same bytes, and neither does one twice.
+    /// No two trials write the same bytes. What one writes differs in what it says.
     fn signature(&self) -> String {
         nuid::next().to_string()
     }

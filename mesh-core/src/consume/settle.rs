@@ -58,7 +58,9 @@ impl Worker {
             Ended::Again { due_ms, attempt } => {
                 (How::Delay, Box::pin(self.again(envelope, (attempt, due_ms), &attempts)).await)
             }
-            Ended::PutAside { due_ms } => (How::Delay, Box::pin(self.put_aside(envelope, due_ms, &attempts)).await),
+            Ended::PutAside { due_ms, turn } => {
+                (How::Delay, Box::pin(self.put_aside(envelope, (due_ms, &turn), &attempts)).await)
+            }
             Ended::DeadLetter(fault) => (How::DeadLetter, Box::pin(self.dead_letter(envelope, &fault, attempts)).await),
         };
         let is_settled = handed_over.is_ok();
@@ -132,8 +134,8 @@ impl Worker {
         Ok(())
     }
 
-    async fn put_aside(&self, envelope: &Envelope, due_ms: i64, attempts: &v1::Attempts) -> Result<(), GivenUp> {
-        let put_aside = || delayed::put_aside(&self.bus, &self.lane, envelope, due_ms, attempts);
+    async fn put_aside(&self, envelope: &Envelope, when: (i64, &str), attempts: &v1::Attempts) -> Result<(), GivenUp> {
+        let put_aside = || delayed::put_aside(&self.bus, &self.lane, envelope, when, attempts);
         self.until_confirmed("a copy of what is put aside", put_aside).await?;
         crash_point("settle.delayed");
         Ok(())

@@ -40,7 +40,7 @@ impl Worker {
         ended: &Ended,
     ) -> Result<Option<Ended>, GivenUp> {
         start.begun |= self.may_be_forgotten(trial);
-        let ended = in_doubt(ended.clone(), start);
+        let mut ended = in_doubt(ended.clone(), start);
         let mut record = self.begun(trial.envelope, start, false);
         match end_of(&ended) {
             Some(end) => {
@@ -52,6 +52,9 @@ impl Worker {
             None => {
                 record.set_state(State::HandedBack);
                 record.deliveries = deliveries(trial.envelope);
+                if let Ended::PutAside { turn, .. } = &mut ended {
+                    turn.clone_from(&record.by);
+                }
             }
         }
         match self.write(key, &record, revision, self.work.repeat(trial.envelope)).await? {

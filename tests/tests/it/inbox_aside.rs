@@ -12,13 +12,18 @@ use mesh_core::{
     consume::ConsumerSettings,
     contract::{BoxFuture, OperationInfo, Repeat, Service},
     dead_letter::Letter,
+    delayed,
+    envelope::header,
     fault::{Effect, Reason},
     policy::{isolation::IsolationRule, retry::RetryRule},
+    proto::v1::Attempts,
+    subject,
 };
 use mesh_tests::{
     Seen, TestBroker,
     campaign::{Run, Size, Stage, StageSettings, stage::SENDER},
-    eventually,
+    eventually, foreign,
+    letters::{in_hand, lane},
 };
 use shop_proto::shop::{orders::v1::OrderPlaced, payments::v1::PaymentsClient};
 use tokio::sync::Notify;
@@ -262,4 +267,37 @@ async fn a_keyed_start_without_a_word_that_was_put_aside_is_parked_when_its_key_
     let fault = fault_of(scene.letter_of_the_first().await);
     assert_eq!((fault.reason(), fault.effect()), (Reason::OutcomeUnknown, Effect::Unknown));
     assert_eq!(scene.times_begun().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_waits_is_not_replaced_by_one_that_was_not_begun() {
+    let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
+    let operator = broker.connect("operator").await.unwrap();
+    let (bus, lane) = (operator.bus(), lane("a"));
+    let (due_ms, none) = (bus.gate().clock().now_ms() + 60_000, Attempts::default());
+    let jetstream = async_nats::jetstream::new(foreign::client(&broker, "operator").await);
+    let stream = jetstream.get_stream(lane.stream()).await.unwrap();
+    let waiting = async |number: u64| {
+        let delivery = in_hand(number, bytes::Bytes::new());
+        let hold = subject::lane_hold(&lane.region, &lane.service, &lane.consumer, &delayed::unique(&delivery));
+        let message = stream.get_last_raw_message_by_subject(&hold).await.unwrap();
+        message.headers.get(header::MESSAGE_ID).unwrap().as_str().split('/').next().unwrap().to_owned()
+    };
+    let put_aside = async |number: u64| {
+        // Twice: a crash before the ack.
+        for _ in 0..2 {
+            let delivery = in_hand(number, bytes::Bytes::new());
+            delayed::put_aside(bus, &lane, &delivery, (due_ms + 1000, ""), &none).await.unwrap();
+        }
+    };
+    let delay = async |number: u64| {
+        delayed::delay(bus, &lane, &in_hand(number, bytes::Bytes::new()), (2, due_ms), &none).await.unwrap();
+    };
+    delay(1).await;
+    put_aside(1).await;
+    assert_eq!(waiting(1).await, "delay", "its attempt and what the target asked for are kept");
+    put_aside(2).await;
+    assert_eq!(waiting(2).await, "aside");
+    delay(2).await;
+    assert_eq!(waiting(2).await, "delay", "what came of it takes the place");
 }
