@@ -18,6 +18,7 @@ mod demo;
 mod inbox;
 mod inbox_aside;
 mod inbox_forgotten;
+mod inbox_slow;
 mod interop;
 mod isolation;
 mod keeper;
