@@ -153,6 +153,11 @@ impl Scene {
     }
 }
 
+/// So late that the other side may have forgotten every key of now.
+fn later() -> SystemTime {
+    SystemTime::now() + RetryRule::default().max_age + Duration::from_secs(60)
+}
+
 fn fault_of(letter: Letter) -> Fault {
     letter.letter.fault.unwrap().into()
 }
@@ -262,8 +267,22 @@ async fn a_keyed_start_without_a_word_that_was_put_aside_is_parked_when_its_key_
     })
     .await;
     mesh.drain().await;
-    let later = || SystemTime::now() + RetryRule::default().max_age + Duration::from_secs(60);
     let _mesh = scene.serve(Duration::from_secs(1), Clock::from_fn(later)).await;
+    let fault = fault_of(scene.letter_of_the_first().await);
+    assert_eq!((fault.reason(), fault.effect()), (Reason::OutcomeUnknown, Effect::Unknown));
+    assert_eq!(scene.times_begun().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyed_start_that_a_drain_cut_off_is_parked_when_its_key_may_be_forgotten() {
+    let broker = TestBroker::with(&[till(), bank()], true, &limits()).await.unwrap();
+    let till = broker.connect("till").await.unwrap();
+    let scene = Scene { till, broker, seen: Seen::default(), begun: Arc::default(), repeat: Repeat::Keyed };
+    let first = scene.serve(ACK_WAIT, Clock::system()).await;
+    PaymentsClient::new(&scene.till).charge().enqueue(&charge_of(1, 100)).id("1").await.unwrap();
+    scene.begun.notified().await;
+    first.drain().await;
+    let _mesh = scene.serve(ACK_WAIT, Clock::from_fn(later)).await;
     let fault = fault_of(scene.letter_of_the_first().await);
     assert_eq!((fault.reason(), fault.effect()), (Reason::OutcomeUnknown, Effect::Unknown));
     assert_eq!(scene.times_begun().await, 1);
