@@ -8,7 +8,13 @@ use mesh_proto::v1;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::{feed::InHand, inbox::Trial, lease::Lease, worker::Worker};
+use super::{
+    feed::InHand,
+    inbox::Trial,
+    lease::Lease,
+    tenure::{Tenure, lost},
+    worker::Worker,
+};
 use crate::{
     claim::{self, Reader},
     clock::patient_delays,
@@ -68,7 +74,8 @@ impl Worker {
             Err(mut ended) => {
                 if !is_refused {
                     let trace = envelope.trace.unwrap_or_else(|| TraceContext::root(false));
-                    let trial = Trial { envelope: &envelope, attempts: &mut attempts, trace, lease: &lease };
+                    let (attempts, lease) = (&mut attempts, &lease);
+                    let trial = Trial { envelope: &envelope, attempts, trace, lease, tenure: None };
                     ended = self.not_begun(trial, ended).await;
                 }
                 self.settle(&envelope, &reply, (ended, attempts), Instant::now()).await;
@@ -91,7 +98,8 @@ impl Worker {
         trace::adopt(&span, trace);
         let started = Instant::now();
         async {
-            let ended = self.run(&envelope, &mut attempts, (trace, &lease)).await;
+            let trial = Trial { envelope: &envelope, attempts: &mut attempts, trace, lease: &lease, tenure: None };
+            let ended = self.run(trial).await;
             crash_point("attempt.handled");
             self.learn(granted, &ended, (&attempts, before));
             self.settle(&envelope, &reply, (ended, attempts), started).await;
@@ -101,20 +109,21 @@ impl Worker {
         drop((lease, in_flight));
     }
 
-    /// How one attempt of an ordered consumer ends, and every attempt so far: nothing is settled yet. Its partition's owner
-    /// knows what was done before, so nothing is remembered here.
+    /// How one attempt of an ordered consumer ends, and every attempt so far: nothing is settled yet.
     pub(super) async fn end_of(
         &self,
         envelope: &Envelope,
         refusal: Option<Fault>,
-        (trace, lease): (TraceContext, &Lease),
+        (trace, lease, tenure): (TraceContext, &Lease, Tenure<'_>),
     ) -> (Ended, v1::Attempts) {
         let mut attempts = attempts_of(envelope);
-        if let Some(refusal) = refusal.or_else(|| self.over_its_limits(envelope)) {
-            return (Ended::DeadLetter(refusal), attempts);
-        }
-        let _beside = self.quarantine.beside().await;
-        let ended = self.try_once(Trial { envelope, attempts: &mut attempts, trace, lease }).await;
+        let ended = match refusal {
+            Some(refusal) => Ended::DeadLetter(refusal),
+            None => {
+                let tenure = Some(tenure);
+                self.run(Trial { envelope, attempts: &mut attempts, trace, lease, tenure }).await
+            }
+        };
         (ended, attempts)
     }
 
@@ -135,21 +144,23 @@ impl Worker {
     }
 
     /// The limits, what is remembered of it, the handler.
-    async fn run(&self, envelope: &Envelope, attempts: &mut v1::Attempts, about: (TraceContext, &Lease)) -> Ended {
-        let (trace, lease) = about;
-        let unbegun = self.over_its_limits(envelope).map(Ended::DeadLetter);
-        if self.is_remembered(envelope) {
-            return Box::pin(self.try_remembered(Trial { envelope, attempts, trace, lease }, unbegun)).await;
+    async fn run(&self, trial: Trial<'_>) -> Ended {
+        let unbegun = self.over_its_limits(trial.envelope).map(Ended::DeadLetter);
+        if self.is_remembered(trial.envelope) {
+            return Box::pin(self.try_remembered(trial, unbegun)).await;
         }
         if let Some(ended) = unbegun {
             return ended;
         }
-        let _beside = self.quarantine.beside().await;
-        self.try_once(Trial { envelope, attempts, trace, lease }).await
+        self.try_beside(trial).await
     }
 
     pub(super) async fn try_once(&self, trial: Trial<'_>) -> Ended {
-        let Trial { envelope, attempts, trace, lease } = trial;
+        let Trial { envelope, attempts, trace, lease, tenure } = trial;
+        // It may have waited for its place or its record until another process owns it.
+        if tenure.is_some_and(|tenure| !(tenure.is_live)()) {
+            return Ended::HandedBack;
+        }
         let clock = self.bus.gate().clock();
         let (started_at_ms, started) = (clock.now_ms(), Instant::now());
         let at_work = lease.begin(self.settings.handler_limit);
@@ -157,6 +168,7 @@ impl Worker {
             biased;
             handled = self.handle(envelope, trace) => handled,
             () = self.abort.stopped() => return Ended::CutOff,
+            () = lost(tenure) => return Ended::CutOff,
         };
         drop(at_work);
         let fault = match handled {

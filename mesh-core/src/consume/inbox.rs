@@ -5,6 +5,9 @@
 //! blindly and all replays; and of the rest those that the broker delivered before without hearing what became of them.
 //! The record is written before the handler starts and again before what came of it is carried out, each time only if
 //! nobody else wrote meanwhile. A first delivery of the rest costs nothing.
+//!
+//! For an ordered consumer the owner of a partition decides what was delivered before in that sense: what another one handed
+//! back in peace was not.
 
 use std::time::Duration;
 
@@ -21,6 +24,7 @@ use super::{
     lease::Lease,
     quarantine::{Alone, PATIENCE, Place},
     settle::GivenUp,
+    tenure::{Tenure, ending},
     worker::Worker,
 };
 use crate::{
@@ -51,11 +55,14 @@ pub(super) struct Trial<'a> {
     pub(super) attempts: &'a mut v1::Attempts,
     pub(super) trace: TraceContext,
     pub(super) lease: &'a Lease,
+    /// Of an ordered consumer: the ownership under which it is tried.
+    pub(super) tenure: Option<Tenure<'a>>,
 }
 
 impl Trial<'_> {
     fn again(&mut self) -> Trial<'_> {
-        Trial { envelope: self.envelope, attempts: self.attempts, trace: self.trace, lease: self.lease }
+        let Trial { envelope, trace, lease, tenure, .. } = *self;
+        Trial { envelope, attempts: self.attempts, trace, lease, tenure }
     }
 }
 
@@ -98,13 +105,14 @@ impl Worker {
             biased;
             turn = self.remembering.lock(&key) => turn,
             // Whoever has it settles it; else its lease runs out.
-            () = self.scope.stopped() => return Ended::TakenOver,
+            () = ending(&self.scope, trial.tenure) => return Ended::TakenOver,
         };
         // All that is written of this trial is signed alike: a write whose confirmation did not come in time may be there later.
         let (by, mut written) = (self.signature(), None);
         // A first delivery is tried without a look: if something is there, the write says so.
         let (since, mut found) = (Instant::now(), None);
-        if deliveries(envelope) > 1 || instead.is_some() || !self.is_always_remembered(envelope) {
+        let goes_on = trial.tenure.is_some_and(|tenure| tenure.goes_on);
+        if deliveries(envelope) > 1 || goes_on || instead.is_some() || !self.is_always_remembered(envelope) {
             found = match self.recall(&key).await {
                 Ok(found) => found,
                 Err(GivenUp) => return Ended::HandedBack,
@@ -116,7 +124,7 @@ impl Worker {
             let verdict = match (written, record) {
                 // Its own start: its handler was not begun.
                 (Some(start), Some(record)) if record.by == by => Begin::Start(start),
-                _ => inbox::begin(&self.settings.inbox_rule, record, &self.now(envelope, delivery, since)),
+                _ => inbox::begin(&self.settings.inbox_rule, record, &self.now(&trial, delivery, since)),
             };
             let start = match verdict {
                 Begin::Wait => {
@@ -162,8 +170,8 @@ impl Worker {
             }
             let place = tokio::select! {
                 biased;
-                () = self.scope.stopped() => return Ended::HandedBack,
-                place = self.place_for(start.suspect) => place,
+                () = ending(&self.scope, trial.tenure) => return Ended::HandedBack,
+                place = self.place_for(start.alone) => place,
             };
             let record = InboxRecord { by: by.clone(), ..self.begun(envelope, start, place.is_alone()) };
             // What is there already must tell the truth of the place that it has now.
@@ -186,11 +194,11 @@ impl Worker {
         }
     }
 
-    async fn place_for(&self, suspect: bool) -> Place<'_> {
-        if suspect { self.quarantine.alone().await } else { self.quarantine.beside().await }
+    async fn place_for(&self, alone: bool) -> Place<'_> {
+        if alone { self.quarantine.alone().await } else { self.quarantine.beside().await }
     }
 
-    async fn try_beside(&self, trial: Trial<'_>) -> Ended {
+    pub(super) async fn try_beside(&self, trial: Trial<'_>) -> Ended {
         let _beside = self.quarantine.beside().await;
         self.try_once(trial).await
     }
@@ -293,7 +301,7 @@ impl Worker {
     pub(super) async fn remember_handed_back(&self, envelope: &Envelope, begun: bool) {
         let Some(delivery) = &envelope.delivery else { return };
         let key = self.inbox_key(envelope);
-        let fresh = Start { suspect: false, begun, ended_alone: 0, ended_beside: 0 };
+        let fresh = Start { suspect: false, alone: false, begun, ended_alone: 0, ended_beside: 0 };
         let mut record = self.begun(envelope, fresh, false);
         record.set_state(State::HandedBack);
         record.deliveries = delivery.deliveries;
@@ -375,7 +383,8 @@ impl Worker {
     }
 
     /// `since`: when this delivery was first looked at.
-    fn now<'e>(&self, envelope: &'e Envelope, delivery: &'e Delivery, since: Instant) -> Now<'e> {
+    fn now<'e>(&self, trial: &Trial<'e>, delivery: &'e Delivery, since: Instant) -> Now<'e> {
+        let envelope = trial.envelope;
         Now {
             attempt: envelope.attempt(),
             stream: &delivery.stream,
@@ -386,6 +395,8 @@ impl Worker {
             at_ms: self.bus.gate().clock().now_ms(),
             lease: self.settings.ack_wait,
             waited: since.elapsed(),
+            original: self.settings.order.is_some().then(|| original(envelope)),
+            goes_on: trial.tenure.is_some_and(|tenure| tenure.goes_on),
         }
     }
 
@@ -403,6 +414,7 @@ impl Worker {
             begun: start.begun,
             at_ms: self.bus.gate().clock().now_ms(),
             by: self.signature(),
+            original: if self.settings.order.is_some() { original(envelope) } else { 0 },
             ..InboxRecord::default()
         }
     }
@@ -415,6 +427,10 @@ impl Worker {
 
 pub(super) fn deliveries(envelope: &Envelope) -> u64 {
     envelope.delivery.as_ref().map_or(0, |delivery| delivery.deliveries)
+}
+
+fn original(envelope: &Envelope) -> u64 {
+    envelope.source().map_or(0, |(_, sequence)| sequence)
 }
 
 /// What is to be written down of an end. `None`: it is none.

@@ -14,6 +14,7 @@ mod lease;
 mod ordered;
 mod quarantine;
 mod settle;
+mod tenure;
 mod unbegun;
 mod work;
 mod worker;

@@ -53,7 +53,7 @@ impl<E: Event> ConsumerBuilder<E> {
 
     /// Remembers for `horizon` (whole seconds) that an event was handled, so that one that comes again is not handled again,
     /// whatever crashed. It costs two durable writes for each event. Default: not remembered; an event may come again after
-    /// a crash, and the handler must bear it.
+    /// a crash, and the handler must bear it. An ordered consumer keeps its order meanwhile.
     pub fn inbox(mut self, horizon: Duration) -> ConsumerBuilder<E> {
         self.settings.inbox = Some(horizon);
         self
@@ -68,7 +68,8 @@ impl<E: Event> ConsumerBuilder<E> {
     }
 
     /// Handles messages of one key one after the other, in order, while keys run beside each other; the mesh file must say
-    /// `ordered: true` for this consumer. A message that fails holds back its own key and no other.
+    /// `ordered: true` for this consumer. A message that fails holds back its own key and no other, and so does one that ends
+    /// its process: it is found out and becomes a letter.
     pub fn ordered(mut self) -> ConsumerBuilder<E> {
         self.settings.order.get_or_insert_with(OrderSettings::default);
         self

@@ -49,6 +49,10 @@ pub struct Now<'a> {
     pub lease: Duration,
     /// How long it has been waited with so far.
     pub waited: Duration,
+    /// The original's sequence, where the order of keys is kept: one process alone has all deliveries of a message then.
+    pub original: Option<u64>,
+    /// Whether this process goes on with it after a wait in hand, whose end before the wait is what is remembered.
+    pub goes_on: bool,
 }
 
 /// What to do with it.
@@ -74,8 +78,10 @@ pub enum Begin {
 /// How a handler is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Start {
-    /// Whether an earlier start may have ended the process: it is to run while nothing else does.
+    /// Whether an earlier start may have ended the process: this one is to be written down.
     pub suspect: bool,
+    /// Whether it is to run while nothing else does.
+    pub alone: bool,
     /// Whether an earlier start may have acted and nobody knows.
     pub begun: bool,
     /// Starts so far that ended without a word, alone.
@@ -84,12 +90,15 @@ pub struct Start {
     pub ended_beside: u32,
 }
 
-const FRESH: Start = Start { suspect: false, begun: false, ended_alone: 0, ended_beside: 0 };
+const FRESH: Start = Start { suspect: false, alone: false, begun: false, ended_alone: 0, ended_beside: 0 };
 
 /// Decides. `found` is what is remembered of the message.
 #[must_use]
 pub fn begin(rule: &InboxRule, found: Option<&InboxRecord>, now: &Now<'_>) -> Begin {
     let Some(record) = found else { return unrecorded(now) };
+    if let Some(original) = now.original {
+        return in_order(rule, record, now, original);
+    }
     if record.stream != now.stream || record.sequence != now.sequence {
         return of_another(rule, record, now);
     }
@@ -112,7 +121,43 @@ fn handed_back(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>, known: boo
     }
     let (ended_alone, ended_beside) = (record.ended_alone, record.ended_beside);
     // To be handed back acquits nobody.
-    Begin::Start(Start { suspect: ended_alone + ended_beside > 0, begun: record.begun, ended_alone, ended_beside })
+    let suspect = ended_alone + ended_beside > 0;
+    let alone = suspect && (now.original.is_none() || ended_alone > 0);
+    Begin::Start(Start { suspect, alone, begun: record.begun, ended_alone, ended_beside })
+}
+
+/// Where the order of keys is kept, nobody else can be at work: what is not done is begun, or carried out again as it ended.
+fn in_order(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>, original: u64) -> Begin {
+    if record.original != original {
+        return sent_again(record, now);
+    }
+    let is_same = record.stream == now.stream && record.sequence == now.sequence;
+    let goes_on = if is_same { now.goes_on } else { is_newer(record, now) };
+    match (record.state(), &record.end) {
+        (State::Ended, Some(End::Again(_))) if goes_on && record.ended_alone + record.ended_beside > 0 => {
+            // What came to an end this time may end its process the next time: what is known of it stays.
+            let (ended_alone, ended_beside) = (record.ended_alone, record.ended_beside);
+            Begin::Start(Start { suspect: true, alone: true, begun: false, ended_alone, ended_beside })
+        }
+        (State::Ended, Some(End::Again(_))) if goes_on => unrecorded(now),
+        (State::Ended, _) => Begin::Ended,
+        (State::HandedBack, _) if record.begun && !now.safe_to_repeat => Begin::Park,
+        (State::HandedBack, _) if !is_same => match unrecorded(now) {
+            Begin::Start(start) => Begin::Start(Start { begun: start.begun || record.begun, ..start }),
+            verdict => verdict,
+        },
+        (State::HandedBack, _) => handed_back(rule, record, now, record.deliveries + 1 >= now.deliveries),
+        (State::Begun | State::Unspecified, _) => without_a_word(rule, record, now, record.alone),
+    }
+}
+
+/// The record speaks of another message with the same id, which went before where it has the same key.
+fn sent_again(record: &InboxRecord, now: &Now<'_>) -> Begin {
+    match &record.end {
+        Some(End::Reply(_) | End::Refused(_)) => Begin::Overtaken,
+        Some(End::DeadLetter(_)) if now.exact => Begin::Overtaken,
+        _ => unrecorded(now),
+    }
 }
 
 /// A broker that was killed forgets what it delivered, and delivers it again at once: to somebody else, while the first is at
@@ -133,7 +178,10 @@ fn unrecorded(now: &Now<'_>) -> Begin {
     if !now.exact && !now.safe_to_repeat {
         return Begin::Park;
     }
-    Begin::Start(Start { suspect: true, begun: !now.exact, ended_alone: 0, ended_beside: 1 })
+    // The owner of partitions has up to thousands in hand, few of which it had begun. Were all of them to run alone after each
+    // crash, everything would wait. So it is first written down which ones were begun.
+    let alone = now.original.is_none();
+    Begin::Start(Start { suspect: true, alone, begun: !now.exact, ended_alone: 0, ended_beside: 1 })
 }
 
 /// The record speaks of another delivery of the same message: its original, a copy on the lane, or the same id sent again.
@@ -147,14 +195,15 @@ fn of_another(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>) -> Begin {
         (State::Ended, Some(End::Reply(_) | End::Refused(_))) => Begin::Overtaken,
         // Whoever wrote the record had the later copy in hand, so that copy is where the message is.
         _ if is_lane(&record.stream) && !is_lane(now.stream) => Begin::Overtaken,
-        (State::Ended, Some(End::Again(_))) if newer && is_lane(now.stream) => Begin::Start(FRESH),
+        // A copy that was delivered before is a suspect, as an original is.
+        (State::Ended, Some(End::Again(_))) if newer && is_lane(now.stream) => unrecorded(now),
         (State::HandedBack, _) if newer => handed_back(rule, record, now, now.deliveries <= 1),
         // Where everything is written down, the other one goes on by itself; this is a second copy of it.
         _ if now.exact => Begin::Overtaken,
         // Where only suspects are, it may have moved on without a word of it here.
         (State::Begun | State::Unspecified, _) if !now.safe_to_repeat => Begin::Park,
         (State::Begun | State::Unspecified, _) => {
-            Begin::Start(Start { suspect: true, begun: true, ended_alone: 0, ended_beside: 0 })
+            Begin::Start(Start { suspect: true, alone: true, begun: true, ended_alone: 0, ended_beside: 0 })
         }
         _ => unrecorded(now),
     }
@@ -184,7 +233,7 @@ fn without_a_word(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>, alone: 
     if ended_alone >= rule.max_ended_alone || ended_beside >= rule.max_ended_beside {
         return Begin::TooOften { starts: ended_alone + ended_beside };
     }
-    Begin::Start(Start { suspect: true, begun, ended_alone, ended_beside })
+    Begin::Start(Start { suspect: true, alone: true, begun, ended_alone, ended_beside })
 }
 
 #[cfg(test)]
@@ -202,7 +251,19 @@ mod tests {
 
     fn now(stream: &str, sequence: u64, deliveries: u64) -> Now<'_> {
         let (lease, waited) = (Duration::ZERO, Duration::ZERO);
-        Now { attempt: 1, stream, sequence, deliveries, safe_to_repeat: true, exact: false, at_ms: 0, lease, waited }
+        Now {
+            attempt: 1,
+            stream,
+            sequence,
+            deliveries,
+            safe_to_repeat: true,
+            exact: false,
+            at_ms: 0,
+            lease,
+            waited,
+            original: None,
+            goes_on: false,
+        }
     }
 
     fn decide(found: Option<&InboxRecord>, now: &Now<'_>) -> Begin {
@@ -212,7 +273,7 @@ mod tests {
     #[test]
     fn a_first_delivery_starts_beside_others_and_a_repeated_one_is_a_suspect() {
         assert_eq!(decide(None, &now(ORIGINAL, 7, 1)), Begin::Start(FRESH));
-        let suspect = Start { suspect: true, begun: true, ended_alone: 0, ended_beside: 1 };
+        let suspect = Start { suspect: true, alone: true, begun: true, ended_alone: 0, ended_beside: 1 };
         assert_eq!(decide(None, &now(ORIGINAL, 7, 2)), Begin::Start(suspect));
     }
 
@@ -228,7 +289,7 @@ mod tests {
     fn a_message_that_ends_its_process_alone_is_found_out() {
         let mut found = InboxRecord { alone: true, ..record(State::Begun, ORIGINAL, 7) };
         let Begin::Start(start) = decide(Some(&found), &now(ORIGINAL, 7, 3)) else { panic!("it starts") };
-        assert_eq!(start, Start { suspect: true, begun: true, ended_alone: 1, ended_beside: 0 });
+        assert_eq!(start, Start { suspect: true, alone: true, begun: true, ended_alone: 1, ended_beside: 0 });
         found.ended_alone = start.ended_alone;
         assert_eq!(decide(Some(&found), &now(ORIGINAL, 7, 4)), Begin::TooOften { starts: 2 });
     }
@@ -258,7 +319,7 @@ mod tests {
             let again = Now { safe_to_repeat, exact: true, at_ms: 2000, lease, ..now(ORIGINAL, 7, 1) };
             assert_eq!(decide(Some(&found), &again), Begin::Wait);
             let over = if safe_to_repeat {
-                Begin::Start(Start { suspect: true, begun: true, ended_alone: 0, ended_beside: 1 })
+                Begin::Start(Start { suspect: true, alone: true, begun: true, ended_alone: 0, ended_beside: 1 })
             } else {
                 Begin::Park
             };
@@ -289,7 +350,7 @@ mod tests {
     fn what_was_put_aside_comes_as_what_it_was() {
         let aside =
             InboxRecord { begun: true, ended_beside: 1, deliveries: 2, ..record(State::HandedBack, ORIGINAL, 7) };
-        let suspect = Start { suspect: true, begun: true, ended_alone: 0, ended_beside: 1 };
+        let suspect = Start { suspect: true, alone: true, begun: true, ended_alone: 0, ended_beside: 1 };
         assert_eq!(decide(Some(&aside), &now(LANE, 3, 1)), Begin::Start(suspect));
         let late = Now { safe_to_repeat: false, ..now(LANE, 3, 1) };
         assert_eq!(decide(Some(&aside), &late), Begin::Park, "its key may be forgotten");
@@ -314,6 +375,12 @@ mod tests {
             let copy = record(state, LANE, 3);
             assert_eq!(decide(Some(&copy), &now(ORIGINAL, 7, 3)), Begin::Overtaken, "{state:?}: the copy is newer");
         }
+        let suspect = Start { suspect: true, alone: true, begun: true, ended_alone: 0, ended_beside: 1 };
+        assert_eq!(
+            decide(Some(&again), &now(LANE, 3, 2)),
+            Begin::Start(suspect),
+            "its copy, whose process left no word"
+        );
         let second_copy = Now { exact: true, ..now(LANE, 4, 1) };
         // A place whose record says that it was begun is not settled: nothing is put aside without a word of it.
         assert_eq!(decide(Some(&record(State::Begun, LANE, 3)), &second_copy), Begin::Overtaken);
@@ -337,6 +404,69 @@ mod tests {
         assert_eq!(decide(Some(&record(State::HandedBack, ORIGINAL, 7)), &again), Begin::Start(FRESH));
     }
 
+    /// The same delivery, where the order of keys is kept.
+    fn in_turn(stream: &str, sequence: u64, deliveries: u64) -> Now<'_> {
+        Now { original: Some(7), ..now(stream, sequence, deliveries) }
+    }
+
+    fn recorded(state: State, stream: &str, sequence: u64) -> InboxRecord {
+        InboxRecord { original: 7, ..record(state, stream, sequence) }
+    }
+
+    #[test]
+    fn where_order_is_kept_it_is_first_written_down_what_was_begun() {
+        let watched = Start { suspect: true, alone: false, begun: true, ended_alone: 0, ended_beside: 1 };
+        assert_eq!(decide(None, &in_turn(ORIGINAL, 7, 2)), Begin::Start(watched));
+        let found = InboxRecord { ended_beside: 1, ..recorded(State::Begun, ORIGINAL, 7) };
+        let alone = Start { suspect: true, alone: true, begun: true, ended_alone: 0, ended_beside: 2 };
+        assert_eq!(decide(Some(&found), &in_turn(ORIGINAL, 7, 3)), Begin::Start(alone));
+        assert_eq!(decide(Some(&found), &in_turn(LANE, 3, 2)), Begin::Start(alone), "its copy");
+        let found = InboxRecord { alone: true, ended_alone: 1, ..found };
+        assert!(matches!(decide(Some(&found), &in_turn(ORIGINAL, 7, 4)), Begin::TooOften { .. }));
+    }
+
+    #[test]
+    fn where_order_is_kept_what_is_not_done_is_never_dropped() {
+        let again = InboxRecord { end: Some(End::Again(Again::default())), ..recorded(State::Ended, ORIGINAL, 7) };
+        assert_eq!(decide(Some(&again), &in_turn(LANE, 3, 1)), Begin::Start(FRESH), "its copy");
+        assert_eq!(
+            decide(Some(&again), &in_turn(ORIGINAL, 7, 1)),
+            Begin::Ended,
+            "its ack was lost: the same copy again"
+        );
+        let waited = Now { attempt: 2, goes_on: true, ..in_turn(ORIGINAL, 7, 1) };
+        assert_eq!(decide(Some(&again), &waited), Begin::Start(FRESH), "after a wait in hand");
+        let known = InboxRecord { ended_alone: 1, ..again };
+        let alone = Start { suspect: true, alone: true, begun: false, ended_alone: 1, ended_beside: 0 };
+        assert_eq!(decide(Some(&known), &waited), Begin::Start(alone), "an end in between acquits nobody");
+        let of_copy = InboxRecord { stream: LANE.into(), sequence: 3, attempt: 2, ..known };
+        assert_eq!(decide(Some(&of_copy), &in_turn(ORIGINAL, 7, 2)), Begin::Ended, "its newest copy again");
+        let done = InboxRecord { end: Some(End::Reply(Default::default())), ..of_copy };
+        assert_eq!(decide(Some(&done), &in_turn(ORIGINAL, 7, 2)), Begin::Ended, "done, by its copy");
+        assert_eq!(decide(Some(&done), &Now { original: Some(9), ..in_turn(ORIGINAL, 9, 1) }), Begin::Overtaken);
+    }
+
+    /// Each process tries it once in peace, and ends over the attempt that follows in hand.
+    #[test]
+    fn a_message_that_ends_its_process_at_its_second_attempt_is_found_out() {
+        // What is no suspect is not written down.
+        let written = |start: Start, state, end| {
+            let Start { ended_alone, ended_beside, alone, .. } = start;
+            let record = InboxRecord { end, ended_alone, ended_beside, alone, ..recorded(state, ORIGINAL, 7) };
+            start.suspect.then_some(record)
+        };
+        let mut found = None;
+        for deliveries in 1..=3 {
+            let first = in_turn(ORIGINAL, 7, deliveries);
+            let Begin::Start(start) = decide(found.as_ref(), &first) else { panic!("{found:?}") };
+            found = written(start, State::Ended, Some(End::Again(Again { attempt: 2, due_ms: 0 })));
+            let second = decide(found.as_ref(), &Now { attempt: 2, goes_on: true, ..first });
+            let Begin::Start(start) = second else { panic!("{second:?}") };
+            found = written(start, State::Begun, None);
+        }
+        assert_eq!(decide(found.as_ref(), &in_turn(ORIGINAL, 7, 4)), Begin::TooOften { starts: 3 });
+    }
+
     fn any_record() -> impl Strategy<Value = InboxRecord> {
         (0i32..4, 1u32..4, any::<bool>(), 1u64..4, 0u64..4, 0u32..12, any::<[bool; 2]>()).prop_map(
             |(state, attempt, on_lane, sequence, deliveries, count, [alone, begun])| InboxRecord {
@@ -356,6 +486,17 @@ mod tests {
     }
 
     proptest! {
+        /// Where order is kept, nothing waits for another process, and only an id that was sent again is dropped.
+        #[test]
+        fn an_owner_drops_nothing_of_its_own(found in any_record(), attempt in 1u32..4, lane: bool, sequence in 1u64..4, deliveries in 1u64..6, exact: bool, goes_on: bool) {
+            let stream = if lane { LANE } else { ORIGINAL };
+            let found = InboxRecord { original: 7, ..found };
+            let verdict = decide(Some(&found), &Now { attempt, exact, goes_on, ..in_turn(stream, sequence, deliveries) });
+            prop_assert!(!matches!(verdict, Begin::Overtaken | Begin::Wait | Begin::Park), "{verdict:?}");
+            let is_done = matches!(found.end, Some(End::Reply(_))) && found.state() == State::Ended;
+            prop_assert!(!is_done || verdict == Begin::Ended, "{verdict:?}");
+        }
+
         /// What is done is never started again, and what may not be repeated is never started after a start without a word.
         #[test]
         fn nothing_is_done_twice(found in any_record(), attempt in 1u32..4, lane: bool, sequence in 1u64..4, deliveries in 1u64..6) {
@@ -373,17 +514,18 @@ mod tests {
 
         /// However often its process ends, a message is not started for ever.
         #[test]
-        fn starts_without_a_word_end(alone: bool) {
+        fn starts_without_a_word_end(alone: bool, in_order: bool) {
             let (rule, mut found, mut starts) = (InboxRule::default(), None, 0u32);
             for deliveries in 1..40 {
-                match begin(&rule, found.as_ref(), &now(ORIGINAL, 7, deliveries)) {
+                let original = in_order.then_some(7);
+                match begin(&rule, found.as_ref(), &Now { original, ..now(ORIGINAL, 7, deliveries) }) {
                     Begin::Start(start) => {
                         starts += 1;
                         found = Some(InboxRecord {
                             ended_alone: start.ended_alone,
                             ended_beside: start.ended_beside,
                             alone,
-                            ..record(State::Begun, ORIGINAL, 7)
+                            ..recorded(State::Begun, ORIGINAL, 7)
                         });
                     }
                     verdict => prop_assert!(matches!(verdict, Begin::TooOften { .. }), "{:?}", verdict),

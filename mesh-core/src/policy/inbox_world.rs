@@ -112,6 +112,8 @@ impl World {
             at_ms: 0,
             lease: Duration::ZERO,
             waited: Duration::ZERO,
+            original: None,
+            goes_on: false,
         };
         let rule = InboxRule { max_ended_alone: 1000, max_ended_beside: 1000 };
         let end = match begin(&rule, self.record.as_ref(), &now) {
@@ -144,7 +146,7 @@ impl World {
             }
             Begin::Ended => self.record.as_ref().and_then(|record| record.end.clone()),
             Begin::Park => {
-                let start = Start { suspect: false, begun: false, ended_alone: 0, ended_beside: 0 };
+                let start = Start { suspect: false, alone: false, begun: false, ended_alone: 0, ended_beside: 0 };
                 self.written(&now, start, End::DeadLetter(Fault::default()))?
             }
             Begin::Overtaken => {

@@ -38,9 +38,13 @@ const EVENT: &str = "shop.orders.v1.OrderPlaced";
 /// # Errors
 /// Never: the names are good.
 pub fn declarations() -> anyhow::Result<[Declaration; 2]> {
+    declared(false)
+}
+
+/// The same, with a consumer that keeps the order of keys or does not.
+fn declared(ordered: bool) -> anyhow::Result<[Declaration; 2]> {
     let charge = BTreeSet::from([("shop.payments.v1.Payments".to_owned(), "Charge".to_owned())]);
-    let consumes =
-        Consumes { consumer: CONSUMER.parse()?, producer: SENDER.into(), event: EVENT.into(), ordered: false };
+    let consumes = Consumes { consumer: CONSUMER.parse()?, producer: SENDER.into(), event: EVENT.into(), ordered };
     Ok([
         Declaration {
             publishes: BTreeSet::from([EVENT.into()]),
@@ -102,6 +106,8 @@ pub struct StageSettings {
     pub inbox: bool,
     /// Whether a worker keeps targets apart: the words in the messages' ids.
     pub isolate: bool,
+    /// Whether the consumer of events keeps the order of keys.
+    pub ordered: bool,
     /// Messages that a worker handles at once.
     pub concurrency: usize,
     /// How long one attempt of a worker may take.
@@ -123,6 +129,7 @@ impl Default for StageSettings {
             attempts: 5,
             inbox: false,
             isolate: false,
+            ordered: false,
             concurrency: 16,
             handler_limit: Duration::from_secs(60),
         }
@@ -149,7 +156,7 @@ impl Stage<TestBroker> {
     /// # Errors
     /// Something does not start.
     pub async fn start(run: &Run, settings: StageSettings) -> anyhow::Result<Stage<TestBroker>> {
-        let broker = TestBroker::on(&declarations()?, settings.jetstream.clone(), &settings.limits).await?;
+        let broker = TestBroker::on(&declared(settings.ordered)?, settings.jetstream.clone(), &settings.limits).await?;
         Stage::around(broker, run, settings).await
     }
 }
@@ -291,6 +298,7 @@ impl<B: Broker> Stage<B> {
         arguments.extend(["--attempts", &self.settings.attempts.to_string()].map(OsString::from));
         arguments.extend(self.settings.inbox.then(|| "--inbox".into()));
         arguments.extend(self.settings.isolate.then(|| "--isolate".into()));
+        arguments.extend(self.settings.ordered.then(|| "--ordered".into()));
         self.starter.start("worker", arguments, crash).await
     }
 

@@ -33,6 +33,8 @@ mod letters_terminals;
 mod letters_transfer;
 mod ordered;
 mod ordered_cluster;
+mod ordered_inbox;
+mod ordered_poison;
 mod outbox;
 mod own_contracts;
 mod replay;

@@ -78,9 +78,9 @@ impl Blocks {
         self.store.put_guarded(&key, record.encode_to_vec().into(), (&guard, self.fence), ttl).await
     }
 
-    /// Gives the partition up: whoever wants it may take it.
-    pub(super) async fn give_up(&self) -> Result<Written, PublishError> {
-        let record = v1::PartitionRecord { owner: String::new(), at_ms: self.store.now_ms() };
+    /// Gives the partition up: whoever wants it may take it. `in_doubt`: something of it may have ended a process.
+    pub(super) async fn give_up(&self, in_doubt: bool) -> Result<Written, PublishError> {
+        let record = v1::PartitionRecord { owner: String::new(), at_ms: self.store.now_ms(), in_doubt };
         self.store.put(&self.owner_key(), record.encode_to_vec().into(), self.fence, None).await
     }
 

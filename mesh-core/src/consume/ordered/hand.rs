@@ -62,6 +62,14 @@ impl Come {
         self.envelope.delivery.as_ref().is_some_and(|delivery| delivery.deliveries > 1)
     }
 
+    /// The same, where whoever had it before is known to have handed it back in peace.
+    pub(super) fn vouched_for(mut self) -> Come {
+        if let Some(delivery) = &mut self.envelope.delivery {
+            delivery.deliveries = delivery.deliveries.min(1);
+        }
+        self
+    }
+
     /// Where it is to be settled. Its lease is kept alive no more.
     pub(super) fn into_reply(self) -> Arc<str> {
         self.reply
@@ -103,6 +111,12 @@ impl Hands {
     /// How many messages of the stream are here.
     pub(super) fn of_stream(&self) -> usize {
         self.from_stream
+    }
+
+    /// Whether anything that is here may have ended the process that had it before.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        let is_again = |hand: &Hand| hand.envelope.delivery.as_ref().is_some_and(|delivery| delivery.deliveries > 1);
+        self.hands.values().any(is_again)
     }
 
     pub(super) fn get(&self, slot: Slot) -> Option<&Hand> {

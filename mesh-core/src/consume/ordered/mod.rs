@@ -2,7 +2,7 @@
 //!
 //! Keys lie in partitions, and one process at a time owns a partition ([`steward`]). It takes over only after everything that
 //! was under way elsewhere is in its hand ([`gather`]); then [`partition`] does what the book (`policy::order`) says, each
-//! attempt as a [`turn`]. What must outlive the process stands in the store ([`blocks`]). The decision record is 0009.
+//! attempt as a [`turn`]. What must outlive the process stands in the store ([`blocks`]). The decision record is 0010.
 
 mod blocks;
 mod gather;
@@ -68,6 +68,7 @@ pub(super) async fn start(worker: Arc<Worker>, stream: &str, settings: OrderSett
     // The leases outlive the scope's stop: what runs on while the service drains keeps its lease.
     let renewing = worker.leases.clone().renew(worker.bus.clone(), ack_wait, worker.abort.clone());
     worker.abort.spawn(renewing);
+    worker.leases.watch_over();
     let store = Store::own(&worker.bus);
     let scope = worker.scope.clone();
     let ordered = Arc::new(Ordered { worker, stream: stream.to_owned(), store, settings });

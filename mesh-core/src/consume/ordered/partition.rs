@@ -104,7 +104,7 @@ async fn run(
             let mut replies: Vec<_> = comes.into_iter().map(|come| (come.sequence, come.into_reply())).collect();
             replies.sort_by_key(|(sequence, _)| *sequence);
             let replies = replies.into_iter().map(|(_, reply)| reply).collect();
-            give_up(term, (main, lane), replies).await;
+            give_up(term, (main, lane), replies, term.in_doubt).await;
             return Ok(());
         }
     };
@@ -132,14 +132,15 @@ async fn run(
     let is_lost = owner.work((&mut main, &mut lane), reports, give, news).await;
     owner.count(0, 0);
     if !is_lost {
+        let in_doubt = owner.hands.is_in_doubt();
         let replies = owner.hands.drain();
-        give_up(term, (main, lane), replies).await;
+        give_up(term, (main, lane), replies, in_doubt).await;
     }
     Ok(())
 }
 
 /// Hands everything back, in order, and lets another process own the partition.
-async fn give_up(term: &Term, pulls: (Pull, Pull), replies: Vec<Arc<str>>) {
+async fn give_up(term: &Term, pulls: (Pull, Pull), replies: Vec<Arc<str>>, in_doubt: bool) {
     let worker = &term.ordered.worker;
     for reply in replies {
         worker.release(&reply).await;
@@ -153,7 +154,7 @@ async fn give_up(term: &Term, pulls: (Pull, Pull), replies: Vec<Arc<str>>) {
     }
     // What was handed back has reached the broker before anybody else looks.
     let _ = worker.bus.round_trip(Duration::from_secs(2)).await;
-    if let Err(error) = term.blocks.give_up().await {
+    if let Err(error) = term.blocks.give_up(in_doubt).await {
         tracing::debug!(%error, "the partition was not given up in words: it goes with this process");
     }
 }
@@ -342,7 +343,8 @@ impl Owner {
             }
             self.last_number = come.number;
         }
-        if let Some(reply) = self.hands.take(come, &mut self.book) {
+        // All that an owner before had begun was gathered: what comes now was begun by nobody.
+        if let Some(reply) = self.hands.take(come.vouched_for(), &mut self.book) {
             self.term.ack(&reply).await;
         }
     }

@@ -128,11 +128,16 @@ impl Ordered {
         let mut alive = members::alive(&self.store, self.consumer()).await?;
         alive.insert(member.id.clone());
         let (mut owners, mut revisions) = (vec![None; PARTITIONS as usize], vec![0; PARTITIONS as usize]);
+        let mut in_doubt = vec![false; PARTITIONS as usize];
         for (key, entry) in self.store.list(&format!("owner.{}.*", self.consumer())).await? {
             let Some(partition) = key.rsplit('.').next().and_then(|token| token.parse::<usize>().ok()) else {
                 continue;
             };
             let record = v1::PartitionRecord::decode(entry.value).unwrap_or_default();
+            if let Some(in_doubt) = in_doubt.get_mut(partition) {
+                // Who stands there and has it no more did not say what became of what it had begun.
+                *in_doubt = record.in_doubt || !record.owner.is_empty();
+            }
             if let (Some(owner), Some(revision)) = (owners.get_mut(partition), revisions.get_mut(partition)) {
                 *owner = Some(record.owner).filter(|owner| !owner.is_empty());
                 *revision = entry.revision;
@@ -152,22 +157,28 @@ impl Ordered {
         }
         for partition in left.into_iter().filter(|left| !take.contains(&(*left as usize))) {
             // It is more than our share by now. As long as it stands as ours, nobody else takes it.
-            let record = v1::PartitionRecord { owner: String::new(), at_ms: self.store.now_ms() };
+            let record = v1::PartitionRecord { owner: String::new(), at_ms: self.store.now_ms(), in_doubt: true };
             let revision = revisions.get(partition as usize).copied().unwrap_or_default();
             let key = owner_key(self.consumer(), partition);
             let written = self.store.put(&key, record.encode_to_vec().into(), revision, None).await;
             written.map_err(|error| error.into_fault("the end of the ownership of a partition"))?;
         }
         for partition in take {
-            let (Ok(number), Some(revision)) = (u32::try_from(partition), revisions.get(partition)) else { continue };
+            let (Some(revision), Some(in_doubt)) = (revisions.get(partition), in_doubt.get(partition)) else {
+                continue;
+            };
+            let Ok(number) = u32::try_from(partition) else { continue };
             if lost.is_stopping() || parts.contains_key(&number) || !member.is_live() {
                 continue;
             }
-            let record = v1::PartitionRecord { owner: member.id.clone(), at_ms: self.store.now_ms() };
+            let record = v1::PartitionRecord { owner: member.id.clone(), at_ms: self.store.now_ms(), in_doubt: false };
             let key = owner_key(self.consumer(), number);
             let written = self.store.put(&key, record.encode_to_vec().into(), *revision, None).await;
             match written.map_err(|error| error.into_fault("the ownership of a partition"))? {
-                Written::At(fence) => drop(parts.insert(number, self.own(number, fence, (member, lost), ended))),
+                Written::At(fence) => {
+                    let part = self.own((number, *in_doubt), fence, (member, lost), ended);
+                    parts.insert(number, part);
+                }
                 Written::Conflict => {}
             }
         }
@@ -176,7 +187,7 @@ impl Ordered {
 
     fn own(
         self: &Arc<Self>,
-        number: u32,
+        (number, in_doubt): (u32, bool),
         fence: u64,
         (member, lost): (&Arc<Member>, &TaskScope),
         ended: &mpsc::UnboundedSender<u32>,
@@ -189,6 +200,7 @@ impl Ordered {
         let term = Term {
             ordered: Arc::clone(self),
             blocks,
+            in_doubt,
             member: Arc::clone(member),
             lost: own_lost.clone(),
             give: give.clone(),

@@ -23,7 +23,7 @@ use super::{Ordered, blocks::Blocks, blocks::record_of, members::Member};
 use crate::{
     bus::Ack,
     clock::TaskScope,
-    consume::attempt::Ended,
+    consume::{attempt::Ended, tenure::Tenure},
     dead_letter,
     delayed::{self, unique},
     envelope::{Envelope, LetterNote, TraceContext},
@@ -39,10 +39,16 @@ const LOOKS: (usize, Duration) = (25, Duration::from_millis(200));
 /// Messages of one partition that may wait in hand at once: more of them wait on the lane, where they take no room.
 const WAITING: usize = 32;
 
+/// How long it may take, once the ownership is lost, to write down that a handler was cancelled: without it, that start is taken
+/// for one that ended the process.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// What the tasks of one partition share.
 pub(super) struct Term {
     pub(super) ordered: Arc<Ordered>,
     pub(super) blocks: Blocks,
+    /// Whether an owner before fell silent: of what was delivered then, anything may have ended its process.
+    pub(super) in_doubt: bool,
     pub(super) member: Arc<Member>,
     /// Stops when the process is no longer the owner: nothing that still runs is settled.
     pub(super) lost: TaskScope,
@@ -88,6 +94,15 @@ pub(super) struct Turn {
 /// The process is no longer the owner.
 struct Lost;
 
+/// How far a turn came.
+enum Tried {
+    Ended((Ended, v1::Attempts)),
+    /// It is given up.
+    HandedBack,
+    /// Its replay had ended before as a letter.
+    LetterAgain,
+}
+
 /// Whether a replay is still to be carried out.
 enum Replay {
     Due,
@@ -116,6 +131,10 @@ impl Term {
         self.member.is_live() && !self.lost.is_stopping()
     }
 
+    fn begins_no_more(&self) -> bool {
+        self.give.is_stopping() || self.ordered.worker.scope.is_stopping()
+    }
+
     fn tell(&self, report: Report) {
         // The loop is gone only when the process is no longer the owner.
         let _ = self.reports.send(report);
@@ -133,9 +152,10 @@ impl Term {
         let trace = turn.envelope.trace.unwrap_or_else(|| TraceContext::root(false));
         trace::adopt(&span, trace);
         let ended = async {
+            let (started, tried) = (Instant::now(), self.try_turn(&mut turn, trace).await?);
             tokio::select! {
                 biased;
-                ended = self.try_turn(&mut turn, trace) => ended,
+                ended = self.carry_out(&turn, tried, started) => ended,
                 () = self.lost.stopped() => Err(Lost),
             }
         };
@@ -144,31 +164,49 @@ impl Term {
         self.tell(report);
     }
 
-    async fn try_turn(&self, turn: &mut Turn, trace: TraceContext) -> Result<Report, Lost> {
-        let worker = &self.ordered.worker;
-        let started = Instant::now();
+    /// Until it is known how it ended. When the ownership is lost the handler is cancelled, and what is remembered of it has a
+    /// moment to say so.
+    async fn try_turn(&self, turn: &mut Turn, trace: TraceContext) -> Result<Tried, Lost> {
         if !self.is_live() {
             return Err(Lost);
         }
-        let letter = turn.envelope.note.lane.as_ref().and_then(|lane| lane.letter.clone());
-        let (ended, attempts) = match self.replay(letter.as_ref()).await {
-            Replay::Due => match self.end_of(turn, trace).await {
-                Some(ended) => ended,
-                None => return Ok(Report::HandedBack),
-            },
-            Replay::Ended => (Ended::Done(bytes::Bytes::new()), v1::Attempts::default()),
-            Replay::LetterAgain => {
+        let trying = async {
+            match self.replay(letter_of(&turn.envelope)).await {
+                Replay::Due => self.end_of(turn, trace).await.map_or(Tried::HandedBack, Tried::Ended),
+                Replay::Ended => Tried::Ended((Ended::Done(bytes::Bytes::new()), v1::Attempts::default())),
+                Replay::LetterAgain => Tried::LetterAgain,
+            }
+        };
+        let tried = tokio::select! {
+            biased;
+            tried = trying => tried,
+            () = async { self.lost.stopped().await; tokio::time::sleep(LAST_WORDS).await } => return Err(Lost),
+        };
+        crash_point("attempt.handled");
+        if self.is_live() { Ok(tried) } else { Err(Lost) }
+    }
+
+    /// What follows from how it ended, step by step.
+    async fn carry_out(&self, turn: &Turn, tried: Tried, started: Instant) -> Result<Report, Lost> {
+        let worker = &self.ordered.worker;
+        let (ended, attempts) = match tried {
+            Tried::Ended(ended) => ended,
+            Tried::HandedBack => return Ok(Report::HandedBack),
+            Tried::LetterAgain => {
                 self.ack(&turn.reply).await;
                 return Ok(Report::Stale(turn.slot));
             }
         };
-        let (Turn { slot, envelope, reply, is_blocked, .. }, letter) = (&*turn, letter.as_ref());
+        let (Turn { slot, envelope, reply, is_blocked, .. }, letter) = (turn, letter_of(&turn.envelope));
         let ending = match &ended {
             Ended::Done(_) | Ended::Refused(_) => Ending::Done,
             // An ordered consumer puts nothing aside that it has not begun.
             Ended::Again { .. } | Ended::PutAside { .. } => Ending::Again,
             Ended::DeadLetter(_) => Ending::Letter(self.letter_id(envelope, letter)),
-            Ended::HandedBack | Ended::CutOff | Ended::TakenOver => return Ok(Report::HandedBack),
+            Ended::HandedBack | Ended::CutOff => return Ok(Report::HandedBack),
+            // Nobody else writes what the owner remembers, unless it is owner no more: all that is here comes again.
+            Ended::TakenOver if !self.begins_no_more() => return Err(Lost),
+            Ended::TakenOver => return Ok(Report::HandedBack),
             Ended::Overtaken => Ending::Done,
         };
         if *is_blocked || ending != Ending::Done {
@@ -214,13 +252,16 @@ impl Term {
                 brought = worker.bring(&mut whole) => brought.err(),
                 () = self.give.stopped() => return None,
                 () = worker.scope.stopped() => return None,
+                () = self.lost.stopped() => return None,
             };
             turn.envelope = Arc::new(whole);
         }
+        let is_live = || self.is_live();
+        let mut tenure = Tenure { is_live: &is_live, lost: &self.lost, give: &self.give, goes_on: false };
         loop {
             // Its own lease is kept in hand: this one tells the watchdog that a handler is at work.
             let lease = worker.leases.hold(Arc::clone(&turn.reply));
-            let (ended, attempts) = worker.end_of(&turn.envelope, turn.refusal.clone(), (trace, &lease)).await;
+            let (ended, attempts) = worker.end_of(&turn.envelope, turn.refusal.clone(), (trace, &lease, tenure)).await;
             drop(lease);
             let short = self.ordered.settings.short_wait;
             let (delay, attempt) = match &ended {
@@ -247,7 +288,9 @@ impl Term {
                 permit = again => permit,
                 () = self.give.stopped() => None,
                 () = worker.scope.stopped() => None,
+                () = self.lost.stopped() => None,
             };
+            tenure.goes_on = true;
             if turn.permit.is_none() || !self.is_live() {
                 return None;
             }
@@ -331,7 +374,7 @@ impl Term {
     pub(super) async fn look_at_letters(self: Arc<Self>, letters: Vec<(Arc<str>, Arc<str>)>, patient: bool) {
         let (mut looks, pause) = if patient { LOOKS } else { (1, Duration::ZERO) };
         let mut left = letters;
-        let is_over = || !self.is_live() || self.give.is_stopping() || self.ordered.worker.scope.is_stopping();
+        let is_over = || !self.is_live() || self.begins_no_more();
         while looks > 0 && !left.is_empty() && !is_over() {
             looks -= 1;
             let mut open = Vec::with_capacity(left.len());
@@ -355,4 +398,8 @@ impl Term {
             tracing::debug!(%error, "an ack was not sent");
         }
     }
+}
+
+fn letter_of(envelope: &Envelope) -> Option<&LetterNote> {
+    envelope.note.lane.as_ref().and_then(|lane| lane.letter.as_ref())
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use hyper::StatusCode;
 use mesh_core::{
     Context, Fault,
-    consume::ConsumerSettings,
+    consume::{ConsumerSettings, OrderSettings},
     fault::{Code, Effect, Reason},
     policy::retry::RetryRule,
 };
@@ -48,6 +48,9 @@ pub struct Settings {
     /// Keeps messages with different words in their ids apart, as targets
     #[arg(long)]
     pub isolate: bool,
+    /// Keeps the order of keys, with leases as short as the time of a test
+    #[arg(long)]
+    pub ordered: bool,
 }
 
 #[derive(Clone)]
@@ -123,7 +126,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         let events = events.clone();
         async move { events.handle(&cx).await }
     };
-    let mut on_events = mesh.consumer::<OrderPlaced>(CONSUMER).settings(consumer.clone());
+    let order = settings.ordered.then(|| OrderSettings {
+        lease: Duration::from_secs(2),
+        look_every: Duration::from_millis(100),
+        ..OrderSettings::default()
+    });
+    let of_events = ConsumerSettings { order, ..consumer.clone() };
+    let mut on_events = mesh.consumer::<OrderPlaced>(CONSUMER).settings(of_events);
     if settings.isolate {
         on_events = on_events.isolate_by(|event| event.order_id.split('-').nth(1).unwrap_or_default().to_owned());
     }
