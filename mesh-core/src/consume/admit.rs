@@ -98,7 +98,9 @@ impl Admitted<'_> {
         self.came = match ended {
             Ended::Done(_) | Ended::Refused(_) => Came::Answered,
             Ended::Again { .. } | Ended::DeadLetter(_) => of_last(attempts),
-            Ended::PutAside { .. } | Ended::HandedBack | Ended::Overtaken | Ended::TakenOver => Came::Nothing,
+            Ended::PutAside { .. } | Ended::HandedBack | Ended::CutOff | Ended::Overtaken | Ended::TakenOver => {
+                Came::Nothing
+            }
         };
     }
 }
@@ -205,7 +207,7 @@ impl Worker {
             let message = format!("it is older than the rule allows, and may still not begin: {why}");
             return Ended::DeadLetter(Fault::new(Code::Unavailable, Effect::None, Reason::AttemptsExhausted, message));
         }
-        Ended::PutAside { due_ms }
+        Ended::PutAside { due_ms, turn: String::new() }
     }
 
     /// What the delivery is for. A closure of the service's that panics makes a letter, like a handler.

@@ -28,6 +28,7 @@ use crate::{
 };
 
 /// How an attempt ended, before anything is done about it.
+#[derive(Clone)]
 pub(super) enum Ended {
     /// Done; for an operation, the reply's bytes.
     Done(Bytes),
@@ -35,12 +36,15 @@ pub(super) enum Ended {
     Refused(Fault),
     /// Again, when it is due (Unix milliseconds).
     Again { due_ms: i64, attempt: u32 },
-    /// Not begun: the same attempt again, when it is due (Unix milliseconds).
-    PutAside { due_ms: i64 },
+    /// Not begun: the same attempt again, when it is due (Unix milliseconds). `turn` tells it from every other time that the same
+    /// delivery is put aside, where that is remembered.
+    PutAside { due_ms: i64, turn: String },
     /// To the letters.
     DeadLetter(Fault),
     /// Back to the broker, as if it had not been begun.
     HandedBack,
+    /// Back to the broker: its handler was cut off in the middle, and may have acted.
+    CutOff,
     /// A later copy of it is at work, or it was settled before: only the ack is missing.
     Overtaken,
     /// Another process went on with it while this one was silent, and settles it.
@@ -53,7 +57,8 @@ impl Worker {
         let Opened { mut envelope, refusal, .. } = delivery.open();
         let mut attempts = attempts_of(&envelope);
         // What is over its limits is a letter at once, however long it would have to wait for its turn.
-        let granted = match refusal.clone().or_else(|| self.over_its_limits(&envelope)) {
+        let is_refused = refusal.is_some();
+        let granted = match refusal.or_else(|| self.over_its_limits(&envelope)) {
             Some(fault) => Err(Ended::DeadLetter(fault)),
             None => tokio::select! {
                 biased;
@@ -66,14 +71,20 @@ impl Worker {
         };
         let granted = match granted {
             Ok(granted) => granted,
-            Err(ended) => {
+            Err(mut ended) => {
+                if !is_refused {
+                    let trace = envelope.trace.unwrap_or_else(|| TraceContext::root(false));
+                    let (attempts, lease) = (&mut attempts, &lease);
+                    let trial = Trial { envelope: &envelope, attempts, trace, lease, tenure: None };
+                    ended = self.not_begun(trial, ended).await;
+                }
                 self.settle(&envelope, &reply, (ended, attempts), Instant::now()).await;
                 return;
             }
         };
         let before = attempts.attempts.len();
         let Some(_permit) = self.place().await else {
-            Box::pin(self.hand_over_back(&envelope, &reply)).await;
+            Box::pin(self.hand_over_back(&envelope, &reply, false)).await;
             return;
         };
         let in_flight = self.metrics.begin();
@@ -134,11 +145,12 @@ impl Worker {
 
     /// The limits, what is remembered of it, the handler.
     async fn run(&self, trial: Trial<'_>) -> Ended {
-        if let Some(fault) = self.over_its_limits(trial.envelope) {
-            return Ended::DeadLetter(fault);
-        }
+        let unbegun = self.over_its_limits(trial.envelope).map(Ended::DeadLetter);
         if self.is_remembered(trial.envelope) {
-            return Box::pin(self.try_remembered(trial)).await;
+            return Box::pin(self.try_remembered(trial, unbegun)).await;
+        }
+        if let Some(ended) = unbegun {
+            return ended;
         }
         self.try_beside(trial).await
     }
@@ -155,8 +167,8 @@ impl Worker {
         let handled = tokio::select! {
             biased;
             handled = self.handle(envelope, trace) => handled,
-            () = self.abort.stopped() => return Ended::HandedBack,
-            () = lost(tenure) => return Ended::HandedBack,
+            () = self.abort.stopped() => return Ended::CutOff,
+            () = lost(tenure) => return Ended::CutOff,
         };
         drop(at_work);
         let fault = match handled {

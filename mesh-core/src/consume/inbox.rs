@@ -22,12 +22,13 @@ use super::{
     age::is_replay,
     attempt::Ended,
     lease::Lease,
-    quarantine::{PATIENCE, Place},
+    quarantine::{Alone, PATIENCE, Place},
     settle::GivenUp,
     tenure::{Tenure, ending},
     worker::Worker,
 };
 use crate::{
+    contract::Repeat,
     dead_letter::letter_id,
     delayed::{shortened, stored_at},
     envelope::{Delivery, Envelope, TraceContext},
@@ -43,6 +44,8 @@ const HORIZON: Duration = Duration::from_secs(24 * 3600);
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// How often it is looked whether the one who may be at work has written down what came of it.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How long it may take to write down that one is not alone any longer, before others are let in all the same.
+const OPENING: Duration = Duration::from_secs(1);
 /// How long a drain may take to write down that a delivery was handed back. Without it the delivery is a suspect.
 const HAND_BACK_LIMIT: Duration = Duration::from_secs(2);
 
@@ -68,8 +71,8 @@ struct Mine {
     key: String,
     record: InboxRecord,
     revision: u64,
-    /// Whether its handler may be run again without asking.
-    safe: bool,
+    /// What a repeat of its handler does.
+    repeat: Repeat,
 }
 
 type Found = Option<(InboxRecord, u64)>;
@@ -77,18 +80,26 @@ type Found = Option<(InboxRecord, u64)>;
 impl Worker {
     /// Whether something is to be remembered, or may have been, of this delivery.
     pub(super) fn is_remembered(&self, envelope: &Envelope) -> bool {
-        deliveries(envelope) > 1 || self.is_always_remembered(envelope)
+        // A copy may have been begun before it was put aside; that matters when its key may be forgotten.
+        let is_late = || envelope.note.lane.is_some() && self.is_key_forgotten(envelope);
+        deliveries(envelope) > 1 || self.is_always_remembered(envelope) || is_late()
     }
 
     fn is_always_remembered(&self, envelope: &Envelope) -> bool {
         self.settings.inbox.is_some() || is_replay(envelope) || !self.work.repeat(envelope).is_safe_when_unknown()
     }
 
-    /// Runs the handler unless what is remembered says otherwise, and remembers what came of it.
-    pub(super) async fn try_remembered(&self, mut trial: Trial<'_>) -> Ended {
+    /// Runs the handler unless what is remembered says otherwise, and remembers what came of it. `instead`: how it ends if
+    /// nothing that is remembered says otherwise, because it is not to be begun now.
+    pub(super) async fn try_remembered(&self, mut trial: Trial<'_>, instead: Option<Ended>) -> Ended {
         let envelope = trial.envelope;
-        let Some(delivery) = &envelope.delivery else { return self.try_beside(trial).await };
-        let (key, safe) = (self.inbox_key(envelope), self.work.repeat(envelope).is_safe_when_unknown());
+        let Some(delivery) = &envelope.delivery else {
+            return match instead {
+                Some(ended) => ended,
+                None => self.try_beside(trial).await,
+            };
+        };
+        let (key, repeat) = (self.inbox_key(envelope), self.work.repeat(envelope));
         // Delivered once more while it is in hand here: the broker was killed and forgot. What is written down says then what to do.
         let _turn = tokio::select! {
             biased;
@@ -96,9 +107,12 @@ impl Worker {
             // Whoever has it settles it; else its lease runs out.
             () = ending(&self.scope, trial.tenure) => return Ended::TakenOver,
         };
+        // All that is written of this trial is signed alike: a write whose confirmation did not come in time may be there later.
+        let (by, mut written) = (self.signature(), None);
         // A first delivery is tried without a look: if something is there, the write says so.
         let (since, mut found) = (Instant::now(), None);
-        if deliveries(envelope) > 1 || trial.tenure.is_some_and(|tenure| tenure.goes_on) {
+        let goes_on = trial.tenure.is_some_and(|tenure| tenure.goes_on);
+        if deliveries(envelope) > 1 || goes_on || instead.is_some() || !self.is_always_remembered(envelope) {
             found = match self.recall(&key).await {
                 Ok(found) => found,
                 Err(GivenUp) => return Ended::HandedBack,
@@ -107,8 +121,12 @@ impl Worker {
         loop {
             let record = found.as_ref().map(|(record, _)| record);
             let revision = found.as_ref().map_or(0, |(_, revision)| *revision);
-            let now = self.now(&trial, delivery, since);
-            let start = match inbox::begin(&self.settings.inbox_rule, record, &now) {
+            let verdict = match (written, record) {
+                // Its own start: its handler was not begun.
+                (Some(start), Some(record)) if record.by == by => Begin::Start(start),
+                _ => inbox::begin(&self.settings.inbox_rule, record, &self.now(&trial, delivery, since)),
+            };
+            let start = match verdict {
                 Begin::Wait => {
                     tokio::select! {
                         biased;
@@ -135,7 +153,19 @@ impl Worker {
                 }
                 Begin::Start(start) => start,
             };
-            if !start.suspect && !self.is_always_remembered(envelope) {
+            if let Some(ended) = &instead {
+                match self.end_unbegun(&trial, (&key, revision), start, ended).await {
+                    Ok(Some(ended)) => return ended,
+                    Ok(None) => {}
+                    Err(GivenUp) => return Ended::HandedBack,
+                }
+                found = match self.recall(&key).await {
+                    Ok(found) => found,
+                    Err(GivenUp) => return Ended::HandedBack,
+                };
+                continue;
+            }
+            if !start.suspect && !start.begun && !self.is_always_remembered(envelope) {
                 return self.try_beside(trial).await;
             }
             let place = tokio::select! {
@@ -143,21 +173,21 @@ impl Worker {
                 () = ending(&self.scope, trial.tenure) => return Ended::HandedBack,
                 place = self.place_for(start.alone) => place,
             };
-            let record = self.begun(envelope, start, place.is_alone());
+            let record = InboxRecord { by: by.clone(), ..self.begun(envelope, start, place.is_alone()) };
+            // What is there already must tell the truth of the place that it has now.
+            if let Some((record, revision)) = found.take_if(|(mine, _)| mine.by == by && mine.alone == record.alone) {
+                return self.try_written_down(&mut trial, place, Mine { key, record, revision, repeat }).await;
+            }
+            written = Some(start);
             // While nothing is confirmed, nobody is kept waiting outside.
-            match timeout(PATIENCE, self.write(&key, &record, revision, safe)).await {
+            match timeout(PATIENCE, self.write(&key, &record, revision, repeat)).await {
                 Ok(Ok(Written::At(revision))) => {
-                    return self.try_written_down(&mut trial, place, Mine { key, record, revision, safe }).await;
+                    return self.try_written_down(&mut trial, place, Mine { key, record, revision, repeat }).await;
                 }
                 Ok(Ok(Written::Conflict)) | Err(_) => drop(place),
                 Ok(Err(GivenUp)) => return Ended::HandedBack,
             }
             found = match self.recall(&key).await {
-                // The record that was just written, though its confirmation did not come: its handler was not started.
-                Ok(Some((mine, revision))) if mine.by == record.by => {
-                    let place = self.place_for(false).await;
-                    return self.try_written_down(&mut trial, place, Mine { key, record: mine, revision, safe }).await;
-                }
                 Ok(found) => found,
                 Err(GivenUp) => return Ended::HandedBack,
             };
@@ -177,54 +207,73 @@ impl Worker {
         crash_point("inbox.begun");
         let handling = self.try_once(trial.again());
         let ended = match place {
-            Place::Beside(_) => handling.await,
+            beside @ Place::Beside(_) => {
+                let ended = handling.await;
+                // What came of it may have to wait for the bus: nobody waits for that outside.
+                drop(beside);
+                ended
+            }
             Place::Alone(alone) => {
                 tokio::pin!(handling);
                 match timeout(PATIENCE, &mut handling).await {
                     Ok(ended) => ended,
-                    Err(_) => {
-                        // Others need not wait any longer. From now on any of them may be the cause of an end.
-                        let open = async {
-                            self.no_longer_alone(&mut mine).await;
-                            alone.open()
-                        };
-                        tokio::join!(handling, open).0
-                    }
+                    Err(_) => tokio::join!(handling, self.let_others_in(alone, &mut mine)).0,
                 }
             }
         };
         self.remember(mine, trial, ended).await
     }
 
+    /// Others need not wait any longer. From now on any of them may be the cause of an end, which is written down first, unless
+    /// that takes too long as well.
+    async fn let_others_in<'a>(&self, alone: Alone<'a>, mine: &mut Mine) -> Place<'a> {
+        let mut written = std::pin::pin!(self.no_longer_alone(mine));
+        match timeout(OPENING, &mut written).await {
+            Ok(()) => alone.open(),
+            Err(_) => {
+                let place = alone.open();
+                written.await;
+                place
+            }
+        }
+    }
+
     async fn no_longer_alone(&self, mine: &mut Mine) {
         mine.record.alone = false;
-        mine.record.by = self.signature();
-        if let Ok(Written::At(revision)) = self.write(&mine.key, &mine.record, mine.revision, mine.safe).await {
+        if let Ok(Written::At(revision)) = self.write(&mine.key, &mine.record, mine.revision, mine.repeat).await {
             mine.revision = revision;
         }
     }
 
     /// Writes down what came of it, before it is carried out.
     async fn remember(&self, mut mine: Mine, trial: &mut Trial<'_>, ended: Ended) -> Ended {
-        let safe = mine.safe;
         match end_of(&ended) {
             Some(end) => {
                 mine.record.end = Some(end);
+                mine.record.begun = false;
                 mine.record.set_state(State::Ended);
                 mine.record.attempts = Some(shortened(trial.attempts));
             }
             // Given up in the middle: whether it acted is unknown. The record stays as it is, and the next one parks it.
-            None if !safe => return ended,
+            None if !mine.repeat.is_safe_when_unknown() => return ended,
             None => {
+                mine.record.begun |= matches!(ended, Ended::CutOff);
                 mine.record.set_state(State::HandedBack);
                 mine.record.deliveries = deliveries(trial.envelope);
             }
         }
-        mine.record.by = self.signature();
-        let mut written = self.write(&mine.key, &mine.record, mine.revision, mine.safe).await;
-        if matches!(written, Ok(Written::Conflict)) && matches!(self.recall(&mine.key).await, Ok(None)) {
-            // Nobody else has it: the record of the start was only forgotten.
-            written = self.write(&mine.key, &mine.record, 0, mine.safe).await;
+        let mut written = self.write(&mine.key, &mine.record, mine.revision, mine.repeat).await;
+        if matches!(written, Ok(Written::Conflict)) {
+            let found = self.recall(&mine.key).await;
+            written = match found {
+                // Nobody else has it: the record of the start was only forgotten.
+                Ok(None) => self.write(&mine.key, &mine.record, 0, mine.repeat).await,
+                // Its own start once more, for whose confirmation it had not waited.
+                Ok(Some((own, revision))) if own.by == mine.record.by => {
+                    self.write(&mine.key, &mine.record, revision, mine.repeat).await
+                }
+                _ => written,
+            };
         }
         match written {
             Ok(Written::At(_)) => {
@@ -233,29 +282,33 @@ impl Worker {
             }
             // Its lease had run out and another process went on with it: that one settles it.
             Ok(Written::Conflict) => Ended::TakenOver,
-            Err(GivenUp) => Ended::HandedBack,
+            Err(GivenUp) => Ended::CutOff,
         }
     }
 
     /// Ends a delivery whose handler is not started.
     async fn conclude(&self, key: &str, found: Found, trial: Trial<'_>, ended: Ended) -> Ended {
         let Some((record, revision)) = found else { return ended };
-        let safe = self.work.repeat(trial.envelope).is_safe_when_unknown();
-        let mine = Mine { key: key.to_owned(), record, revision, safe };
+        let repeat = self.work.repeat(trial.envelope);
+        let record = InboxRecord { by: self.signature(), ..record };
+        let mine = Mine { key: key.to_owned(), record, revision, repeat };
         let mut trial = trial;
         self.remember(mine, &mut trial, ended).await
     }
 
-    /// Remembers that a delivery goes back as it came, so that whoever gets it next does not suspect it.
-    pub(super) async fn remember_handed_back(&self, envelope: &Envelope) {
+    /// Remembers that a delivery goes back as it came, so that whoever gets it next does not suspect it. `begun`: its handler may
+    /// have been started, and cut off in the middle.
+    pub(super) async fn remember_handed_back(&self, envelope: &Envelope, begun: bool) {
         let Some(delivery) = &envelope.delivery else { return };
         let key = self.inbox_key(envelope);
-        let fresh = Start { suspect: false, alone: false, ended_alone: 0, ended_beside: 0 };
+        let fresh = Start { suspect: false, alone: false, begun, ended_alone: 0, ended_beside: 0 };
         let mut record = self.begun(envelope, fresh, false);
         record.set_state(State::HandedBack);
         record.deliveries = delivery.deliveries;
+        let repeat = self.work.repeat(envelope);
         let written = async {
-            let first = self.store.put(&key, record.encode_to_vec().into(), 0, Some(HORIZON)).await;
+            let kept = self.kept_for(&record, repeat).map(|kept| kept.max(HORIZON));
+            let first = self.store.put(&key, record.encode_to_vec().into(), 0, kept).await;
             if !matches!(first, Ok(Written::Conflict)) {
                 return;
             }
@@ -264,8 +317,10 @@ impl Worker {
             let same = before.stream == record.stream && before.sequence == record.sequence;
             if same && before.state() == State::HandedBack {
                 (record.ended_alone, record.ended_beside) = (before.ended_alone, before.ended_beside);
+                record.begun |= before.begun;
+                let kept = self.kept_for(&record, repeat).map(|kept| kept.max(HORIZON));
                 // Without it the delivery is looked at alone, which costs time and nothing else.
-                let _ = self.store.put(&key, record.encode_to_vec().into(), entry.revision, Some(HORIZON)).await;
+                let _ = self.store.put(&key, record.encode_to_vec().into(), entry.revision, kept).await;
             }
         };
         let _ = timeout(HAND_BACK_LIMIT, written).await;
@@ -276,21 +331,36 @@ impl Worker {
         Ok(entry.and_then(|entry| Some((InboxRecord::decode(entry.value).ok()?, entry.revision))))
     }
 
-    async fn write(&self, key: &str, record: &InboxRecord, expected: u64, safe: bool) -> Result<Written, GivenUp> {
-        let ttl = self.kept_for(record, safe);
+    pub(super) async fn write(
+        &self,
+        key: &str,
+        record: &InboxRecord,
+        expected: u64,
+        repeat: Repeat,
+    ) -> Result<Written, GivenUp> {
+        let ttl = self.kept_for(record, repeat);
         let value: bytes::Bytes = record.encode_to_vec().into();
         self.until_confirmed("a record of the inbox", || self.store.put(key, value.clone(), expected, ttl)).await
     }
 
-    /// A start is remembered for as long as it may come again, and that of work that may not be repeated blindly until it is
-    /// known what came of it, however long that takes. What came of it is remembered for the horizon.
-    fn kept_for(&self, record: &InboxRecord, may_be_repeated: bool) -> Option<Duration> {
-        let horizon = self.settings.inbox.unwrap_or(HORIZON).max(Duration::from_secs(1));
-        if record.state() != State::Begun {
-            return Some(horizon);
+    /// What came of a start is remembered for the horizon, and so is that there was none.
+    fn kept_for(&self, record: &InboxRecord, repeat: Repeat) -> Option<Duration> {
+        match record.state() == State::Begun || record.begun {
+            true => self.start_kept_for(repeat),
+            false => Some(self.horizon()),
         }
+    }
+
+    /// A start is remembered for as long as it may come again. If it may be harmful to act a second time, or may become so when
+    /// the other side has forgotten a key: until it is known what came of it, however long that takes (`None`).
+    pub(super) fn start_kept_for(&self, repeat: Repeat) -> Option<Duration> {
         let longest = self.settings.handler_limit.saturating_add(self.settings.ack_wait);
-        may_be_repeated.then(|| horizon.max(HORIZON).saturating_add(longest).min(FOR_EVER))
+        let is_harmless = matches!(repeat, Repeat::NoSideEffects | Repeat::Idempotent);
+        is_harmless.then(|| self.horizon().max(HORIZON).saturating_add(longest).min(FOR_EVER))
+    }
+
+    fn horizon(&self) -> Duration {
+        self.settings.inbox.unwrap_or(HORIZON).max(Duration::from_secs(1))
     }
 
     /// Of consumer and message id: the same for the original, its copies and the same id sent again, which the broker stores once
@@ -330,7 +400,7 @@ impl Worker {
         }
     }
 
-    fn begun(&self, envelope: &Envelope, start: Start, alone: bool) -> InboxRecord {
+    pub(super) fn begun(&self, envelope: &Envelope, start: Start, alone: bool) -> InboxRecord {
         let (stream, sequence) =
             envelope.delivery.as_ref().map_or((String::new(), 0), |d| (d.stream.clone(), d.sequence));
         InboxRecord {
@@ -341,6 +411,7 @@ impl Worker {
             ended_alone: start.ended_alone,
             ended_beside: start.ended_beside,
             alone,
+            begun: start.begun,
             at_ms: self.bus.gate().clock().now_ms(),
             by: self.signature(),
             original: if self.settings.order.is_some() { original(envelope) } else { 0 },
@@ -348,13 +419,13 @@ impl Worker {
         }
     }
 
-    /// No two writers write the same bytes, and neither does one twice.
+    /// No two trials write the same bytes. What one writes differs in what it says.
     fn signature(&self) -> String {
         nuid::next().to_string()
     }
 }
 
-fn deliveries(envelope: &Envelope) -> u64 {
+pub(super) fn deliveries(envelope: &Envelope) -> u64 {
     envelope.delivery.as_ref().map_or(0, |delivery| delivery.deliveries)
 }
 
@@ -363,13 +434,15 @@ fn original(envelope: &Envelope) -> u64 {
 }
 
 /// What is to be written down of an end. `None`: it is none.
-fn end_of(ended: &Ended) -> Option<End> {
+pub(super) fn end_of(ended: &Ended) -> Option<End> {
     Some(match ended {
         Ended::Done(reply) => End::Reply(reply.clone()),
         Ended::Refused(fault) => End::Refused(fault.into()),
         Ended::Again { due_ms, attempt } => End::Again(Again { attempt: *attempt, due_ms: *due_ms }),
         Ended::DeadLetter(fault) => End::DeadLetter(fault.into()),
-        Ended::PutAside { .. } | Ended::HandedBack | Ended::Overtaken | Ended::TakenOver => return None,
+        Ended::PutAside { .. } | Ended::HandedBack | Ended::CutOff | Ended::Overtaken | Ended::TakenOver => {
+            return None;
+        }
     })
 }
 

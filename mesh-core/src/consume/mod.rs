@@ -15,6 +15,7 @@ mod ordered;
 mod quarantine;
 mod settle;
 mod tenure;
+mod unbegun;
 mod work;
 mod worker;
 

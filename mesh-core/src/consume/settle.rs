@@ -43,9 +43,10 @@ impl Worker {
         started: Instant,
     ) -> bool {
         let (ended, attempts) = ended;
+        let may_have_begun = !matches!(ended, Ended::HandedBack | Ended::PutAside { .. });
         // What is rare stands on the heap: an attempt's future stays small.
         let (how, handed_over) = match ended {
-            Ended::HandedBack => (How::Release, Err(GivenUp)),
+            Ended::HandedBack | Ended::CutOff => (How::Release, Err(GivenUp)),
             Ended::Overtaken => (How::Accept, Ok(())),
             // Whoever has it now settles it.
             Ended::TakenOver => return false,
@@ -57,14 +58,16 @@ impl Worker {
             Ended::Again { due_ms, attempt } => {
                 (How::Delay, Box::pin(self.again(envelope, (attempt, due_ms), &attempts)).await)
             }
-            Ended::PutAside { due_ms } => (How::Delay, Box::pin(self.put_aside(envelope, due_ms, &attempts)).await),
+            Ended::PutAside { due_ms, turn } => {
+                (How::Delay, Box::pin(self.put_aside(envelope, (due_ms, &turn), &attempts)).await)
+            }
             Ended::DeadLetter(fault) => (How::DeadLetter, Box::pin(self.dead_letter(envelope, &fault, attempts)).await),
         };
         let is_settled = handed_over.is_ok();
         let settled = match handed_over {
             Ok(()) => self.bus.ack(reply, Ack::Accept).await,
             Err(GivenUp) => {
-                Box::pin(self.hand_over_back(envelope, reply)).await;
+                Box::pin(self.hand_over_back(envelope, reply, may_have_begun)).await;
                 Ok(())
             }
         };
@@ -77,9 +80,10 @@ impl Worker {
         is_settled
     }
 
-    /// Hands a delivery back and remembers that, so that nobody suspects it of having ended this process.
-    pub(super) async fn hand_over_back(&self, envelope: &Envelope, reply: &str) {
-        self.remember_handed_back(envelope).await;
+    /// Hands a delivery back and remembers that, so that nobody suspects it of having ended this process. `begun`: its handler
+    /// may have been started.
+    pub(super) async fn hand_over_back(&self, envelope: &Envelope, reply: &str, begun: bool) {
+        self.remember_handed_back(envelope, begun).await;
         self.release(reply).await;
     }
 
@@ -130,8 +134,8 @@ impl Worker {
         Ok(())
     }
 
-    async fn put_aside(&self, envelope: &Envelope, due_ms: i64, attempts: &v1::Attempts) -> Result<(), GivenUp> {
-        let put_aside = || delayed::put_aside(&self.bus, &self.lane, envelope, due_ms, attempts);
+    async fn put_aside(&self, envelope: &Envelope, when: (i64, &str), attempts: &v1::Attempts) -> Result<(), GivenUp> {
+        let put_aside = || delayed::put_aside(&self.bus, &self.lane, envelope, when, attempts);
         self.until_confirmed("a copy of what is put aside", put_aside).await?;
         crash_point("settle.delayed");
         Ok(())

@@ -37,7 +37,7 @@ pub async fn delay(
     attempts: &v1::Attempts,
 ) -> Result<(), PublishError> {
     let id = format!("delay/{}/{}", lane.durable(), unique(envelope));
-    later(bus, lane, envelope, next, (attempts, id)).await
+    store(bus, lane, envelope, later(lane, envelope, next, (attempts, id))).await.map(drop)
 }
 
 /// Puts a delivery of an ordered consumer aside, as [`delay`] does, but once for each `turn`, an attempt of one owner.
@@ -55,11 +55,15 @@ pub async fn delay_in_turn(
     (attempts, turn): (&v1::Attempts, &str),
 ) -> Result<(), PublishError> {
     let id = format!("delay/{}/{}/{turn}", lane.durable(), unique(envelope));
-    later(bus, lane, envelope, next, (attempts, id)).await
+    store(bus, lane, envelope, later(lane, envelope, next, (attempts, id))).await.map(drop)
 }
 
 /// Puts a delivery aside until `due_ms` that was not begun, as the same attempt. Its copy has an id of its own: should the
-/// delivery be begun after all (a crash before its ack), the copy of what comes of that is another.
+/// delivery be begun after all (a crash before its ack), the copy of what comes of that is another, and takes its place. Never the
+/// other way round: where a copy of the delivery waits already, that one knows more or as much.
+///
+/// `turn`: where what is put aside is remembered, each time is one of its own. An earlier copy may have been dropped, because the
+/// delivery itself was in hand: were the next one taken for that, the message would be nowhere.
 ///
 /// # Errors
 /// As of [`delay`].
@@ -67,20 +71,28 @@ pub async fn put_aside(
     bus: &Bus,
     lane: &Lane,
     envelope: &Envelope,
-    due_ms: i64,
+    (due_ms, turn): (i64, &str),
     attempts: &v1::Attempts,
 ) -> Result<(), PublishError> {
-    let id = format!("aside/{}/{}", lane.durable(), unique(envelope));
-    later(bus, lane, envelope, (envelope.attempt(), due_ms), (attempts, id)).await
+    let id = match turn {
+        "" => format!("aside/{}/{}", lane.durable(), unique(envelope)),
+        turn => format!("aside/{}/{}/{turn}", lane.durable(), unique(envelope)),
+    };
+    let mut copy = later(lane, envelope, (envelope.attempt(), due_ms), (attempts, id));
+    copy.headers.push((Cow::Borrowed(header::EXPECTED_LAST), "0".to_owned()));
+    match store(bus, lane, envelope, copy).await {
+        Err(error) if error.is_conflict() => Ok(()),
+        stored => stored.map(drop),
+    }
 }
 
-async fn later(
-    bus: &Bus,
+/// The copy that waits on the lane until it is due.
+fn later(
     lane: &Lane,
     envelope: &Envelope,
     (attempt, due_ms): (u32, i64),
     (attempts, id): (&v1::Attempts, String),
-) -> Result<(), PublishError> {
+) -> Copy {
     let headers = vec![
         (Cow::Borrowed(header::MESSAGE_ID), id),
         (Cow::Borrowed(SCHEDULE), format!("@at {}", rfc3339(due_ms))),
@@ -88,7 +100,7 @@ async fn later(
         (Cow::Borrowed(header::ATTEMPTS), encode_attempts(attempts)),
     ];
     let subject = subject::lane_hold(&lane.region, &lane.service, &lane.consumer, &unique(envelope));
-    store(bus, lane, envelope, Copy { subject, headers, attempt }).await.map(drop)
+    Copy { subject, headers, attempt }
 }
 
 /// A copy of a delivery, without what it carries of it.

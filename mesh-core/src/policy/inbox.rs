@@ -82,13 +82,15 @@ pub struct Start {
     pub suspect: bool,
     /// Whether it is to run while nothing else does.
     pub alone: bool,
+    /// Whether an earlier start may have acted and nobody knows.
+    pub begun: bool,
     /// Starts so far that ended without a word, alone.
     pub ended_alone: u32,
     /// Starts so far that ended without a word, beside others.
     pub ended_beside: u32,
 }
 
-const FRESH: Start = Start { suspect: false, alone: false, ended_alone: 0, ended_beside: 0 };
+const FRESH: Start = Start { suspect: false, alone: false, begun: false, ended_alone: 0, ended_beside: 0 };
 
 /// Decides. `found` is what is remembered of the message.
 #[must_use]
@@ -98,16 +100,30 @@ pub fn begin(rule: &InboxRule, found: Option<&InboxRecord>, now: &Now<'_>) -> Be
         return in_order(rule, record, now, original);
     }
     if record.stream != now.stream || record.sequence != now.sequence {
-        return of_another(record, now);
+        return of_another(rule, record, now);
     }
     match record.state() {
         State::Ended => Begin::Ended,
-        State::HandedBack if record.deliveries + 1 >= now.deliveries => handed_back(record),
-        // It was delivered to somebody in between who left no word, before or after the start was written down.
-        State::HandedBack => without_a_word(rule, record, now, true),
+        State::HandedBack => handed_back(rule, record, now, record.deliveries + 1 >= now.deliveries),
         State::Begun | State::Unspecified if may_be_at_work(record, now) => Begin::Wait,
         State::Begun | State::Unspecified => without_a_word(rule, record, now, record.alone),
     }
+}
+
+/// It was handed back or put aside. `known`: nobody had it in between.
+fn handed_back(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>, known: bool) -> Begin {
+    if !known {
+        // Somebody left no word, before or after the start was written down.
+        return without_a_word(rule, record, now, true);
+    }
+    if record.begun && !now.safe_to_repeat {
+        return Begin::Park;
+    }
+    let (ended_alone, ended_beside) = (record.ended_alone, record.ended_beside);
+    // To be handed back acquits nobody.
+    let suspect = ended_alone + ended_beside > 0;
+    let alone = suspect && (now.original.is_none() || ended_alone > 0);
+    Begin::Start(Start { suspect, alone, begun: record.begun, ended_alone, ended_beside })
 }
 
 /// Where the order of keys is kept, nobody else can be at work: what is not done is begun, or carried out again as it ended.
@@ -121,13 +137,16 @@ fn in_order(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>, original: u64
         (State::Ended, Some(End::Again(_))) if goes_on && record.ended_alone + record.ended_beside > 0 => {
             // What came to an end this time may end its process the next time: what is known of it stays.
             let (ended_alone, ended_beside) = (record.ended_alone, record.ended_beside);
-            Begin::Start(Start { suspect: true, alone: true, ended_alone, ended_beside })
+            Begin::Start(Start { suspect: true, alone: true, begun: false, ended_alone, ended_beside })
         }
         (State::Ended, Some(End::Again(_))) if goes_on => unrecorded(now),
         (State::Ended, _) => Begin::Ended,
-        (State::HandedBack, _) if !is_same => unrecorded(now),
-        (State::HandedBack, _) if record.deliveries + 1 >= now.deliveries => handed_back(record),
-        (State::HandedBack, _) => without_a_word(rule, record, now, true),
+        (State::HandedBack, _) if record.begun && !now.safe_to_repeat => Begin::Park,
+        (State::HandedBack, _) if !is_same => match unrecorded(now) {
+            Begin::Start(start) => Begin::Start(Start { begun: start.begun || record.begun, ..start }),
+            verdict => verdict,
+        },
+        (State::HandedBack, _) => handed_back(rule, record, now, record.deliveries + 1 >= now.deliveries),
         (State::Begun | State::Unspecified, _) => without_a_word(rule, record, now, record.alone),
     }
 }
@@ -141,17 +160,13 @@ fn sent_again(record: &InboxRecord, now: &Now<'_>) -> Begin {
     }
 }
 
-fn handed_back(record: &InboxRecord) -> Begin {
-    let (ended_alone, ended_beside) = (record.ended_alone, record.ended_beside);
-    Begin::Start(Start { suspect: false, alone: false, ended_alone, ended_beside })
-}
-
 /// A broker that was killed forgets what it delivered, and delivers it again at once: to somebody else, while the first is at
 /// work and renews a lease that nobody knows of any more. Where the broker says that this is the first delivery, the start is
 /// believed for as long as a lease.
 fn may_be_at_work(record: &InboxRecord, now: &Now<'_>) -> bool {
-    let age_ms = now.at_ms.saturating_sub(record.at_ms);
-    now.deliveries <= 1 && now.waited < now.lease && u128::try_from(age_ms).is_ok_and(|age| age < now.lease.as_millis())
+    // A clock that is behind says nothing of its age: how long it is waited with has its own end.
+    let age_ms = now.at_ms.saturating_sub(record.at_ms).max(0);
+    now.deliveries <= 1 && now.waited < now.lease && u128::from(age_ms.unsigned_abs()) < now.lease.as_millis()
 }
 
 /// Nothing is remembered. Delivered before, it may have ended its process beside others.
@@ -165,11 +180,15 @@ fn unrecorded(now: &Now<'_>) -> Begin {
     }
     // The owner of partitions has up to thousands in hand, few of which it had begun. Were all of them to run alone after each
     // crash, everything would wait. So it is first written down which ones were begun.
-    Begin::Start(Start { suspect: true, alone: now.original.is_none(), ended_alone: 0, ended_beside: 1 })
+    let alone = now.original.is_none();
+    Begin::Start(Start { suspect: true, alone, begun: !now.exact, ended_alone: 0, ended_beside: 1 })
 }
 
 /// The record speaks of another delivery of the same message: its original, a copy on the lane, or the same id sent again.
-fn of_another(record: &InboxRecord, now: &Now<'_>) -> Begin {
+///
+/// Overtaken is one only where somebody else carries the message: what is written there is a final end, or its place is newer,
+/// or it was begun and is not settled before its end is written. What is put aside is so written before it is settled.
+fn of_another(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>) -> Begin {
     let newer = is_newer(record, now);
     match (record.state(), &record.end) {
         // Done is done, whichever of them did it.
@@ -178,12 +197,13 @@ fn of_another(record: &InboxRecord, now: &Now<'_>) -> Begin {
         _ if is_lane(&record.stream) && !is_lane(now.stream) => Begin::Overtaken,
         // A copy that was delivered before is a suspect, as an original is.
         (State::Ended, Some(End::Again(_))) if newer && is_lane(now.stream) => unrecorded(now),
-        (State::HandedBack, _) if newer => unrecorded(now),
+        (State::HandedBack, _) if newer => handed_back(rule, record, now, now.deliveries <= 1),
         // Where everything is written down, the other one goes on by itself; this is a second copy of it.
         _ if now.exact => Begin::Overtaken,
         // Where only suspects are, it may have moved on without a word of it here.
+        (State::Begun | State::Unspecified, _) if !now.safe_to_repeat => Begin::Park,
         (State::Begun | State::Unspecified, _) => {
-            Begin::Start(Start { suspect: true, alone: true, ended_alone: 0, ended_beside: 0 })
+            Begin::Start(Start { suspect: true, alone: true, begun: true, ended_alone: 0, ended_beside: 0 })
         }
         _ => unrecorded(now),
     }
@@ -202,16 +222,18 @@ fn is_lane(stream: &str) -> bool {
 }
 
 fn without_a_word(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>, alone: bool) -> Begin {
-    if record.state() != State::HandedBack && !now.safe_to_repeat {
+    let counted = record.state() != State::HandedBack;
+    // Where only suspects are written down, a start that was none leaves no trace.
+    let begun = counted || record.begun || !now.exact;
+    if begun && !now.safe_to_repeat {
         return Begin::Park;
     }
-    let counted = record.state() != State::HandedBack;
     let ended_alone = record.ended_alone + u32::from(counted && alone);
     let ended_beside = record.ended_beside + u32::from(!counted || !alone);
     if ended_alone >= rule.max_ended_alone || ended_beside >= rule.max_ended_beside {
         return Begin::TooOften { starts: ended_alone + ended_beside };
     }
-    Begin::Start(Start { suspect: true, alone: true, ended_alone, ended_beside })
+    Begin::Start(Start { suspect: true, alone: true, begun, ended_alone, ended_beside })
 }
 
 #[cfg(test)]
@@ -251,7 +273,7 @@ mod tests {
     #[test]
     fn a_first_delivery_starts_beside_others_and_a_repeated_one_is_a_suspect() {
         assert_eq!(decide(None, &now(ORIGINAL, 7, 1)), Begin::Start(FRESH));
-        let suspect = Start { suspect: true, alone: true, ended_alone: 0, ended_beside: 1 };
+        let suspect = Start { suspect: true, alone: true, begun: true, ended_alone: 0, ended_beside: 1 };
         assert_eq!(decide(None, &now(ORIGINAL, 7, 2)), Begin::Start(suspect));
     }
 
@@ -267,7 +289,7 @@ mod tests {
     fn a_message_that_ends_its_process_alone_is_found_out() {
         let mut found = InboxRecord { alone: true, ..record(State::Begun, ORIGINAL, 7) };
         let Begin::Start(start) = decide(Some(&found), &now(ORIGINAL, 7, 3)) else { panic!("it starts") };
-        assert_eq!(start, Start { suspect: true, alone: true, ended_alone: 1, ended_beside: 0 });
+        assert_eq!(start, Start { suspect: true, alone: true, begun: true, ended_alone: 1, ended_beside: 0 });
         found.ended_alone = start.ended_alone;
         assert_eq!(decide(Some(&found), &now(ORIGINAL, 7, 4)), Begin::TooOften { starts: 2 });
     }
@@ -297,10 +319,11 @@ mod tests {
             let again = Now { safe_to_repeat, exact: true, at_ms: 2000, lease, ..now(ORIGINAL, 7, 1) };
             assert_eq!(decide(Some(&found), &again), Begin::Wait);
             let over = if safe_to_repeat {
-                Begin::Start(Start { suspect: true, alone: true, ended_alone: 0, ended_beside: 1 })
+                Begin::Start(Start { suspect: true, alone: true, begun: true, ended_alone: 0, ended_beside: 1 })
             } else {
                 Begin::Park
             };
+            assert_eq!(decide(Some(&found), &Now { at_ms: 400, ..again }), Begin::Wait, "a clock that is behind");
             assert_eq!(decide(Some(&found), &Now { at_ms: 31_000, ..again }), over, "its lease is over");
             assert_eq!(decide(Some(&found), &Now { waited: lease, ..again }), over, "whatever the clocks say");
             assert_eq!(decide(Some(&found), &Now { deliveries: 2, ..again }), over, "the broker knows of the first");
@@ -314,6 +337,33 @@ mod tests {
         assert_eq!(decide(None, &Now { deliveries: 1, ..late }), Begin::Start(FRESH), "nobody had it before");
         let handed_back = InboxRecord { deliveries: 1, ..record(State::HandedBack, ORIGINAL, 7) };
         assert_eq!(decide(Some(&handed_back), &late), Begin::Start(FRESH), "nor was it begun");
+        let cut_off = InboxRecord { begun: true, ..handed_back.clone() };
+        assert_eq!(decide(Some(&cut_off), &late), Begin::Park, "it was cut off in the middle");
+        assert_eq!(
+            decide(Some(&handed_back), &Now { deliveries: 3, ..late }),
+            Begin::Park,
+            "somebody had it in between"
+        );
+    }
+
+    #[test]
+    fn what_was_put_aside_comes_as_what_it_was() {
+        let aside =
+            InboxRecord { begun: true, ended_beside: 1, deliveries: 2, ..record(State::HandedBack, ORIGINAL, 7) };
+        let suspect = Start { suspect: true, alone: true, begun: true, ended_alone: 0, ended_beside: 1 };
+        assert_eq!(decide(Some(&aside), &now(LANE, 3, 1)), Begin::Start(suspect));
+        let late = Now { safe_to_repeat: false, ..now(LANE, 3, 1) };
+        assert_eq!(decide(Some(&aside), &late), Begin::Park, "its key may be forgotten");
+        let untouched = InboxRecord { deliveries: 1, ..record(State::HandedBack, ORIGINAL, 7) };
+        let once = Now { exact: true, ..late };
+        assert_eq!(decide(Some(&untouched), &once), Begin::Start(FRESH), "it was never begun");
+        let killed = InboxRecord { ended_beside: 9, ..aside };
+        let again = now(LANE, 3, 2);
+        assert_eq!(
+            decide(Some(&killed), &again),
+            Begin::TooOften { starts: 10 },
+            "nor does the way over the lane acquit"
+        );
     }
 
     #[test]
@@ -325,13 +375,14 @@ mod tests {
             let copy = record(state, LANE, 3);
             assert_eq!(decide(Some(&copy), &now(ORIGINAL, 7, 3)), Begin::Overtaken, "{state:?}: the copy is newer");
         }
-        let suspect = Start { suspect: true, alone: true, ended_alone: 0, ended_beside: 1 };
+        let suspect = Start { suspect: true, alone: true, begun: true, ended_alone: 0, ended_beside: 1 };
         assert_eq!(
             decide(Some(&again), &now(LANE, 3, 2)),
             Begin::Start(suspect),
             "its copy, whose process left no word"
         );
         let second_copy = Now { exact: true, ..now(LANE, 4, 1) };
+        // A place whose record says that it was begun is not settled: nothing is put aside without a word of it.
         assert_eq!(decide(Some(&record(State::Begun, LANE, 3)), &second_copy), Begin::Overtaken);
     }
 
@@ -364,10 +415,10 @@ mod tests {
 
     #[test]
     fn where_order_is_kept_it_is_first_written_down_what_was_begun() {
-        let watched = Start { suspect: true, alone: false, ended_alone: 0, ended_beside: 1 };
+        let watched = Start { suspect: true, alone: false, begun: true, ended_alone: 0, ended_beside: 1 };
         assert_eq!(decide(None, &in_turn(ORIGINAL, 7, 2)), Begin::Start(watched));
         let found = InboxRecord { ended_beside: 1, ..recorded(State::Begun, ORIGINAL, 7) };
-        let alone = Start { suspect: true, alone: true, ended_alone: 0, ended_beside: 2 };
+        let alone = Start { suspect: true, alone: true, begun: true, ended_alone: 0, ended_beside: 2 };
         assert_eq!(decide(Some(&found), &in_turn(ORIGINAL, 7, 3)), Begin::Start(alone));
         assert_eq!(decide(Some(&found), &in_turn(LANE, 3, 2)), Begin::Start(alone), "its copy");
         let found = InboxRecord { alone: true, ended_alone: 1, ..found };
@@ -386,7 +437,7 @@ mod tests {
         let waited = Now { attempt: 2, goes_on: true, ..in_turn(ORIGINAL, 7, 1) };
         assert_eq!(decide(Some(&again), &waited), Begin::Start(FRESH), "after a wait in hand");
         let known = InboxRecord { ended_alone: 1, ..again };
-        let alone = Start { suspect: true, alone: true, ended_alone: 1, ended_beside: 0 };
+        let alone = Start { suspect: true, alone: true, begun: false, ended_alone: 1, ended_beside: 0 };
         assert_eq!(decide(Some(&known), &waited), Begin::Start(alone), "an end in between acquits nobody");
         let of_copy = InboxRecord { stream: LANE.into(), sequence: 3, attempt: 2, ..known };
         assert_eq!(decide(Some(&of_copy), &in_turn(ORIGINAL, 7, 2)), Begin::Ended, "its newest copy again");
@@ -417,8 +468,8 @@ mod tests {
     }
 
     fn any_record() -> impl Strategy<Value = InboxRecord> {
-        (0i32..4, 1u32..4, any::<bool>(), 1u64..4, 0u64..4, 0u32..12, any::<bool>()).prop_map(
-            |(state, attempt, on_lane, sequence, deliveries, count, alone)| InboxRecord {
+        (0i32..4, 1u32..4, any::<bool>(), 1u64..4, 0u64..4, 0u32..12, any::<[bool; 2]>()).prop_map(
+            |(state, attempt, on_lane, sequence, deliveries, count, [alone, begun])| InboxRecord {
                 state,
                 attempt,
                 stream: if on_lane { LANE } else { ORIGINAL }.into(),
@@ -427,6 +478,7 @@ mod tests {
                 ended_alone: count % 4,
                 ended_beside: count,
                 alone,
+                begun,
                 end: (state == 3).then(|| End::Reply(Default::default())),
                 ..InboxRecord::default()
             },
@@ -449,12 +501,14 @@ mod tests {
         #[test]
         fn nothing_is_done_twice(found in any_record(), attempt in 1u32..4, lane: bool, sequence in 1u64..4, deliveries in 1u64..6) {
             let stream = if lane { LANE } else { ORIGINAL };
-            for safe_to_repeat in [true, false] {
-                let now = Now { attempt, safe_to_repeat, exact: !safe_to_repeat, ..now(stream, sequence, deliveries) };
+            for (safe_to_repeat, exact) in [(true, false), (true, true), (false, true), (false, false)] {
+                let now = Now { attempt, safe_to_repeat, exact, ..now(stream, sequence, deliveries) };
                 let verdict = decide(Some(&found), &now);
-                let starts = matches!(verdict, Begin::Start(_));
-                prop_assert!(!(starts && found.state() == State::Ended), "{verdict:?}");
-                prop_assert!(!(starts && !safe_to_repeat && found.state() == State::Begun), "{verdict:?}");
+                let Begin::Start(start) = verdict else { continue };
+                prop_assert!(found.state() != State::Ended, "{verdict:?}");
+                prop_assert!(safe_to_repeat || !start.begun, "{verdict:?}");
+                prop_assert!(safe_to_repeat || found.state() != State::Begun, "{verdict:?}");
+                prop_assert!(start.begun || found.state() != State::Begun, "{verdict:?}");
             }
         }
 

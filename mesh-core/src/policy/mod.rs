@@ -5,6 +5,8 @@
 pub mod budget;
 pub mod compile;
 pub mod inbox;
+#[cfg(test)]
+mod inbox_world;
 pub mod isolation;
 pub mod order;
 pub mod quota;

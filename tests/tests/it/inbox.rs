@@ -37,19 +37,19 @@ fn settings() -> ConsumerSettings {
 }
 
 /// A process that can be ended in the middle: a runtime of its own, whose tasks are dropped where they stand.
-struct Doomed {
+pub(crate) struct Doomed {
     runtime: Runtime,
     url: String,
     credential: Credential,
 }
 
 impl Doomed {
-    fn new(broker: &TestBroker, service: &str) -> Doomed {
+    pub(crate) fn new(broker: &TestBroker, service: &str) -> Doomed {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         Doomed { runtime, url: broker.server.client_url(), credential: broker.credential(service) }
     }
 
-    async fn run<F, Fut>(&self, service: &'static str, begin: F)
+    pub(crate) async fn run<F, Fut>(&self, service: &'static str, begin: F)
     where
         F: FnOnce(Mesh) -> Fut + Send + 'static,
         Fut: std::future::Future<Output = ()> + Send,
@@ -63,12 +63,12 @@ impl Doomed {
         drop(begun.await.unwrap());
     }
 
-    fn end(self) {
+    pub(crate) fn end(self) {
         self.runtime.shutdown_background();
     }
 }
 
-async fn letters(broker: &TestBroker) -> Vec<Letter> {
+pub(crate) async fn letters(broker: &TestBroker) -> Vec<Letter> {
     let operator = broker.connect("operator").await.unwrap();
     let letters = letters::list(operator.bus(), &Selector::default()).await.unwrap().letters;
     operator.drain().await;

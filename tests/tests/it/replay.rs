@@ -491,7 +491,10 @@ async fn a_job_is_asked_for_watched_and_looked_at_from_the_command_line() {
     assert_eq!(wrong.status.code(), Some(2));
     let over = person.run(&replay(&["--at", "2026-01-02T02:30:00Z", "--yes", "--no-wait"])).await;
     let said = String::from_utf8_lossy(&over.stderr);
-    assert!(over.status.code() == Some(2) && said.contains("2026-01-02 02:30:00 UTC has passed; now it is 20"), "{said}");
+    assert!(
+        over.status.code() == Some(2) && said.contains("2026-01-02 02:30:00 UTC has passed; now it is 20"),
+        "{said}"
+    );
     assert!(person.json(0, &["dead-letter", "jobs", "list"]).await.as_array().unwrap().is_empty());
 
     // Nobody keeps: it waits, and says so.

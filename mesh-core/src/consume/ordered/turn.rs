@@ -203,7 +203,7 @@ impl Term {
             // An ordered consumer puts nothing aside that it has not begun.
             Ended::Again { .. } | Ended::PutAside { .. } => Ending::Again,
             Ended::DeadLetter(_) => Ending::Letter(self.letter_id(envelope, letter)),
-            Ended::HandedBack => return Ok(Report::HandedBack),
+            Ended::HandedBack | Ended::CutOff => return Ok(Report::HandedBack),
             // Nobody else writes what the owner remembers, unless it is owner no more: all that is here comes again.
             Ended::TakenOver if !self.begins_no_more() => return Err(Lost),
             Ended::TakenOver => return Ok(Report::HandedBack),

@@ -1,0 +1,260 @@
+//! A small world for [`super::inbox`]: one message, its copies, what is remembered of it, and processes that end anywhere.
+//!
+//! Whatever is put aside, over its limits, cut off or killed: the message comes to an end that is announced, and what may not
+//! be repeated is not begun after a start without a word.
+
+use std::time::Duration;
+
+use mesh_proto::v1::{
+    Effect, Fault, InboxRecord,
+    inbox_record::{Again, End, State},
+};
+use proptest::prelude::*;
+
+use super::inbox::{Begin, InboxRule, Now, Start, begin};
+
+/// Where the message lies: its original first, then its copies on the lane.
+#[derive(Debug, Clone)]
+struct Place {
+    attempt: u32,
+    deliveries: u64,
+    is_settled: bool,
+    /// The copy of it that waits on the lane since it was put aside.
+    aside: Option<usize>,
+    /// Whether a copy of what came of it was made: that is made once.
+    again: bool,
+}
+
+/// What is to come of a delivery, if nothing that is remembered says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Plan {
+    Done,
+    Again,
+    PutAside,
+    Late,
+}
+
+/// One delivery: of which place, what it is for, and after which of its steps the process ends.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    place: usize,
+    plan: Plan,
+    ends_after: u32,
+    /// The broker forgot what it delivered, and that this place was settled.
+    is_forgotten: bool,
+}
+
+#[derive(Debug)]
+struct World {
+    safe: bool,
+    places: Vec<Place>,
+    record: Option<InboxRecord>,
+    /// A handler was started and its process ended before what came of it was written down.
+    in_doubt: bool,
+    /// It acted, and that was written down.
+    done: u32,
+    announced: bool,
+    steps_left: u32,
+    trouble: Option<&'static str>,
+}
+
+/// The process ended.
+struct Gone;
+
+impl World {
+    fn new(safe: bool) -> World {
+        let original = Place { attempt: 1, deliveries: 0, is_settled: false, aside: None, again: false };
+        let (record, trouble) = (None, None);
+        World {
+            safe,
+            places: vec![original],
+            record,
+            in_doubt: false,
+            done: 0,
+            announced: false,
+            steps_left: 0,
+            trouble,
+        }
+    }
+
+    fn stream(at: usize) -> &'static str {
+        if at == 0 { "mesh1-work-shop" } else { "mesh1-lane-bank" }
+    }
+
+    /// Between two steps.
+    fn goes_on(&mut self) -> Result<(), Gone> {
+        self.steps_left = self.steps_left.checked_sub(1).ok_or(Gone)?;
+        Ok(())
+    }
+
+    fn deliver(&mut self, step: Step) {
+        let at = step.place % self.places.len();
+        let Some(place) = self.places.get_mut(at) else { return };
+        // Only a stream of events keeps what was acknowledged.
+        place.is_settled &= !(step.is_forgotten && at == 0);
+        if place.is_settled {
+            return;
+        }
+        place.deliveries = if step.is_forgotten { 1 } else { place.deliveries + 1 };
+        self.steps_left = step.ends_after;
+        let _ = self.attempt(at, step.plan);
+    }
+
+    fn attempt(&mut self, at: usize, plan: Plan) -> Result<(), Gone> {
+        let Some(place) = self.places.get(at).cloned() else { return Ok(()) };
+        let now = Now {
+            attempt: place.attempt,
+            stream: World::stream(at),
+            sequence: at as u64,
+            deliveries: place.deliveries,
+            safe_to_repeat: self.safe,
+            exact: true,
+            at_ms: 0,
+            lease: Duration::ZERO,
+            waited: Duration::ZERO,
+            original: None,
+            goes_on: false,
+        };
+        let rule = InboxRule { max_ended_alone: 1000, max_ended_beside: 1000 };
+        let end = match begin(&rule, self.record.as_ref(), &now) {
+            Begin::Start(start) if plan == Plan::PutAside => {
+                self.goes_on()?;
+                self.write(&now, State::HandedBack, start, None);
+                return self.carry_out(at, None);
+            }
+            Begin::Start(start) if plan == Plan::Late => {
+                let effect = if start.begun { Effect::Unknown } else { Effect::None };
+                self.check(!self.in_doubt || start.begun, "a letter says that nothing happened");
+                self.written(&now, start, End::DeadLetter(Fault { effect: effect.into(), ..Fault::default() }))?
+            }
+            Begin::Start(start) => {
+                self.goes_on()?;
+                self.write(&now, State::Begun, start, None);
+                self.goes_on()?;
+                self.check(self.safe || !self.in_doubt, "begun after a start without a word");
+                self.check(self.done == 0, "done, and begun again");
+                self.in_doubt = true;
+                self.goes_on()?;
+                let end = match plan {
+                    Plan::Again => End::Again(Again { attempt: place.attempt + 1, due_ms: 0 }),
+                    _ => End::Reply(Default::default()),
+                };
+                let end = self.written(&now, start, end)?;
+                self.done += u32::from(matches!(end, Some(End::Reply(_))));
+                self.in_doubt = false;
+                end
+            }
+            Begin::Ended => self.record.as_ref().and_then(|record| record.end.clone()),
+            Begin::Park => {
+                let start = Start { suspect: false, alone: false, begun: false, ended_alone: 0, ended_beside: 0 };
+                self.written(&now, start, End::DeadLetter(Fault::default()))?
+            }
+            Begin::Overtaken => {
+                self.settle(at);
+                return Ok(());
+            }
+            verdict @ (Begin::Wait | Begin::TooOften { .. }) => {
+                self.check(matches!(verdict, Begin::Overtaken), "nobody else is at work");
+                return Ok(());
+            }
+        };
+        self.carry_out(at, end)
+    }
+
+    fn written(&mut self, now: &Now<'_>, start: Start, end: End) -> Result<Option<End>, Gone> {
+        self.goes_on()?;
+        self.write(now, State::Ended, start, Some(end.clone()));
+        Ok(Some(end))
+    }
+
+    fn write(&mut self, now: &Now<'_>, state: State, start: Start, end: Option<End>) {
+        self.record = Some(InboxRecord {
+            state: state.into(),
+            attempt: now.attempt,
+            stream: now.stream.to_owned(),
+            sequence: now.sequence,
+            deliveries: now.deliveries,
+            ended_alone: start.ended_alone,
+            ended_beside: start.ended_beside,
+            begun: start.begun && state != State::Ended,
+            end,
+            ..InboxRecord::default()
+        });
+    }
+
+    /// Its successor, then its ack. Without an end: put aside.
+    fn carry_out(&mut self, at: usize, end: Option<End>) -> Result<(), Gone> {
+        self.goes_on()?;
+        match end {
+            Some(End::Again(Again { attempt, .. })) => self.copy(at, attempt, false),
+            Some(_) => self.announced = true,
+            None => {
+                let attempt = self.places.get(at).map_or(1, |place| place.attempt);
+                self.copy(at, attempt, true);
+            }
+        }
+        self.goes_on()?;
+        self.settle(at);
+        Ok(())
+    }
+
+    fn copy(&mut self, at: usize, attempt: u32, is_aside: bool) {
+        let (next, Some(place)) = (self.places.len(), self.places.get(at).cloned()) else { return };
+        let still_waits = |copy: usize| self.places.get(copy).is_some_and(|copy| copy.deliveries == 0);
+        if if is_aside { place.aside.is_some_and(still_waits) } else { place.again } {
+            return;
+        }
+        if let Some(place) = self.places.get_mut(at) {
+            place.again |= !is_aside;
+            place.aside = if is_aside { Some(next) } else { place.aside };
+        }
+        self.places.push(Place { attempt, deliveries: 0, is_settled: false, aside: None, again: false });
+    }
+
+    fn settle(&mut self, at: usize) {
+        if let Some(place) = self.places.get_mut(at) {
+            place.is_settled = true;
+        }
+    }
+
+    fn check(&mut self, holds: bool, trouble: &'static str) {
+        if !holds {
+            self.trouble.get_or_insert(trouble);
+        }
+    }
+
+    /// No process ends any more, and every target is up.
+    fn comes_to_rest(&mut self) {
+        for _ in 0..100 {
+            let Some(place) = self.places.iter().position(|place| !place.is_settled) else { return };
+            self.deliver(Step { place, plan: Plan::Done, ends_after: u32::MAX, is_forgotten: false });
+        }
+        self.check(false, "it does not come to rest");
+    }
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let plan = prop_oneof![Just(Plan::Done), Just(Plan::Again), Just(Plan::PutAside), Just(Plan::Late)];
+    (0usize..6, plan, 0u32..9, 0u32..8).prop_map(|(place, plan, ends_after, forgotten)| Step {
+        place,
+        plan,
+        ends_after,
+        is_forgotten: forgotten == 0,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
+    /// Overtaken is one only where somebody else carries the message.
+    #[test]
+    fn whatever_ends_and_whenever_the_message_is_not_lost(steps in prop::collection::vec(any_step(), 1..14), safe: bool) {
+        let mut world = World::new(safe);
+        for step in &steps {
+            world.deliver(*step);
+        }
+        world.comes_to_rest();
+        prop_assert!(world.trouble.is_none(), "{:?}: {:?}", world.trouble, world);
+        prop_assert!(world.announced, "lost: {world:?}");
+    }
+}
