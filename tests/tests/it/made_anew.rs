@@ -188,7 +188,7 @@ async fn the_index_knows_no_letter_of_a_stream_that_is_no_more() {
     let counted = async |expected: u64| {
         eventually("the count", || async {
             let count = ask::count(operator.bus(), v1::LetterQuery::default()).await.ok()?;
-            (u64::from(count.total) == expected).then_some(())
+            (count.total == expected).then_some(())
         })
         .await;
     };
