@@ -80,6 +80,19 @@ pub struct ConsumerState {
     pub deliveries: u64,
 }
 
+/// What a consumer has under way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UnderWay {
+    /// Whether it delivers nothing now.
+    pub(crate) is_paused: bool,
+    /// Delivered and not settled.
+    pub(crate) in_flight: u64,
+    /// Not delivered yet.
+    pub(crate) pending: u64,
+    /// Up to this sequence everything is settled or given up.
+    pub(crate) ack_floor: u64,
+}
+
 /// A stream or a consumer: what stands, and what it is to be.
 pub(crate) struct Plan {
     stream: String,
@@ -110,6 +123,23 @@ impl Plan {
         if self.is_new() {
             self.wanted.insert("num_replicas".into(), json!(replicas));
         }
+    }
+
+    /// What a consumer that exists is to read besides what it reads.
+    pub(crate) fn gained(&self) -> Vec<String> {
+        let (Some(now), Some(_)) = (&self.now, &self.consumer) else { return Vec::new() };
+        let before = shape::filters(now);
+        shape::filters(&self.wanted).into_iter().filter(|filter| !before.contains(filter)).collect()
+    }
+
+    /// What a consumer that exists reads.
+    pub(crate) fn reads(&self) -> Vec<String> {
+        self.now.as_ref().map(shape::filters).unwrap_or_default()
+    }
+
+    /// Until when somebody paused a consumer that exists, RFC 3339.
+    pub(crate) fn paused_until(&self) -> Option<&str> {
+        self.now.as_ref()?.get("pause_until")?.as_str()
     }
 
     fn named(&self) -> (&'static str, &str) {
@@ -176,18 +206,74 @@ impl Bus {
 
     /// The configuration of what stands, whole. `None`: there is none.
     async fn standing(&self, asked: &str, (what, name): (&str, &str)) -> Result<Option<Fields>, Fault> {
-        let answer: Result<Value, _> = self.jetstream().request(asked.to_owned(), &json!({})).await;
-        let mut answer = answer.map_err(|error| self.unshown((what, name), &error))?;
-        if answer.pointer("/error/code") == Some(&json!(404)) {
-            return Ok(None);
-        }
-        if let Some(error) = error_of(&answer) {
-            return Err(self.unshown((what, name), &error));
-        }
+        let Some(mut answer) = self.ask(asked, &json!({}), (what, name)).await? else { return Ok(None) };
         match answer.get_mut("config").map(Value::take) {
             Some(Value::Object(config)) => Ok(Some(config)),
             _ => Err(self.unshown((what, name), &"the answer has no configuration")),
         }
+    }
+
+    /// Asks JetStream's API. `None`: it knows no such thing.
+    async fn ask(&self, asked: &str, request: &Value, (what, name): (&str, &str)) -> Result<Option<Value>, Fault> {
+        let answer: Result<Value, _> = self.jetstream().request(asked.to_owned(), request).await;
+        let answer = answer.map_err(|error| self.unshown((what, name), &error))?;
+        if answer.pointer("/error/code") == Some(&json!(404)) {
+            return Ok(None);
+        }
+        error_of(&answer).map_or(Ok(Some(answer)), |error| Err(self.unshown((what, name), &error)))
+    }
+
+    /// What is under way of a consumer, as its leader says. `None`: there is no such consumer.
+    ///
+    /// # Errors
+    /// The broker does not answer, or this identity may not ask.
+    pub(crate) async fn under_way(&self, stream: &str, durable: &str) -> Result<Option<UnderWay>, Fault> {
+        let asked = format!("CONSUMER.INFO.{stream}.{durable}");
+        let answer = self.ask(&asked, &json!({}), ("consumer", durable)).await?;
+        let number = |answer: &Value, path: &str| answer.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+        Ok(answer.map(|answer| UnderWay {
+            is_paused: answer.get("paused").and_then(Value::as_bool).unwrap_or(false),
+            in_flight: number(&answer, "/num_ack_pending"),
+            pending: number(&answer, "/num_pending"),
+            ack_floor: number(&answer, "/ack_floor/stream_seq"),
+        }))
+    }
+
+    /// How many messages a stream holds on the subjects that `filters` match, and the sequence of its last message.
+    ///
+    /// # Errors
+    /// The broker does not answer, or this identity may not ask.
+    pub(crate) async fn held_on(&self, stream: &str, filters: &[String]) -> Result<(u64, u64), Fault> {
+        let (mut held, mut last) = (0u64, 0);
+        for filter in filters {
+            let request = json!({ "subjects_filter": filter });
+            let answer = self.ask(&format!("STREAM.INFO.{stream}"), &request, ("stream", stream)).await?;
+            let Some(answer) = answer else { continue };
+            let subjects = answer.pointer("/state/subjects").and_then(Value::as_object).into_iter().flatten();
+            held += subjects.filter_map(|(_, count)| count.as_u64()).sum::<u64>();
+            last = answer.pointer("/state/last_seq").and_then(Value::as_u64).unwrap_or(0);
+        }
+        Ok((held, last))
+    }
+
+    /// Has a consumer deliver nothing until then, RFC 3339. `None`: it delivers again.
+    ///
+    /// # Errors
+    /// The broker refuses or does not answer, or this identity may not.
+    pub(crate) async fn pause(&self, stream: &str, durable: &str, until: Option<&str>) -> Result<(), Fault> {
+        let request = until.map_or_else(|| json!({}), |until| json!({ "pause_until": until }));
+        let answer = self.ask(&format!("CONSUMER.PAUSE.{stream}.{durable}"), &request, ("consumer", durable)).await?;
+        answer.map(drop).ok_or_else(|| self.unshown(("consumer", durable), &"it does not exist any more"))
+    }
+
+    /// Has a consumer begin again at the first message of its stream. What is under way is forgotten.
+    ///
+    /// # Errors
+    /// The broker refuses or does not answer, or this identity may not.
+    pub(crate) async fn begin_again(&self, stream: &str, durable: &str) -> Result<(), Fault> {
+        let asked = format!("CONSUMER.RESET.{stream}.{durable}");
+        let answer = self.ask(&asked, &json!({ "seq": 1 }), ("consumer", durable)).await?;
+        answer.map(drop).ok_or_else(|| self.unshown(("consumer", durable), &"it does not exist any more"))
     }
 
     /// What a stream holds. `None`: there is no such stream.

@@ -6,4 +6,5 @@ pub mod keeper;
 pub mod keys;
 pub mod ledger;
 pub mod letters;
+mod served;
 pub mod topology;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::served;
 use crate::{
     bus::{Bus, Change, Plan, StreamLimits},
     fault::{Code, Effect, Fault, Reason},
@@ -81,7 +82,13 @@ pub async fn apply(bus: &Bus, declarations: &[Declaration], limits: &StreamLimit
     }
     for spec in &topology.consumers {
         let plan = bus.plan_consumer(spec, limits).await?;
-        bus.carry_out(&plan).await?;
+        if topology.work_streams().contains(spec.stream.as_str()) && !plan.gained().is_empty() {
+            let is_other = |other: &&ConsumerSpec| other.stream == spec.stream && other.durable != spec.durable;
+            let others: Vec<_> = topology.consumers.iter().filter(is_other).collect();
+            Box::pin(served::serve_more(bus, spec, &plan, &others)).await?;
+        } else {
+            bus.carry_out(&plan).await?;
+        }
         changes.extend(plan.changes());
     }
     Ok(Applied { topology, changes })

@@ -300,16 +300,6 @@ async fn relay(mut client: TcpStream, mut broker: TcpStream, deaf: Arc<AtomicBoo
 
 /// Runs `publishes` over a line that loses every answer until a batch is stored, and is cut then.
 async fn lose_answers<T>(broker: &TestBroker, stream: &str, publishes: impl AsyncFnOnce(&Bus) -> T) -> T {
-    lose_answers_and(broker, stream, publishes, async || ()).await
-}
-
-/// The same; before the line is cut, something is done to the broker.
-async fn lose_answers_and<T>(
-    broker: &TestBroker,
-    stream: &str,
-    publishes: impl AsyncFnOnce(&Bus) -> T,
-    before: impl AsyncFnOnce(),
-) -> T {
     let watcher = broker.connect("operator").await.unwrap();
     let line = Line::to(broker.server.port()).await;
     let far = line.connect(broker).await.unwrap();
@@ -319,7 +309,6 @@ async fn lose_answers_and<T>(
             stored(watcher.bus(), stream).await.values().any(|(_, in_batch)| *in_batch).then_some(())
         })
         .await;
-        before().await;
         line.deaf.store(false, Ordering::SeqCst);
         line.cut.notify_waiters();
     };
@@ -346,18 +335,26 @@ async fn a_batch_whose_answer_is_lost_is_stored_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_whose_answer_is_lost_is_unknown_though_its_messages_are_refused_afterwards() {
     let broker = TestBroker::start(&declared()).await.unwrap();
-    let publishes = async |bus: &Bus| {
-        join_all((0..300).map(|n: u32| bus.publish(STREAM, event(bus, &n.to_string(), Bytes::new())))).await
-    };
-    // A stream that is sealed refuses before it looks whether it has a message's id.
-    let seal = async || {
+    let watcher = broker.connect("operator").await.unwrap();
+    let line = Line::to(broker.server.port()).await;
+    let far = line.connect(&broker).await.unwrap();
+    line.deaf.store(true, Ordering::SeqCst);
+    let bus = far.bus();
+    let publishes = join_all((0..300).map(|n: u32| bus.publish(STREAM, event(bus, &n.to_string(), Bytes::new()))));
+    // The line stays: what is sent after the batch has had no answer is answered. A stream that is sealed refuses before it
+    // looks whether it has a message's id.
+    let seal = async {
+        eventually("a batch that is stored", || async {
+            stored(watcher.bus(), STREAM).await.values().any(|(_, in_batch)| *in_batch).then_some(())
+        })
+        .await;
         let jetstream = async_nats::jetstream::new(plain(&broker).await);
         let mut config = jetstream.get_stream(STREAM).await.unwrap().cached_info().config.clone();
         config.sealed = true;
         jetstream.update_stream(config).await.unwrap();
+        line.deaf.store(false, Ordering::SeqCst);
     };
-    let results = lose_answers_and(&broker, STREAM, publishes, seal).await;
-    let watcher = broker.connect("operator").await.unwrap();
+    let (results, ()) = tokio::join!(publishes, seal);
     let there = stored(watcher.bus(), STREAM).await;
     assert!(there.values().any(|(_, in_batch)| *in_batch));
     for (id, in_batch) in there.values() {

@@ -14,7 +14,7 @@ use mesh_tests::{
 use shop_proto::shop::orders::v1::OrderPlaced;
 
 use crate::{
-    keeper::{EVENTS, LANE, Running, broker, die, lane, letters, lose_the_word_of, some_letters, until_empty},
+    keeper::{EVENTS, LANE, broker, die, lane, letters, lose_the_word_of, some_letters, start_keeper, until_empty},
     shop::order,
 };
 
@@ -53,7 +53,7 @@ async fn what_a_lane_keeps_of_a_settled_event_is_only_taken_away() {
     let behind = worker.pull().await;
     worker.client.request(behind.reply.unwrap(), "+ACK".into()).await.unwrap();
     stream.create_consumer(config).await.unwrap();
-    let running = Running::start(&broker).await;
+    let running = start_keeper(&broker).await;
     until_empty(&broker, LANE.0).await;
     running.stop().await;
     assert!(letters(&broker).await.is_empty());
@@ -81,7 +81,7 @@ async fn what_a_lane_keeps_of_what_was_given_up_is_a_letter_though_the_word_is_l
         asked.push(worker.ask(1, 1).await);
     }
     operator.get_stream(ADVISORY_STREAM).await.unwrap().purge().await.unwrap();
-    let running = Running::start(&broker).await;
+    let running = start_keeper(&broker).await;
     let letter = some_letters(&broker, 1).await.remove(0);
     assert!(Facts::of(&letter).is_parked(), "nobody knows whether it was handled: {letter:?}");
     until_empty(&broker, LANE.0).await;

@@ -1,18 +1,31 @@
 //! `mesh apply` on a mesh that stands: what somebody set stays, what is lost is asked for, and every change is printed.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use async_nats::jetstream::{Context as JetStream, stream};
-use mesh_core::{Fault, bus::StreamLimits, fault::Reason, operate::topology};
-use mesh_tests::{TestBroker, campaign::cluster::TestCluster};
+use async_nats::jetstream::{Context as JetStream, consumer::PullConsumer, stream};
+use futures_util::TryStreamExt as _;
+use mesh_core::{
+    Fault,
+    bus::{Bus, StreamLimits},
+    envelope::header,
+    fault::{Code, Effect, Reason},
+    operate::{letters, topology},
+    policy::compile::Declaration,
+    subject::{self, Class},
+};
+use mesh_tests::{TestBroker, campaign::cluster::TestCluster, eventually};
+use prost::Message as _;
+use shop_proto::shop::payments::v1::PaymentsServer;
 
 use crate::{
     claims::foreign,
     command_line::Operator,
-    shop::{consumer, orders},
+    shop::{Bank, PAYMENTS, charge_of, consumer, declaration, orders, till},
 };
 
 const EVENTS: &str = "mesh1-event-orders";
+const WORK: &str = "mesh1-work-shop-payments-v1-Payments";
+const WORKER: &str = "bank_shop-payments-v1-payments";
 const DAY: Duration = Duration::from_secs(86400);
 
 async fn config(jetstream: &JetStream, stream: &str) -> stream::Config {
@@ -110,4 +123,137 @@ async fn three_copies_stay_three_and_a_stream_that_comes_later_has_three() {
     let changes = apply(StreamLimits { may_lower: true, ..fewer }).await.unwrap();
     assert!(changes.contains(&"mesh1-event-orders num_replicas 3 1".to_owned()), "{changes:?}");
     assert_eq!(config(&jetstream, EVENTS).await.num_replicas, 1);
+}
+
+/// What a service serves of the payments.
+fn serving(methods: &[&str]) -> Declaration {
+    let serves = methods.iter().map(|method| (PAYMENTS.to_owned(), (*method).to_owned())).collect();
+    Declaration { serves, ..declaration("bank") }
+}
+
+async fn queue(bus: &Bus, method: &str, id: &str) {
+    let subject =
+        subject::work(&"local".parse().unwrap(), (PAYMENTS, method), Class::Normal, 0, &"till".parse().unwrap());
+    let headers = vec![(Cow::Borrowed(header::MESSAGE_ID), id.to_owned())];
+    bus.publish(WORK, bus.gate().seal_own(subject, headers, charge_of(1, 100).encode_to_vec().into())).await.unwrap();
+}
+
+/// Takes `many` deliveries; the ids of what came.
+async fn take(jetstream: &JetStream, many: usize) -> (Vec<String>, Vec<async_nats::jetstream::Message>) {
+    let consumer: PullConsumer = jetstream.get_consumer_from_stream(WORKER, WORK).await.unwrap();
+    let came = consumer.fetch().max_messages(many).expires(Duration::from_secs(5)).messages().await.unwrap();
+    let came: Vec<_> = came.try_collect().await.unwrap();
+    let id = |message: &async_nats::jetstream::Message| {
+        message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Id")).unwrap().to_string()
+    };
+    (came.iter().map(id).collect(), came)
+}
+
+async fn accept(deliveries: Vec<async_nats::jetstream::Message>) {
+    for delivery in deliveries {
+        delivery.double_ack().await.unwrap();
+    }
+}
+
+/// What was queued for a method before anybody served it is delivered once somebody does, and nothing else again.
+async fn what_lay_there_is_delivered(bus: &Bus, jetstream: &JetStream) {
+    for (method, id) in [("Charge", "c1"), ("Refund", "r1"), ("Refund", "r2"), ("Charge", "c2"), ("Refund", "r3")] {
+        queue(bus, method, id).await;
+    }
+    let (ids, came) = take(jetstream, 2).await;
+    assert_eq!(ids, ["c1", "c2"]);
+    accept(came).await;
+    let applied = topology::apply(bus, &[serving(&["Charge", "Refund"])], &StreamLimits::default()).await.unwrap();
+    assert_eq!(applied.changes.len(), 1, "{:?}", applied.changes);
+    queue(bus, "Refund", "r4").await;
+    queue(bus, "Charge", "c3").await;
+    let (ids, came) = take(jetstream, 5).await;
+    assert_eq!(ids, ["r1", "r2", "r3", "r4", "c3"]);
+    accept(came).await;
+    let state = bus.consumer_state(WORK, WORKER).await.unwrap().unwrap();
+    assert_eq!((state.pending, state.in_flight), (0, 0));
+    eventually("an empty queue", || async {
+        (bus.stream_state(WORK).await.unwrap().unwrap().messages == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_queued_for_a_method_is_delivered_once_it_is_served() {
+    let broker = TestBroker::start(&[serving(&["Charge"])]).await.unwrap();
+    let operator = broker.connect("operator").await.unwrap();
+    what_lay_there_is_delivered(operator.bus(), &foreign(&broker, "operator").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_queued_for_a_method_is_delivered_by_three_servers_too() {
+    let cluster = TestCluster::of(&[serving(&["Charge"])], &StreamLimits::default()).await.unwrap();
+    let operator = cluster.connect("operator").await.unwrap();
+    what_lay_there_is_delivered(operator.bus(), &cluster.jetstream().await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_that_is_under_way_meanwhile_is_done_once() {
+    // The bank has the rights that it will need; until now it is asked for charges alone.
+    let declared = [serving(&["Charge", "Refund"]), till()];
+    let broker = TestBroker::start(&declared).await.unwrap();
+    let jetstream = foreign(&broker, "operator").await;
+    jetstream.delete_consumer_from_stream(WORKER, WORK).await.unwrap();
+    broker.apply(&[serving(&["Charge"])], &StreamLimits::default()).await.unwrap();
+    let operator = broker.connect("operator").await.unwrap();
+    let (bus, bank) = (operator.bus(), broker.connect("bank").await.unwrap());
+    let books = Bank::default();
+    bank.serve(PaymentsServer::new(books.clone())).start().await.unwrap();
+    let handler_waits = books.0.lock().await;
+    queue(bus, "Refund", "till/r1").await;
+    queue(bus, "Charge", "till/c1").await;
+    eventually("a charge that is under way", || async {
+        (bus.consumer_state(WORK, WORKER).await.unwrap().unwrap().in_flight == 1).then_some(())
+    })
+    .await;
+    let limits = StreamLimits::default();
+    let apply = topology::apply(bus, &declared, &limits);
+    let release = async {
+        let stream = jetstream.get_stream(WORK).await.unwrap();
+        eventually("the pause", || async { stream.consumer_info(WORKER).await.unwrap().paused.then_some(()) }).await;
+        queue(bus, "Charge", "till/c2").await;
+        assert_eq!(stream.consumer_info(WORKER).await.unwrap().num_ack_pending, 1, "it waits for what is under way");
+        drop(handler_waits);
+    };
+    let (applied, ()) = tokio::join!(apply, release);
+    applied.unwrap();
+    queue(bus, "Charge", "till/c3").await;
+    eventually("all charges", || async { (books.0.lock().await.len() == 3).then_some(()) }).await;
+    // This bank knows no refunds: that it says so shows that it was asked.
+    let refund = eventually("a letter of the refund", || async {
+        letters::list(bus, &letters::Selector::default()).await.unwrap().letters.pop()
+    })
+    .await;
+    assert_eq!(refund.letter.fault.unwrap().reason, Reason::Unimplemented.code());
+    eventually("an empty queue", || async {
+        (bus.stream_state(WORK).await.unwrap().unwrap().messages == 0).then_some(())
+    })
+    .await;
+    let mut handled = books.0.lock().await.clone();
+    handled.sort_unstable();
+    assert_eq!(handled, ["till/c1", "till/c2", "till/c3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_does_not_end_keeps_a_consumer_as_it_was() {
+    let broker = TestBroker::start(&[serving(&["Charge"])]).await.unwrap();
+    let operator = broker.connect("operator").await.unwrap();
+    let (bus, jetstream) = (operator.bus(), foreign(&broker, "operator").await);
+    queue(bus, "Refund", "r1").await;
+    queue(bus, "Charge", "c1").await;
+    let (ids, came) = take(&jetstream, 1).await;
+    assert_eq!(ids, ["c1"]);
+    let declared = [serving(&["Charge", "Refund"])];
+    let fault = topology::apply(bus, &declared, &StreamLimits::default()).await.unwrap_err();
+    assert_eq!((fault.code(), fault.effect()), (Code::Unavailable, Effect::None), "{fault}");
+    let info = jetstream.get_stream(WORK).await.unwrap().consumer_info(WORKER).await.unwrap();
+    assert!(!info.paused && info.num_ack_pending == 1 && info.config.filter_subjects.len() < 2, "{info:?}");
+    accept(came).await;
+    topology::apply(bus, &declared, &StreamLimits::default()).await.unwrap();
+    assert_eq!(take(&jetstream, 1).await.0, ["r1"]);
 }

@@ -47,7 +47,7 @@ pub async fn run(bus: &Bus, me: &str) {
 async fn run_one((bus, me): (&Bus, &str), job: watch::Receiver<Job>, share: Share) -> String {
     let id = job.borrow().id.clone();
     tracing::info!(job = id, "a job is taken up");
-    Runner::new((bus, me), job, share).run().await;
+    Box::pin(Runner::new((bus, me), job, share).run()).await;
     tracing::info!(job = id, "a job is put down");
     id
 }

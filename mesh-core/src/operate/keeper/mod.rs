@@ -86,7 +86,7 @@ impl Keeper {
         serving.spawn(serve::run(self.bus.clone(), self.metrics.clone(), serving.clone()));
         // And so does hearing: the broker says it once, to whoever is there.
         serving.spawn(hear::run(self.bus.clone(), self.heard.clone(), serving.clone()));
-        self.keep(&stop).await;
+        Box::pin(self.keep(&stop)).await;
         serving.stop();
         serving.idle().await;
     }

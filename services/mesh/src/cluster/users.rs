@@ -74,6 +74,8 @@ fn maker(name: &Name) -> Permissions {
         "$JS.API.CONSUMER.CREATE.>",
         "$JS.API.CONSUMER.DURABLE.CREATE.>",
         "$JS.API.CONSUMER.INFO.>",
+        "$JS.API.CONSUMER.PAUSE.>",
+        "$JS.API.CONSUMER.RESET.>",
     ];
     Permissions { publish: publish.map(str::to_owned).into(), subscribe: vec![inbox.clone()], may_answer: false }
 }

@@ -174,7 +174,7 @@ pub(super) async fn run(command: LetterCommand, global: &GlobalArgs, output: &Ou
         LetterCommand::Jobs(command) => jobs::run(command, global, output).await,
         LetterCommand::Discard(args) => Box::pin(acts::run(ActKind::Discarded, *args, global, output)).await,
         LetterCommand::Watch(args) => watch::run(args, global, output).await,
-        LetterCommand::Export(args) => export::run(args, global, output).await,
+        LetterCommand::Export(args) => Box::pin(export::run(args, global, output)).await,
         LetterCommand::Import(args) => Box::pin(import::run(args, global, output)).await,
         LetterCommand::Blocked(args) => blocked::run(args, global, output).await,
     }
