@@ -10,7 +10,7 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, pull},
 };
 
-use super::{Bus, Pull, Pulled};
+use super::{Bus, Pull, Pulled, read::while_elected};
 use crate::{
     fault::{Code, Effect, Fault, Reason},
     gate::Unopened,
@@ -62,8 +62,11 @@ impl Bus {
             ..Default::default()
         };
         let context = jetstream::new(self.0.client.clone());
-        let consumer = context.create_consumer_on_stream(config, stream).await;
-        let consumer = consumer.map_err(|error| lost(stream, &error.to_string()))?;
+        let consumer = while_elected(|| async {
+            let made = context.create_consumer_on_stream(config.clone(), stream).await;
+            made.map_err(|error| lost(stream, &error.to_string()))
+        })
+        .await?;
         let info = consumer.cached_info();
         let pull = self.pull(stream, &info.name).await?;
         Ok(Following {

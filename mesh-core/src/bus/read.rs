@@ -9,6 +9,7 @@ use async_nats::jetstream::{
     self,
     consumer::{AckPolicy, DeliverPolicy, pull},
 };
+use backon::{ConstantBuilder, Retryable as _};
 use futures_util::StreamExt as _;
 
 use super::Bus;
@@ -99,7 +100,7 @@ impl Bus {
     /// # Errors
     /// The broker can't be reached, or this identity may not read.
     pub async fn last_sequence_on(&self, stream: &str, filter: &str) -> Result<Option<u64>, Fault> {
-        let last = self.last_on(stream, filter).await?;
+        let last = while_elected(|| self.last_on(stream, filter)).await?;
         Ok(last.and_then(|message| message.open().envelope.delivery).map(|delivery| delivery.sequence))
     }
 
@@ -109,7 +110,7 @@ impl Bus {
         (deliver_policy, headers_only): (DeliverPolicy, bool),
         each: impl FnMut(Unopened) -> Stop,
     ) -> Result<(), Fault> {
-        let last = self.last_on(stream, filter).await?;
+        let last = while_elected(|| self.last_on(stream, filter)).await?;
         let Some(last) = last.and_then(|message| message.open().envelope.delivery) else { return Ok(()) };
         let begins_later = begins_after(&deliver_policy, &last);
         let config = pull::Config {
@@ -122,8 +123,11 @@ impl Bus {
             ..Default::default()
         };
         let context = jetstream::new(self.0.client.clone());
-        let consumer =
-            context.create_consumer_on_stream(config, stream).await.map_err(|error| unreadable(stream, &error))?;
+        let consumer = while_elected(|| async {
+            let made = context.create_consumer_on_stream(config.clone(), stream).await;
+            made.map_err(|error| unreadable(stream, &error))
+        })
+        .await?;
         if !begins_later || consumer.cached_info().num_pending > 0 {
             let messages = consumer.stream().max_messages_per_batch(1000).messages().await;
             let messages = messages.map_err(|error| unreadable(stream, &error))?;
@@ -166,6 +170,15 @@ impl Bus {
         }
         Ok(())
     }
+}
+
+/// Asks again for a while where nobody could answer: in a cluster a stream has no leader for a moment when a server goes or comes.
+pub(super) async fn while_elected<T, F>(ask: impl FnMut() -> F) -> Result<T, Fault>
+where
+    F: Future<Output = Result<T, Fault>>,
+{
+    let delays = ConstantBuilder::default().with_delay(Duration::from_millis(250)).with_max_times(24);
+    ask.retry(delays).when(|fault: &Fault| fault.reason() == Reason::BusUnavailable).await
 }
 
 /// Whether what is asked for begins after the last message.
