@@ -67,7 +67,7 @@ async fn main() {
     println!("rebuilt                     {:>8.1} s", started.elapsed().as_secs_f32());
     ask_everything(&broker, operator.bus()).await;
     for (what, field) in [("memory of the keeper, peak", "VmHWM:"), ("memory of the keeper, now", "VmRSS:")] {
-        println!("{what:<27} {:>8} MiB", memory(&keeper, field) / 1024);
+        println!("{what:<27} {:>8} MiB", memory(&keeper, field).unwrap() / 1024);
     }
     operator.drain().await;
 }
@@ -90,15 +90,41 @@ async fn ask_everything(broker: &TestBroker, bus: &Bus) {
     }
     println!("a page of a filter, worst   {:>8.1} ms", worst(&pages));
     println!("group, worst of 10          {:>8.1} ms", worst(&groups));
+    commands(broker, &page.letters[0].letter.id[..8]).await;
+}
+
+/// Commands of a person, each a process of its own: how long the whole of it takes, and its memory at its peak.
+async fn commands(broker: &TestBroker, short_id: &str) {
     let folder = tempfile::tempdir().unwrap();
     let seed = folder.path().join("operator.seed");
     std::fs::write(&seed, broker.seed("operator").unwrap()).unwrap();
-    let asked = Instant::now();
-    let mut command = Command::new(mesh_binary());
-    command.args(["dead-letter", "list", "-o", "json", "--url", &broker.server.client_url(), "--seed-file"]).arg(seed);
-    let listed = command.output().await.unwrap();
-    assert!(listed.status.success(), "{listed:?}");
-    println!("mesh dead-letter list       {:>8.1} ms, the whole process", ms(asked));
+    let file = folder.path().join("letters.ndjson");
+    let one_of_twenty = ["--consumer", "consumer-7"];
+    for (name, more) in [
+        ("list", &[][..]),
+        ("show", &[short_id]),
+        ("export", &[one_of_twenty[0], one_of_twenty[1], "--to", file.to_str().unwrap()]),
+        ("hold", &[one_of_twenty[0], one_of_twenty[1], "--why", "a benchmark", "--yes"]),
+    ] {
+        let asked = Instant::now();
+        let mut command = Command::new(mesh_binary());
+        command
+            .args(["dead-letter", name, "-o", "json", "--url", &broker.server.client_url(), "--seed-file"])
+            .arg(&seed);
+        command.args(more).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+        let mut process = command.spawn().unwrap();
+        let mut peak = 0;
+        let ended = loop {
+            // What a process needs at most is known to the system as long as it lives.
+            peak = peak.max(memory(&process, "VmHWM:").unwrap_or(0));
+            match tokio::time::timeout(Duration::from_millis(5), process.wait()).await {
+                Ok(ended) => break ended.unwrap(),
+                Err(_) => assert!(asked.elapsed() < Duration::from_secs(300), "{name} never ends"),
+            }
+        };
+        assert!(ended.success(), "{name}: {ended}");
+        println!("{:<27} {:>8.0} ms, {} MiB", format!("mesh dead-letter {name}"), ms(asked), peak / 1024);
+    }
 }
 
 fn all() -> v1::LetterQuery {
@@ -195,9 +221,9 @@ fn keeper(broker: &TestBroker, folder: &Path) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).spawn().unwrap()
 }
 
-/// Kilobytes.
-fn memory(process: &Child, field: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id().unwrap())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
+/// Kilobytes. `None`: it has ended.
+fn memory(process: &Child, field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id()?)).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
 }
