@@ -76,9 +76,9 @@ impl TestBroker {
     /// The broker refuses.
     pub async fn apply(&self, declarations: &[Declaration], limits: &StreamLimits) -> anyhow::Result<()> {
         let operator = self.connect("operator").await?;
-        mesh_core::operate::topology::apply(operator.bus(), declarations, limits).await?;
+        let applied = mesh_core::operate::topology::apply(operator.bus(), declarations, limits).await?;
         operator.drain().await;
-        Ok(())
+        applied.waiting.into_iter().next().map_or(Ok(()), |fault| Err(fault.into()))
     }
 
     /// Connects as a declared service, or as `operator`.

@@ -89,8 +89,6 @@ pub(crate) struct UnderWay {
     pub(crate) in_flight: u64,
     /// Not delivered yet.
     pub(crate) pending: u64,
-    /// Up to this sequence everything is settled or given up.
-    pub(crate) ack_floor: u64,
 }
 
 /// A stream or a consumer: what stands, and what it is to be.
@@ -130,6 +128,21 @@ impl Plan {
         let (Some(now), Some(_)) = (&self.now, &self.consumer) else { return Vec::new() };
         let before = shape::filters(now);
         shape::filters(&self.wanted).into_iter().filter(|filter| !before.contains(filter)).collect()
+    }
+
+    /// What a consumer that exists goes on to read, where it is to read less besides.
+    pub(crate) fn kept(&self) -> Option<Vec<String>> {
+        let before = self.reads();
+        let after = shape::filters(&self.wanted);
+        let kept: Vec<_> = before.iter().filter(|filter| after.contains(filter)).cloned().collect();
+        (!kept.is_empty() && kept.len() < before.len()).then_some(kept)
+    }
+
+    /// The same plan, without what it gains.
+    pub(crate) fn cut_down(mut self, kept: &[String]) -> Plan {
+        self.wanted.remove("filter_subject");
+        self.wanted.insert("filter_subjects".into(), json!(kept));
+        self
     }
 
     /// What a consumer that exists reads.
@@ -195,13 +208,14 @@ impl Bus {
             ),
             None => (format!("STREAM.{}.{stream}", verb.to_uppercase()), Value::Object(plan.wanted.clone())),
         };
-        let (what, name) = plan.named();
-        let answer: Value = self
-            .jetstream()
-            .request(subject, &request)
-            .await
-            .map_err(|error| self.unmade((what, name), &error, false))?;
-        error_of(&answer).map_or(Ok(()), |error| Err(self.unmade((what, name), &error, true)))
+        self.order(subject, &request, plan.named()).await
+    }
+
+    /// Has JetStream's API do something.
+    async fn order(&self, subject: String, request: &Value, named: (&str, &str)) -> Result<(), Fault> {
+        let answer: Result<Value, _> = self.jetstream().request(subject, request).await;
+        let answer = answer.map_err(|error| self.unmade(named, &error, false))?;
+        error_of(&answer).map_or(Ok(()), |error| Err(self.unmade(named, &error, true)))
     }
 
     /// The configuration of what stands, whole. `None`: there is none.
@@ -235,7 +249,6 @@ impl Bus {
             is_paused: answer.get("paused").and_then(Value::as_bool).unwrap_or(false),
             in_flight: number(&answer, "/num_ack_pending"),
             pending: number(&answer, "/num_pending"),
-            ack_floor: number(&answer, "/ack_floor/stream_seq"),
         }))
     }
 
@@ -262,8 +275,7 @@ impl Bus {
     /// The broker refuses or does not answer, or this identity may not.
     pub(crate) async fn pause(&self, stream: &str, durable: &str, until: Option<&str>) -> Result<(), Fault> {
         let request = until.map_or_else(|| json!({}), |until| json!({ "pause_until": until }));
-        let answer = self.ask(&format!("CONSUMER.PAUSE.{stream}.{durable}"), &request, ("consumer", durable)).await?;
-        answer.map(drop).ok_or_else(|| self.unshown(("consumer", durable), &"it does not exist any more"))
+        self.order(format!("CONSUMER.PAUSE.{stream}.{durable}"), &request, ("consumer", durable)).await
     }
 
     /// Has a consumer begin again at the first message of its stream. What is under way is forgotten.
@@ -271,9 +283,7 @@ impl Bus {
     /// # Errors
     /// The broker refuses or does not answer, or this identity may not.
     pub(crate) async fn begin_again(&self, stream: &str, durable: &str) -> Result<(), Fault> {
-        let asked = format!("CONSUMER.RESET.{stream}.{durable}");
-        let answer = self.ask(&asked, &json!({ "seq": 1 }), ("consumer", durable)).await?;
-        answer.map(drop).ok_or_else(|| self.unshown(("consumer", durable), &"it does not exist any more"))
+        self.order(format!("CONSUMER.RESET.{stream}.{durable}"), &json!({ "seq": 1 }), ("consumer", durable)).await
     }
 
     /// What a stream holds. `None`: there is no such stream.

@@ -10,7 +10,7 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, pull},
 };
 
-use super::{Bus, Pull, Pulled, read::while_elected};
+use super::{Bus, Pull, Pulled};
 use crate::{
     fault::{Code, Effect, Fault, Reason},
     gate::Unopened,
@@ -28,8 +28,8 @@ pub enum Start {
 /// Messages that are asked for at once: at most, and about how many bytes of them.
 const PAGE: usize = 512;
 const PAGE_BYTES: usize = 8 * 1024 * 1024;
-/// A reader that asks for nothing for so long loses its place.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+/// A reader that asks for nothing for so long loses its place: a job may go slowly, and a person may look at what comes.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
 /// A place in a stream.
 pub struct Following {
@@ -62,11 +62,12 @@ impl Bus {
             ..Default::default()
         };
         let context = jetstream::new(self.0.client.clone());
-        let consumer = while_elected(|| async {
-            let made = context.create_consumer_on_stream(config.clone(), stream).await;
-            made.map_err(|error| lost(stream, &error.to_string()))
-        })
-        .await?;
+        let consumer = self
+            .while_elected(stream, || async {
+                let made = context.create_consumer_on_stream(config.clone(), stream).await;
+                made.map_err(|error| lost(stream, &error.to_string()))
+            })
+            .await?;
         let info = consumer.cached_info();
         let pull = self.pull(stream, &info.name).await?;
         Ok(Following {
@@ -110,7 +111,7 @@ impl Following {
         }
     }
 
-    /// Ends it at the broker too. One that is only dropped is forgotten after a minute.
+    /// Ends it at the broker too. One that is only dropped is forgotten after a while.
     pub async fn close(self) {
         let context = jetstream::new(self.bus.0.client.clone());
         // It would go by itself; an error here harms nothing.

@@ -11,6 +11,7 @@ use async_nats::jetstream::{
 };
 use backon::{ConstantBuilder, Retryable as _};
 use futures_util::StreamExt as _;
+use tokio::time::Instant;
 
 use super::Bus;
 use crate::{
@@ -30,6 +31,8 @@ pub enum Stop {
 
 /// No message for so long: the broker went away in the middle, or the server that reads does not get what the others have.
 const SILENCE: Duration = Duration::from_secs(10);
+/// How long a cluster may take to elect a leader, about.
+const ELECTION: Duration = Duration::from_secs(6);
 /// No message for so long: perhaps the last one was taken away meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -100,7 +103,7 @@ impl Bus {
     /// # Errors
     /// The broker can't be reached, or this identity may not read.
     pub async fn last_sequence_on(&self, stream: &str, filter: &str) -> Result<Option<u64>, Fault> {
-        let last = while_elected(|| self.last_on(stream, filter)).await?;
+        let last = self.while_elected(stream, || self.last_on(stream, filter)).await?;
         Ok(last.and_then(|message| message.open().envelope.delivery).map(|delivery| delivery.sequence))
     }
 
@@ -110,7 +113,7 @@ impl Bus {
         (deliver_policy, headers_only): (DeliverPolicy, bool),
         each: impl FnMut(Unopened) -> Stop,
     ) -> Result<(), Fault> {
-        let last = while_elected(|| self.last_on(stream, filter)).await?;
+        let last = self.while_elected(stream, || self.last_on(stream, filter)).await?;
         let Some(last) = last.and_then(|message| message.open().envelope.delivery) else { return Ok(()) };
         let begins_later = begins_after(&deliver_policy, &last);
         let config = pull::Config {
@@ -123,11 +126,12 @@ impl Bus {
             ..Default::default()
         };
         let context = jetstream::new(self.0.client.clone());
-        let consumer = while_elected(|| async {
-            let made = context.create_consumer_on_stream(config.clone(), stream).await;
-            made.map_err(|error| unreadable(stream, &error))
-        })
-        .await?;
+        let consumer = self
+            .while_elected(stream, || async {
+                let made = context.create_consumer_on_stream(config.clone(), stream).await;
+                made.map_err(|error| unreadable(stream, &error))
+            })
+            .await?;
         if !begins_later || consumer.cached_info().num_pending > 0 {
             let messages = consumer.stream().max_messages_per_batch(1000).messages().await;
             let messages = messages.map_err(|error| unreadable(stream, &error))?;
@@ -137,6 +141,23 @@ impl Bus {
         // It would go by itself after its threshold; an error here harms nothing.
         let _ = context.delete_consumer_from_stream(&name, stream).await;
         Ok(())
+    }
+
+    /// Asks again for a while where nobody could answer: in a cluster a stream has no leader for a moment when a server goes or
+    /// comes. Who may not ask is told so.
+    pub(super) async fn while_elected<T, F>(&self, stream: &str, ask: impl FnMut() -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        let until = Instant::now() + ELECTION;
+        let again = |fault: &Fault| {
+            let is_away = fault.reason() == Reason::BusUnavailable;
+            is_away && Instant::now() < until && self.denied(stream).is_none()
+        };
+        let delays = ConstantBuilder::default().with_delay(Duration::from_millis(250)).without_max_times();
+        let answer = ask.retry(delays).when(again).await;
+        answer
+            .map_err(|fault| self.denied(stream).filter(|_| fault.reason() == Reason::BusUnavailable).unwrap_or(fault))
     }
 
     /// Reads until the message at `last`, or a later one, was there; or until `each` says stop.
@@ -157,7 +178,9 @@ impl Bus {
                 Err(_) => {
                     silence += LOOK_AGAIN;
                     // What was the last may have been taken away; what came after it comes too.
-                    last = last.min(self.last_sequence_on(stream, filter).await?.unwrap_or(0));
+                    let there =
+                        self.last_on(stream, filter).await?.and_then(|message| message.open().envelope.delivery);
+                    last = last.min(there.map_or(0, |delivery| delivery.sequence));
                     continue;
                 }
             };
@@ -170,15 +193,6 @@ impl Bus {
         }
         Ok(())
     }
-}
-
-/// Asks again for a while where nobody could answer: in a cluster a stream has no leader for a moment when a server goes or comes.
-pub(super) async fn while_elected<T, F>(ask: impl FnMut() -> F) -> Result<T, Fault>
-where
-    F: Future<Output = Result<T, Fault>>,
-{
-    let delays = ConstantBuilder::default().with_delay(Duration::from_millis(250)).with_max_times(24);
-    ask.retry(delays).when(|fault: &Fault| fault.reason() == Reason::BusUnavailable).await
 }
 
 /// Whether what is asked for begins after the last message.

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     contract::Repeat,
     dead_letter::letter_id,
-    delayed::{shortened, stored_at},
+    delayed::{attempts_of, shortened, stored_at},
     envelope::{Delivery, Envelope, TraceContext},
     fault::{Code, Effect, Fault, Reason, crash_point},
     policy::inbox::{self, Begin, Now, Start},
@@ -82,7 +82,7 @@ impl Worker {
     pub(super) fn is_remembered(&self, envelope: &Envelope) -> bool {
         // A copy may have been begun before it was put aside; that matters when its key may be forgotten.
         let is_late = || envelope.note.lane.is_some() && self.is_key_forgotten(envelope);
-        deliveries(envelope) > 1 || self.is_always_remembered(envelope) || is_late()
+        deliveries(envelope) > 1 || self.is_always_remembered(envelope) || is_late() || is_in_doubt(envelope)
     }
 
     fn is_always_remembered(&self, envelope: &Envelope) -> bool {
@@ -121,10 +121,11 @@ impl Worker {
         loop {
             let record = found.as_ref().map(|(record, _)| record);
             let revision = found.as_ref().map_or(0, |(_, revision)| *revision);
+            let now = self.now(&trial, delivery, since);
             let verdict = match (written, record) {
                 // Its own start: its handler was not begun.
                 (Some(start), Some(record)) if record.by == by => Begin::Start(start),
-                _ => inbox::begin(&self.settings.inbox_rule, record, &self.now(&trial, delivery, since)),
+                _ => inbox::begin(&self.settings.inbox_rule, record, &now),
             };
             let start = match verdict {
                 Begin::Wait => {
@@ -153,6 +154,10 @@ impl Worker {
                 }
                 Begin::Start(start) => start,
             };
+            if start.begun {
+                let begun_at_ms = record.map_or(now.at_ms, |record| record.at_ms);
+                doubt(&mut trial, begun_at_ms);
+            }
             if let Some(ended) = &instead {
                 match self.end_unbegun(&trial, (&key, revision), start, ended).await {
                     Ok(Some(ended)) => return ended,
@@ -306,18 +311,31 @@ impl Worker {
         record.set_state(State::HandedBack);
         record.deliveries = delivery.deliveries;
         let repeat = self.work.repeat(envelope);
+        let never_heard_of = |record: &mut InboxRecord| {
+            // Somebody had it before who left no word: going back acquits it of nothing.
+            record.ended_beside += 1;
+            record.begun |= !self.is_always_remembered(envelope);
+        };
         let written = async {
+            let mut before = record.clone();
+            if delivery.deliveries > 1 {
+                never_heard_of(&mut record);
+            }
             let kept = self.kept_for(&record, repeat).map(|kept| kept.max(HORIZON));
             let first = self.store.put(&key, record.encode_to_vec().into(), 0, kept).await;
             if !matches!(first, Ok(Written::Conflict)) {
                 return;
             }
             let Ok(Some(entry)) = self.store.get(&key).await else { return };
-            let Ok(before) = InboxRecord::decode(entry.value) else { return };
-            let same = before.stream == record.stream && before.sequence == record.sequence;
-            if same && before.state() == State::HandedBack {
-                (record.ended_alone, record.ended_beside) = (before.ended_alone, before.ended_beside);
-                record.begun |= before.begun;
+            let Ok(there) = InboxRecord::decode(entry.value) else { return };
+            let same = there.stream == record.stream && there.sequence == record.sequence;
+            if same && there.state() == State::HandedBack {
+                std::mem::swap(&mut record, &mut before);
+                (record.ended_alone, record.ended_beside) = (there.ended_alone, there.ended_beside);
+                record.begun |= there.begun;
+                if there.deliveries + 1 < delivery.deliveries {
+                    never_heard_of(&mut record);
+                }
                 let kept = self.kept_for(&record, repeat).map(|kept| kept.max(HORIZON));
                 // Without it the delivery is looked at alone, which costs time and nothing else.
                 let _ = self.store.put(&key, record.encode_to_vec().into(), entry.revision, kept).await;
@@ -427,6 +445,33 @@ impl Worker {
 
 pub(super) fn deliveries(envelope: &Envelope) -> u64 {
     envelope.delivery.as_ref().map_or(0, |delivery| delivery.deliveries)
+}
+
+/// Whether a copy carries along that an earlier start of the same attempt left no word.
+fn is_in_doubt(envelope: &Envelope) -> bool {
+    let in_doubt = |attempts: &v1::Attempts| attempts.attempts.last().is_some_and(|last| is_doubt(last, envelope));
+    envelope.note.lane.is_some() && in_doubt(&attempts_of(envelope))
+}
+
+fn is_doubt(attempt: &v1::Attempt, envelope: &Envelope) -> bool {
+    let is_unknown = |fault: &v1::Fault| fault.reason == Reason::OutcomeUnknown.code();
+    attempt.number == envelope.attempt() && attempt.fault.as_ref().is_some_and(is_unknown)
+}
+
+/// Writes down among its attempts that it was begun before and left no word. Its letter says so then, whatever comes after it.
+fn doubt(trial: &mut Trial<'_>, begun_at_ms: i64) {
+    let envelope = trial.envelope;
+    if trial.attempts.attempts.iter().any(|attempt| is_doubt(attempt, envelope)) {
+        return;
+    }
+    let message = "its process ended, or was cut off, and left no word of it";
+    let fault = Fault::new(Code::Unknown, Effect::Unknown, Reason::OutcomeUnknown, message);
+    trial.attempts.attempts.push(v1::Attempt {
+        number: envelope.attempt(),
+        started_at_ms: begun_at_ms,
+        fault: Some((&fault).into()),
+        ..v1::Attempt::default()
+    });
 }
 
 fn original(envelope: &Envelope) -> u64 {

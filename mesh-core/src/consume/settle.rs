@@ -15,7 +15,7 @@ use crate::{
     clock::patient_delays,
     dead_letter, delayed,
     envelope::Envelope,
-    fault::{Fault, crash_point},
+    fault::{Effect, Fault, crash_point},
     subject::OUTCOME_STREAM,
     telemetry::metrics::How,
 };
@@ -43,7 +43,11 @@ impl Worker {
         started: Instant,
     ) -> bool {
         let (ended, attempts) = ended;
-        let may_have_begun = !matches!(ended, Ended::HandedBack | Ended::PutAside { .. });
+        let may_have_begun = match &ended {
+            Ended::HandedBack | Ended::PutAside { .. } => false,
+            Ended::DeadLetter(fault) => fault.effect() != Effect::None,
+            _ => true,
+        };
         // What is rare stands on the heap: an attempt's future stays small.
         let (how, handed_over) = match ended {
             Ended::HandedBack | Ended::CutOff => (How::Release, Err(GivenUp)),

@@ -125,7 +125,8 @@ pub async fn find_each(bus: &Bus, ids: &[impl AsRef<str>]) -> Result<Vec<Letter>
         let others = fitting.count();
         if others > 0 {
             let count = others + 1;
-            return Err(missing(format!("the ids of {count} letters begin with {id:?}: give more of it")));
+            let at_least = if count < SEVERAL { "" } else { "at least " };
+            return Err(missing(format!("the ids of {at_least}{count} letters begin with {id:?}: give more of it")));
         }
         if found.iter().all(|known| known.letter.id != letter.letter.id) {
             found.push(letter.clone());

@@ -14,7 +14,7 @@ use crate::{
     bus::{Bus, Plan, UnderWay},
     clock::rfc3339,
     fault::{Code, Effect, Fault, Reason},
-    policy::compile::ConsumerSpec,
+    policy::{compile::ConsumerSpec, reconcile::ConsumerView},
 };
 
 /// How long the pause lasts if nobody ends it.
@@ -24,32 +24,34 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long one look at the consumer comes after the other.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// Changes a consumer of queued work that is to read more than it does. `others`: the other consumers of its stream.
+/// Changes a consumer of queued work that is to read more than it does.
 ///
 /// # Errors
-/// The broker refuses, or what is under way does not end: then the consumer is as it was. Applying again is safe.
-pub(super) async fn serve_more(
-    bus: &Bus,
-    spec: &ConsumerSpec,
-    plan: &Plan,
-    others: &[&ConsumerSpec],
-) -> Result<(), Fault> {
+/// The broker refuses, another consumer reads the same still, or what is under way does not end: then the consumer is as it was.
+/// Applying again is safe.
+pub(super) async fn serve_more(bus: &Bus, spec: &ConsumerSpec, plan: &Plan) -> Result<(), Fault> {
+    let queue = Queue { bus, spec, limit: Instant::now() + PATIENCE };
+    let gained = plan.gained();
+    queue.check_others(&gained).await?;
     let until_ms = bus.gate().clock().now_ms().saturating_add(i64::try_from(PAUSE.as_millis()).unwrap_or(i64::MAX));
     let ConsumerSpec { stream, durable, .. } = spec;
-    bus.pause(stream, durable, Some(&rfc3339(until_ms))).await.map_err(with_rights)?;
-    let queue = Queue { bus, spec, others, limit: Instant::now() + PATIENCE };
     let served = async {
-        queue.begin_again(&plan.gained(), &plan.reads()).await?;
+        bus.pause(stream, durable, Some(&rfc3339(until_ms))).await.map_err(with_rights)?;
+        queue.begin_again(&gained, &plan.reads()).await?;
         bus.carry_out(plan).await
     };
     let done = served.await;
     // What the operator paused stays so.
-    let resumed = bus.pause(stream, durable, plan.paused_until()).await;
-    done.and(resumed)
+    if let Err(fault) = bus.pause(stream, durable, plan.paused_until()).await {
+        tracing::warn!(%fault, stream, durable, "it is not said that it goes on: it does so by itself within a minute");
+    }
+    done
 }
 
-/// A right that is missing shows as an answer that does not come.
 fn with_rights(fault: Fault) -> Fault {
+    if fault.reason() != Reason::AccessDenied {
+        return fault;
+    }
     let message = format!(
         "{}; who applies needs the rights to pause and reset consumers, which users made by an older mesh keys lack",
         fault.message()
@@ -60,7 +62,6 @@ fn with_rights(fault: Fault) -> Fault {
 struct Queue<'a> {
     bus: &'a Bus,
     spec: &'a ConsumerSpec,
-    others: &'a [&'a ConsumerSpec],
     limit: Instant,
 }
 
@@ -76,16 +77,35 @@ impl Queue<'_> {
         if held == 0 {
             return Ok(());
         }
+        // Another one may have read the same until now.
+        while let Some(other) = self.others().await?.iter().find(|it| it.in_flight > 0 && it.ack_floor < last) {
+            self.again(&format!("deliveries of {} are under way", other.durable)).await?;
+        }
         while !self.is_quiet(reads).await? {
             self.again("deliveries of it are under way or were given up").await?;
         }
-        // Another one may have read the same until now.
-        for other in self.others {
-            while self.look(other).await?.is_some_and(|it| it.in_flight > 0 && it.ack_floor < last) {
-                self.again(&format!("deliveries of {} are under way", other.durable)).await?;
-            }
-        }
         self.bus.begin_again(stream, durable).await
+    }
+
+    /// Every other consumer of the stream, whoever declared it.
+    async fn others(&self) -> Result<Vec<ConsumerView>, Fault> {
+        let mut all = self.bus.consumer_views(&self.spec.stream).await?;
+        all.retain(|view| view.durable != self.spec.durable);
+        Ok(all)
+    }
+
+    /// Two that read the same would both be given it: a cluster allows that.
+    async fn check_others(&self, gained: &[String]) -> Result<(), Fault> {
+        let others = self.others().await?;
+        let Some(other) = others.iter().find(|it| it.filters.iter().any(|filter| gained.contains(filter))) else {
+            return Ok(());
+        };
+        let (ConsumerSpec { stream, durable, .. }, reads) = (self.spec, &other.durable);
+        let message = format!(
+            "{durable} is to serve what {reads} on {stream} reads still, and was left as it was: declare {reads} without it, or \
+             delete that consumer (nats consumer rm {stream} {reads}), then apply again"
+        );
+        Err(Fault::new(Code::FailedPrecondition, Effect::None, Reason::PublishRefused, message))
     }
 
     async fn look(&self, spec: &ConsumerSpec) -> Result<Option<UnderWay>, Fault> {
@@ -96,6 +116,10 @@ impl Queue<'_> {
     /// the stream, so the messages are counted. One that comes between both looks is counted once: then another look says it.
     async fn is_quiet(&self, reads: &[String]) -> Result<bool, Fault> {
         let Some(now) = self.look(self.spec).await? else { return Ok(true) };
+        // A pause ends by the broker's clock: what is delivered from then on would come twice.
+        if !now.is_paused || Instant::now() >= self.limit {
+            return Ok(false);
+        }
         Ok(now.in_flight == 0 && self.bus.held_on(&self.spec.stream, reads).await?.0 == now.pending)
     }
 

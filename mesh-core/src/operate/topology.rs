@@ -56,6 +56,8 @@ pub struct Applied {
     pub topology: Topology,
     /// What was changed of those that stood before.
     pub changes: Vec<Change>,
+    /// Consumers of queued work that are as they were, since what is under way did not end; and why. To be applied again.
+    pub waiting: Vec<Fault>,
 }
 
 /// Makes every stream and consumer what the declarations say, whether it exists or not. What nobody declares stays as it
@@ -80,18 +82,42 @@ pub async fn apply(bus: &Bus, declarations: &[Declaration], limits: &StreamLimit
         most.into_iter().for_each(|replicas| plan.beside(replicas));
         bus.carry_out(plan).await?;
     }
+    let waiting = apply_consumers(bus, &topology, (limits, &mut changes)).await?;
+    Ok(Applied { topology, changes, waiting })
+}
+
+/// First those that are to read less, then whoever may read that instead: nobody reads what another one reads still.
+async fn apply_consumers(
+    bus: &Bus,
+    topology: &Topology,
+    (limits, changes): (&StreamLimits, &mut Vec<Change>),
+) -> Result<Vec<Fault>, Fault> {
+    for spec in &topology.consumers {
+        let plan = bus.plan_consumer(spec, limits).await?;
+        if let Some(kept) = plan.kept() {
+            let less = plan.cut_down(&kept);
+            bus.carry_out(&less).await?;
+            changes.extend(less.changes());
+        }
+    }
+    let (mut gaining, mut waiting) = (Vec::new(), Vec::new());
     for spec in &topology.consumers {
         let plan = bus.plan_consumer(spec, limits).await?;
         if topology.work_streams().contains(spec.stream.as_str()) && !plan.gained().is_empty() {
-            let is_other = |other: &&ConsumerSpec| other.stream == spec.stream && other.durable != spec.durable;
-            let others: Vec<_> = topology.consumers.iter().filter(is_other).collect();
-            Box::pin(served::serve_more(bus, spec, &plan, &others)).await?;
+            gaining.push((spec, plan));
         } else {
             bus.carry_out(&plan).await?;
+            changes.extend(plan.changes());
         }
-        changes.extend(plan.changes());
     }
-    Ok(Applied { topology, changes })
+    for (spec, plan) in gaining {
+        // One that can't begin again now keeps no other from what it needs.
+        match Box::pin(served::serve_more(bus, spec, &plan)).await {
+            Ok(()) => changes.extend(plan.changes()),
+            Err(fault) => waiting.push(fault),
+        }
+    }
+    Ok(waiting)
 }
 
 /// Nobody loses copies or what is older because they left a word out or gave a wrong one.

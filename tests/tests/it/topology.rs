@@ -26,6 +26,7 @@ use crate::{
 const EVENTS: &str = "mesh1-event-orders";
 const WORK: &str = "mesh1-work-shop-payments-v1-Payments";
 const WORKER: &str = "bank_shop-payments-v1-payments";
+const AGENT: &str = "agent_shop-payments-v1-payments";
 const DAY: Duration = Duration::from_secs(86400);
 
 async fn config(jetstream: &JetStream, stream: &str) -> stream::Config {
@@ -127,8 +128,12 @@ async fn three_copies_stay_three_and_a_stream_that_comes_later_has_three() {
 
 /// What a service serves of the payments.
 fn serving(methods: &[&str]) -> Declaration {
+    served_by("bank", methods)
+}
+
+fn served_by(service: &str, methods: &[&str]) -> Declaration {
     let serves = methods.iter().map(|method| (PAYMENTS.to_owned(), (*method).to_owned())).collect();
-    Declaration { serves, ..declaration("bank") }
+    Declaration { serves, ..declaration(service) }
 }
 
 async fn queue(bus: &Bus, method: &str, id: &str) {
@@ -140,7 +145,15 @@ async fn queue(bus: &Bus, method: &str, id: &str) {
 
 /// Takes `many` deliveries; the ids of what came.
 async fn take(jetstream: &JetStream, many: usize) -> (Vec<String>, Vec<async_nats::jetstream::Message>) {
-    let consumer: PullConsumer = jetstream.get_consumer_from_stream(WORKER, WORK).await.unwrap();
+    take_of(jetstream, WORKER, many).await
+}
+
+async fn take_of(
+    jetstream: &JetStream,
+    durable: &str,
+    many: usize,
+) -> (Vec<String>, Vec<async_nats::jetstream::Message>) {
+    let consumer: PullConsumer = jetstream.get_consumer_from_stream(durable, WORK).await.unwrap();
     let came = consumer.fetch().max_messages(many).expires(Duration::from_secs(5)).messages().await.unwrap();
     let came: Vec<_> = came.try_collect().await.unwrap();
     let id = |message: &async_nats::jetstream::Message| {
@@ -249,11 +262,49 @@ async fn a_delivery_that_does_not_end_keeps_a_consumer_as_it_was() {
     let (ids, came) = take(&jetstream, 1).await;
     assert_eq!(ids, ["c1"]);
     let declared = [serving(&["Charge", "Refund"])];
-    let fault = topology::apply(bus, &declared, &StreamLimits::default()).await.unwrap_err();
+    let applied = topology::apply(bus, &declared, &StreamLimits::default()).await.unwrap();
+    let [fault] = applied.waiting.as_slice() else { panic!("{applied:?}") };
     assert_eq!((fault.code(), fault.effect()), (Code::Unavailable, Effect::None), "{fault}");
     let info = jetstream.get_stream(WORK).await.unwrap().consumer_info(WORKER).await.unwrap();
     assert!(!info.paused && info.num_ack_pending == 1 && info.config.filter_subjects.len() < 2, "{info:?}");
     accept(came).await;
-    topology::apply(bus, &declared, &StreamLimits::default()).await.unwrap();
+    let applied = topology::apply(bus, &declared, &StreamLimits::default()).await.unwrap();
+    assert_eq!(applied.waiting, []);
     assert_eq!(take(&jetstream, 1).await.0, ["r1"]);
+}
+
+/// A method moves to a service whose name comes first, while its old one has one in hand. Servers of a cluster would let both read it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_method_that_moves_is_given_to_nobody_while_another_one_has_it() {
+    let limits = StreamLimits::default();
+    let declared = [served_by("agent", &["Ship"]), serving(&["Charge", "Refund"])];
+    let cluster = TestCluster::of(&declared, &limits).await.unwrap();
+    let operator = cluster.connect("operator").await.unwrap();
+    let (bus, jetstream) = (operator.bus(), cluster.jetstream().await.unwrap());
+    queue(bus, "Refund", "r1").await;
+    queue(bus, "Refund", "r2").await;
+    let (ids, came) = take(&jetstream, 1).await;
+    assert_eq!(ids, ["r1"]);
+
+    // Who is not declared any more reads it still.
+    let alone = [served_by("agent", &["Ship", "Refund"])];
+    let applied = topology::apply(bus, &alone, &StreamLimits::default()).await.unwrap();
+    let [fault] = applied.waiting.as_slice() else { panic!("{applied:?}") };
+    assert!(fault.message().contains(&format!("what {WORKER} on {WORK} reads still")), "{fault}");
+
+    let moved = [served_by("agent", &["Ship", "Refund"]), serving(&["Charge"])];
+    let settle = async {
+        let stream = jetstream.get_stream(WORK).await.unwrap();
+        eventually("the pause", || async { stream.consumer_info(AGENT).await.unwrap().paused.then_some(()) }).await;
+        accept(came).await;
+    };
+    let (applied, ()) = tokio::join!(topology::apply(bus, &moved, &limits), settle);
+    assert_eq!(applied.unwrap().waiting, []);
+    let (ids, came) = take_of(&jetstream, AGENT, 1).await;
+    assert_eq!(ids, ["r2"], "and not the one that was in hand");
+    accept(came).await;
+    for durable in [AGENT, WORKER] {
+        let state = bus.consumer_state(WORK, durable).await.unwrap().unwrap();
+        assert_eq!((state.pending, state.in_flight), (0, 0), "{durable}");
+    }
 }

@@ -191,6 +191,8 @@ impl Term {
         let worker = &self.ordered.worker;
         let (ended, attempts) = match tried {
             Tried::Ended(ended) => ended,
+            // It did not go on though it is to: all that is here comes again, this one first.
+            Tried::HandedBack if !self.begins_no_more() => return Err(Lost),
             Tried::HandedBack => return Ok(Report::HandedBack),
             Tried::LetterAgain => {
                 self.ack(&turn.reply).await;
@@ -203,10 +205,10 @@ impl Term {
             // An ordered consumer puts nothing aside that it has not begun.
             Ended::Again { .. } | Ended::PutAside { .. } => Ending::Again,
             Ended::DeadLetter(_) => Ending::Letter(self.letter_id(envelope, letter)),
-            Ended::HandedBack | Ended::CutOff => return Ok(Report::HandedBack),
-            // Nobody else writes what the owner remembers, unless it is owner no more: all that is here comes again.
-            Ended::TakenOver if !self.begins_no_more() => return Err(Lost),
-            Ended::TakenOver => return Ok(Report::HandedBack),
+            // Nobody else writes what the owner remembers, unless it is owner no more or the same id came with another key: all
+            // that is here comes again. The same where it was not gone on with, by an owner that was not sure of it for a moment.
+            Ended::HandedBack | Ended::CutOff | Ended::TakenOver if !self.begins_no_more() => return Err(Lost),
+            Ended::HandedBack | Ended::CutOff | Ended::TakenOver => return Ok(Report::HandedBack),
             Ended::Overtaken => Ending::Done,
         };
         if *is_blocked || ending != Ending::Done {

@@ -268,6 +268,8 @@ impl Runner {
                 Next::Wait => break,
             }
         }
+        // What was put aside just now is looked at again soon.
+        wake = self.queue.look_aside(self.progress.read_to()).map_or(wake, |again| wake.min(again));
         if self.is_walked && self.queue.is_empty() {
             self.queue.end();
         }

@@ -76,11 +76,11 @@ impl Rescue<'_> {
         let each = |message: Unopened| {
             let record = v1::LetterRecord::decode(message.open().envelope.payload).ok().and_then(|it| it.record);
             if let Some(Record::Captured(letter)) = record {
-                // On a lane, the broker speaks of the copy.
+                // Of what failed on a lane the broker speaks of the copy, or of an original whose acknowledgement was lost.
                 let of_source = letter.source.map(|of| (of.stream, of.sequence));
-                let place = letter.copy.map(|of| (of.stream, of.sequence)).or(of_source);
-                found =
-                    place.is_some_and(|(stream, sequence)| (&stream, sequence) == (&notice.stream, notice.sequence));
+                let of_copy = letter.copy.map(|of| (of.stream, of.sequence));
+                let is_its = |(stream, sequence)| (&stream, sequence) == (&notice.stream, notice.sequence);
+                found = [of_source, of_copy].into_iter().flatten().any(is_its);
             }
             if found { Stop::Yes } else { Stop::No }
         };

@@ -3,12 +3,6 @@
 //! What is read is the newest record of each letter, in the order of the stream. For most that is their capture, which is the
 //! whole letter; of the others the records before it are read, some letters at a time.
 
-use std::{
-    collections::HashSet,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-    time::Duration,
-};
-
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use mesh_proto::v1::{self, letter_record::Record};
 use prost::Message as _;
@@ -24,8 +18,6 @@ use crate::{
 
 /// Letters whose records are read at once.
 const AT_ONCE: usize = 32;
-/// How long a server of the broker may take to get what the others have.
-const CATCHES_UP: Duration = Duration::from_secs(10);
 
 /// What was said of one letter.
 #[derive(Debug)]
@@ -36,7 +28,7 @@ pub enum Sifted {
     Unclear(String),
 }
 
-/// The letters that are meant, in the order of their newest records.
+/// The letters that are meant, in the order of their newest records. An error may come last: then some of them may be old.
 pub fn sift<'a>(bus: &'a Bus, selector: &'a Selector) -> impl Stream<Item = Result<Sifted, Fault>> + 'a {
     each(bus, selector).try_filter_map(|(answer, whole)| async move {
         Ok(match answer {
@@ -71,15 +63,14 @@ fn each<'a>(bus: &'a Bus, selector: &'a Selector) -> impl Stream<Item = Result<(
         .try_filter_map(|found| async { Ok(found) })
 }
 
-/// The newest record of each letter, as one of the stream's servers has them, until the last one that its leader named.
+/// The newest record of each letter, as one of the stream's servers has them. If the last one that the leader named was not among
+/// them, that server was behind the others, and what it said of letters may be old.
 struct Walk {
     following: Following,
     /// Of those that were there when it began.
     left: u64,
     last: u64,
     read_to: u64,
-    /// A server that was behind has newer records of them, later.
-    seen: HashSet<(u64, u64)>,
 }
 
 impl Walk {
@@ -89,38 +80,20 @@ impl Walk {
         let Some(last) = bus.last_sequence_on(DEAD_LETTER_STREAM, &subject).await? else { return Ok(None) };
         let following = bus.follow_from(DEAD_LETTER_STREAM, vec![subject], Start::NewestOfEach).await?;
         let left = following.stored();
-        Ok(Some(Walk { following, left, last, read_to: 0, seen: HashSet::new() }))
+        Ok(Some(Walk { following, left, last, read_to: 0 }))
     }
 
     async fn step(walk: Option<Walk>) -> Result<Option<(Envelope, Option<Walk>)>, Fault> {
         let Some(mut walk) = walk else { return Ok(None) };
-        while walk.left > 0 || walk.read_to < walk.last {
-            let next = walk.following.next();
-            let message = if walk.left > 0 {
-                next.await?
-            } else {
-                tokio::time::timeout(CATCHES_UP, next).await.map_err(|_| behind())??
-            };
-            walk.left = walk.left.saturating_sub(1);
-            let envelope = message.open().envelope;
-            walk.read_to = envelope.delivery.as_ref().map_or(walk.read_to, |delivery| delivery.sequence);
-            if walk.seen.insert(two_hashes(&envelope.subject)) {
-                return Ok(Some((envelope, Some(walk))));
-            }
+        if walk.left == 0 {
+            walk.following.close().await;
+            return if walk.read_to < walk.last { Err(behind()) } else { Ok(None) };
         }
-        walk.following.close().await;
-        Ok(None)
+        walk.left -= 1;
+        let envelope = walk.following.next().await?.open().envelope;
+        walk.read_to = envelope.delivery.as_ref().map_or(walk.read_to, |delivery| delivery.sequence);
+        Ok(Some((envelope, Some(walk))))
     }
-}
-
-/// Enough to tell a million subjects apart, in 16 bytes each.
-fn two_hashes(text: &str) -> (u64, u64) {
-    let hash = |salt: u8| {
-        let mut hasher = DefaultHasher::new();
-        (salt, text).hash(&mut hasher);
-        hasher.finish()
-    };
-    (hash(0), hash(1))
 }
 
 /// A letter and its records.

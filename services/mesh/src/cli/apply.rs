@@ -9,7 +9,7 @@ use mesh_core::{
 };
 use serde_json::{Value, json};
 
-use super::{Failure, GlobalArgs, Output, Status, arguments::ApplyArgs, check, contracts, place::Place};
+use super::{Failure, GlobalArgs, Output, Status, arguments::ApplyArgs, check, contracts, failure, place::Place};
 
 pub(super) async fn run(args: ApplyArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let catalog = contracts::catalog(global)?;
@@ -23,7 +23,13 @@ pub(super) async fn run(args: ApplyArgs, global: &GlobalArgs, output: &Output) -
     let limits = StreamLimits { replicas: replicas.map(usize::from), event_age, may_lower, ..StreamLimits::default() };
     let applied = topology::apply(&bus, &file.declarations, &limits).await;
     bus.close().await;
-    show(&applied.map_err(advised)?, output)
+    let applied = applied.map_err(advised)?;
+    show(&applied, output)?;
+    let mut status = Status::Ok;
+    for fault in &applied.waiting {
+        status = failure::show(output, &fault.clone().into());
+    }
+    Ok(status)
 }
 
 /// Only here it is known which words were meant.
@@ -35,14 +41,14 @@ fn advised(fault: Fault) -> anyhow::Error {
     Failure::new(fault, help).into()
 }
 
-fn show(Applied { topology, changes }: &Applied, output: &Output) -> anyhow::Result<Status> {
+fn show(Applied { topology, changes, .. }: &Applied, output: &Output) -> anyhow::Result<()> {
     if output.is_json() {
         let streams: Vec<_> = topology.streams.iter().map(|spec| &spec.name).collect();
         let consumers: Vec<_> =
             topology.consumers.iter().map(|spec| json!({ "stream": spec.stream, "name": spec.durable })).collect();
         let changes: Vec<_> = changes.iter().map(change).collect();
         output.json(&json!({ "streams": streams, "consumers": consumers, "changes": changes }))?;
-        return Ok(Status::Ok);
+        return Ok(());
     }
     for spec in &topology.streams {
         output.line(&format!("stream    {}", spec.name))?;
@@ -54,7 +60,7 @@ fn show(Applied { topology, changes }: &Applied, output: &Output) -> anyhow::Res
         let what = consumer.as_ref().map_or_else(|| stream.clone(), |durable| format!("{durable} on {stream}"));
         output.line(&format!("changed   {what}: {field} {from} -> {to}"))?;
     }
-    Ok(Status::Ok)
+    Ok(())
 }
 
 fn change(change: &Change) -> Value {

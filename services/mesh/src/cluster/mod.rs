@@ -165,7 +165,12 @@ async fn make(context: &ClusterContext, file: &MeshFile) -> Result<Topology, Fau
     let bus = connect(context, MAKER).await?;
     let applied = topology::apply(&bus, &file.declarations, &StreamLimits::default()).await;
     bus.close().await;
-    applied.map(|applied| applied.topology)
+    let applied = applied?;
+    for fault in &applied.waiting {
+        // Nobody is there yet who could end what is under way: what stands does its work, and the next start asks again.
+        tracing::warn!(%fault, "a consumer is as it was before");
+    }
+    Ok(applied.topology)
 }
 
 /// What went wrong with the engine, as a fault.

@@ -3,7 +3,7 @@
 use std::{
     io::{BufWriter, Write},
     os::unix::fs::OpenOptionsExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::pin,
 };
 
@@ -12,9 +12,10 @@ use bytes::Bytes;
 use clap::Args;
 use futures_util::TryStreamExt as _;
 use mesh_core::{
+    bus::Bus,
     contract::Catalog,
     dead_letter::Letter,
-    operate::letters::{self, History},
+    operate::letters::{self, History, Selector},
     proto::v1,
 };
 use prost::Message as _;
@@ -45,21 +46,13 @@ pub(super) async fn run(args: ExportArgs, global: &GlobalArgs, output: &Output) 
     let catalog = contracts::catalog(global)?;
     let selector = args.filters.selector(Wanted::All, global)?;
     let bus = Place::find(global)?.connect().await?;
-    let (mut count, mut gone) = (0, 0);
-    let mut out: Box<dyn Write> = match &args.to {
-        Some(path) => Box::new(BufWriter::new(create(path)?)),
-        None => Box::new(BufWriter::new(std::io::stdout().lock())),
+    let what = What { bus: &bus, selector: &selector, catalog: &catalog, reveal: args.reveal };
+    let written = match &args.to {
+        Some(path) => what.write_file(path).await,
+        None => what.write(std::io::stdout().lock()).await,
     };
-    let mut histories = pin!(letters::export(&bus, &selector));
-    while let Some(mut history) = histories.try_next().await? {
-        // One after the other: what lies apart is large.
-        let (apart, missing) = letters::take_along(&bus, &history).await?;
-        (history.apart, gone, count) = (apart, gone + missing, count + 1);
-        serde_json::to_writer(&mut out, &line(&history, &catalog, args.reveal)?)?;
-        out.write_all(b"\n")?;
-    }
     bus.close().await;
-    out.flush()?;
+    let (count, gone) = written?;
     if gone > 0 {
         let gone = counted(gone as u64, "payload");
         mention(&format!("note: {gone} that lay apart can't be found any more (MESH-0031): exported without"));
@@ -69,7 +62,50 @@ pub(super) async fn run(args: ExportArgs, global: &GlobalArgs, output: &Output) 
     Ok(Status::Ok)
 }
 
-fn create(path: &std::path::Path) -> Result<std::fs::File, Failure> {
+/// What is written.
+struct What<'a> {
+    bus: &'a Bus,
+    selector: &'a Selector,
+    catalog: &'a Catalog,
+    reveal: bool,
+}
+
+impl What<'_> {
+    /// Under another name first: what has the name is whole.
+    async fn write_file(&self, path: &Path) -> anyhow::Result<(u64, usize)> {
+        let mut part = path.to_owned().into_os_string();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        create(path)?;
+        let written = match create(&part) {
+            Ok(file) => self.write(file).await,
+            Err(failure) => Err(failure.into()),
+        };
+        let ended = written.and_then(|counts| Ok(std::fs::rename(&part, path).map(|()| counts)?));
+        if ended.is_err() {
+            // Nothing of them is worth keeping; that they can't be taken away harms less than what is said already.
+            let _ = (std::fs::remove_file(path), std::fs::remove_file(&part));
+        }
+        ended
+    }
+
+    /// How many letters were written, and how many payloads that lay apart are gone.
+    async fn write(&self, to: impl Write) -> anyhow::Result<(u64, usize)> {
+        let (mut out, mut count, mut gone) = (BufWriter::new(to), 0, 0);
+        let mut histories = pin!(letters::export(self.bus, self.selector));
+        while let Some(mut history) = histories.try_next().await? {
+            // One after the other: what lies apart is large.
+            let (apart, missing) = letters::take_along(self.bus, &history).await?;
+            (history.apart, gone, count) = (apart, gone + missing, count + 1);
+            serde_json::to_writer(&mut out, &line(&history, self.catalog, self.reveal)?)?;
+            out.write_all(b"\n")?;
+        }
+        out.flush()?;
+        Ok((count, gone))
+    }
+}
+
+fn create(path: &Path) -> Result<std::fs::File, Failure> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true).mode(0o600).open(path).map_err(|error| {
         let message = format!("{} can't be made: {error}", path.display());

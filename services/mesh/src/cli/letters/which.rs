@@ -201,6 +201,7 @@ impl WhichArgs {
                     // They may be very many, and only an edit looks at what they hold.
                     if kind != ActKind::Edited {
                         letter.letter.payload = Bytes::new();
+                        letter.history.iter_mut().for_each(|act| act.payload = None);
                     }
                     chosen.letters.push(*letter);
                 }
