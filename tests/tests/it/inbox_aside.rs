@@ -46,7 +46,7 @@ fn settings(pause: Duration) -> ConsumerSettings {
     ConsumerSettings { ack_wait: ACK_WAIT, isolation: Some(isolation), ..ConsumerSettings::default() }
 }
 
-/// Charges at one target: the first never ends, the second finds the target down once, the others are done.
+/// Charges at one target: the first and the fifth never end, the second finds the target down once, the others are done.
 pub(crate) struct Charges {
     pub(crate) repeat: Repeat,
     pub(crate) seen: Seen,
@@ -82,7 +82,7 @@ impl Service for Charges {
             self.seen.lock().await.push(cx.local_id().to_owned());
             self.begun.notify_one();
             match cx.local_id() {
-                "1" => std::future::pending().await,
+                "1" | "5" => std::future::pending().await,
                 "2" if cx.attempt() == 1 => Err(Fault::unavailable("the vendor is down")),
                 _ => Ok(bytes::Bytes::new()),
             }
@@ -286,6 +286,59 @@ async fn a_keyed_start_that_a_drain_cut_off_is_parked_when_its_key_may_be_forgot
     let fault = fault_of(scene.letter_of_the_first().await);
     assert_eq!((fault.reason(), fault.effect()), (Reason::OutcomeUnknown, Effect::Unknown));
     assert_eq!(scene.times_begun().await, 1);
+}
+
+/// A drain hands back what waits for its turn, and says so. That acquits it of nothing that was before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyed_start_without_a_word_is_parked_though_another_process_handed_it_back_before_its_turn() {
+    let scene = Scene::new(Repeat::Keyed, None).await;
+    let mesh = scene.broker.connect("bank").await.unwrap();
+    let one_place = ConsumerSettings { concurrency: 1, ack_wait: ACK_WAIT, ..ConsumerSettings::default() };
+    mesh.serve(scene.charges()).settings(one_place).calls(false).start().await.unwrap();
+    PaymentsClient::new(&scene.till).charge().enqueue(&charge_of(5, 100)).id("5").await.unwrap();
+    let operator = scene.broker.connect("operator").await.unwrap();
+    eventually("it waits for its turn", || async {
+        let place = ("mesh1-work-shop-payments-v1-Payments", "bank_shop-payments-v1-payments");
+        let state = operator.bus().consumer_state(place.0, place.1).await.ok()??;
+        (state.deliveries == 3 && state.in_flight == 2).then_some(())
+    })
+    .await;
+    mesh.drain().await;
+    let _mesh = scene.serve(ACK_WAIT, Clock::from_fn(later)).await;
+    let fault = fault_of(scene.letter_of_the_first().await);
+    assert_eq!((fault.reason(), fault.effect()), (Reason::OutcomeUnknown, Effect::Unknown));
+    assert_eq!(scene.times_begun().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_says_that_an_earlier_start_left_no_word_though_the_last_one_did_nothing() {
+    let broker = TestBroker::with(&[orders(), consumer("mail", "confirm")], true, &limits()).await.unwrap();
+    let begun = Arc::new(Notify::new());
+    let bell = Arc::clone(&begun);
+    let hangs = move |_cx: Context, _event: OrderPlaced| {
+        bell.notify_one();
+        std::future::pending::<Result<(), Fault>>()
+    };
+    let doomed = Doomed::new(&broker, "mail");
+    let start = move |mesh: Mesh| async move {
+        mesh.consumer::<OrderPlaced>("confirm").settings(settings(ACK_WAIT)).start(hangs).await.unwrap();
+    };
+    doomed.run("mail", start).await;
+    let sender = broker.connect("orders").await.unwrap();
+    sender.publisher::<OrderPlaced>().publish(&order(1)).id("1").await.unwrap();
+    begun.notified().await;
+    doomed.end();
+
+    let mesh = broker.connect("mail").await.unwrap();
+    let retry = RetryRule { max_attempts: 1, ..RetryRule::default() };
+    let once = ConsumerSettings { ack_wait: ACK_WAIT, retry, ..ConsumerSettings::default() };
+    let fails = |_cx: Context, _event: OrderPlaced| async { Err::<(), _>(Fault::unavailable("the target is down")) };
+    mesh.consumer::<OrderPlaced>("confirm").settings(once).start(fails).await.unwrap();
+    let letter = eventually("its letter", || async { letters(&broker).await.pop() }).await;
+    let reasons: Vec<_> = letter.letter.attempts.iter().map(|it| it.fault.clone().unwrap().reason).collect();
+    assert_eq!(reasons[0], Reason::OutcomeUnknown.code(), "{reasons:?}");
+    assert_eq!(reasons.len(), 2, "{reasons:?}");
+    assert_eq!(fault_of(letter).effect(), Effect::Unknown);
 }
 
 #[tokio::test(flavor = "multi_thread")]
