@@ -202,6 +202,7 @@ impl WhichArgs {
                     if kind != ActKind::Edited {
                         letter.letter.payload = Bytes::new();
                         letter.history.iter_mut().for_each(|act| act.payload = None);
+                        (letter.letter.headers, letter.letter.attempts) = (Vec::new(), Vec::new());
                     }
                     chosen.letters.push(*letter);
                 }
