@@ -10,24 +10,31 @@ use crate::Seen;
 
 const PAYMENTS: &str = "shop.payments.v1.Payments";
 
-/// How a charge of this local id ends.
-type End = Box<dyn Fn(String) -> BoxFuture<'static, Result<(), Fault>> + Send + Sync>;
+/// How a charge ends.
+type End = Box<dyn Fn(Context) -> BoxFuture<'static, Result<(), Fault>> + Send + Sync>;
 
 /// Charges that write their ids down as they begin.
 pub struct Charges {
     repeat: Repeat,
     seen: Seen,
     end: End,
+    target: Option<String>,
 }
 
 impl Charges {
     /// With what a repeat does, where the ids are written down, and how each ends.
     #[must_use]
-    pub fn new<F>(repeat: Repeat, seen: &Seen, end: impl Fn(String) -> F + Send + Sync + 'static) -> Charges
+    pub fn new<F>(repeat: Repeat, seen: &Seen, end: impl Fn(Context) -> F + Send + Sync + 'static) -> Charges
     where
         F: Future<Output = Result<(), Fault>> + Send + 'static,
     {
-        Charges { repeat, seen: Seen::clone(seen), end: Box::new(move |id| Box::pin(end(id))) }
+        Charges { repeat, seen: Seen::clone(seen), end: Box::new(move |cx| Box::pin(end(cx))), target: None }
+    }
+
+    /// All of them at this target.
+    #[must_use]
+    pub fn at(self, target: &str) -> Charges {
+        Charges { target: Some(target.to_owned()), ..self }
     }
 }
 
@@ -46,11 +53,14 @@ impl Service for Charges {
         }]
     }
 
+    fn target(&self, _method: &str, _payload: &Bytes) -> Option<String> {
+        self.target.clone()
+    }
+
     fn dispatch<'a>(&'a self, _method: &'a str, cx: Context, _payload: Bytes) -> BoxFuture<'a, Result<Bytes, Fault>> {
         Box::pin(async move {
-            let id = cx.local_id().to_owned();
-            self.seen.lock().await.push(id.clone());
-            (self.end)(id).await.map(|()| Bytes::new())
+            self.seen.lock().await.push(cx.local_id().to_owned());
+            (self.end)(cx).await.map(|()| Bytes::new())
         })
     }
 }

@@ -80,9 +80,18 @@ pub struct ConsumerState {
     pub deliveries: u64,
 }
 
+/// How long a question may take that was denied: it ends by its own time limit.
+const DENIED_LATELY: Duration = Duration::from_secs(15);
+
 /// What a consumer has under way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct UnderWay {
+    /// The broker's name of it.
+    pub(crate) durable: String,
+    /// What it reads.
+    pub(crate) filters: Vec<String>,
+    /// Up to this sequence everything is settled or given up.
+    pub(crate) ack_floor: u64,
     /// Whether it delivers nothing now.
     pub(crate) is_paused: bool,
     /// Delivered and not settled.
@@ -123,10 +132,12 @@ impl Plan {
         }
     }
 
-    /// What a consumer that exists is to read besides what it reads.
+    /// What a consumer is to read besides what it reads: of a new one, all.
     pub(crate) fn gained(&self) -> Vec<String> {
-        let (Some(now), Some(_)) = (&self.now, &self.consumer) else { return Vec::new() };
-        let before = shape::filters(now);
+        if self.consumer.is_none() {
+            return Vec::new();
+        }
+        let before = self.reads();
         shape::filters(&self.wanted).into_iter().filter(|filter| !before.contains(filter)).collect()
     }
 
@@ -246,10 +257,40 @@ impl Bus {
         let answer = self.ask(&asked, &json!({}), ("consumer", durable)).await?;
         let number = |answer: &Value, path: &str| answer.pointer(path).and_then(Value::as_u64).unwrap_or(0);
         Ok(answer.map(|answer| UnderWay {
+            durable: durable.to_owned(),
+            filters: answer.get("config").and_then(Value::as_object).map(shape::filters).unwrap_or_default(),
+            ack_floor: number(&answer, "/ack_floor/stream_seq"),
             is_paused: answer.get("paused").and_then(Value::as_bool).unwrap_or(false),
             in_flight: number(&answer, "/num_ack_pending"),
             pending: number(&answer, "/num_pending"),
         }))
+    }
+
+    /// Whether several servers have the stream.
+    ///
+    /// # Errors
+    /// The broker does not answer, or this identity may not ask.
+    pub(crate) async fn is_replicated(&self, stream: &str) -> Result<bool, Fault> {
+        let answer = self.ask(&format!("STREAM.INFO.{stream}"), &json!({}), ("stream", stream)).await?;
+        let copies = answer.and_then(|answer| answer.pointer("/config/num_replicas").and_then(Value::as_u64));
+        Ok(copies.is_some_and(|copies| copies > 1))
+    }
+
+    /// The names of a stream's consumers: of all, also of those whose leader does not answer.
+    ///
+    /// # Errors
+    /// The broker does not answer, or not for all, or this identity may not ask.
+    pub(crate) async fn consumer_names(&self, stream: &str) -> Result<Vec<String>, Fault> {
+        let answer = self.ask(&format!("CONSUMER.NAMES.{stream}"), &json!({}), ("stream", stream)).await?;
+        let answer = answer.unwrap_or_default();
+        let names = answer.get("consumers").and_then(Value::as_array).into_iter().flatten();
+        let names: Vec<_> = names.filter_map(Value::as_str).map(str::to_owned).collect();
+        match answer.get("total").and_then(Value::as_u64) {
+            Some(total) if total > names.len() as u64 => {
+                Err(self.unshown(("stream", stream), &"it has too many consumers"))
+            }
+            _ => Ok(names),
+        }
     }
 
     /// How many messages a stream holds on the subjects that `filters` match, and the sequence of its last message.
@@ -347,9 +388,12 @@ impl Bus {
         self.denied(name).unwrap_or_else(fault)
     }
 
-    /// The broker answers nothing to who may not ask: it says so apart.
+    /// The broker answers nothing to who may not ask: it says so apart, and at once. What it said long ago is over.
     pub(super) fn denied(&self, name: &str) -> Option<Fault> {
-        let subject = self.0.link.denied().filter(|subject| subject.split('.').any(|token| token == name))?;
+        let (subject, at) = self.0.link.denied()?;
+        if at.elapsed() > DENIED_LATELY || !subject.split('.').any(|token| token == name) {
+            return None;
+        }
         let service = self.0.gate.identity().service();
         let message = format!("the broker denies {service} the subject {subject}");
         Some(Fault::new(Code::PermissionDenied, Effect::None, Reason::AccessDenied, message))

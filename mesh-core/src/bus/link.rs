@@ -46,8 +46,8 @@ type DeniedHook = Box<dyn Fn(&str) + Send + Sync>;
 struct Shared {
     state: watch::Sender<LinkState>,
     on_denied: Mutex<Option<DeniedHook>>,
-    /// The last subject that was denied.
-    denied: Mutex<Option<String>>,
+    /// The last subject that was denied, and when.
+    denied: Mutex<Option<(String, Instant)>>,
 }
 
 impl Default for Link {
@@ -66,8 +66,8 @@ impl Link {
         self.0.state.subscribe()
     }
 
-    /// The last subject that the broker denied this identity.
-    pub(super) fn denied(&self) -> Option<String> {
+    /// The last subject that the broker denied this identity, and when.
+    pub(super) fn denied(&self) -> Option<(String, Instant)> {
         self.0.denied.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -96,7 +96,8 @@ impl Link {
         match denied_subject(text) {
             Some(subject) => {
                 tracing::warn!(subject, "the broker denies this identity the subject");
-                *self.0.denied.lock().unwrap_or_else(PoisonError::into_inner) = Some(subject.to_owned());
+                *self.0.denied.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some((subject.to_owned(), Instant::now()));
                 if let Some(hook) = self.0.on_denied.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
                     hook(subject);
                 }

@@ -178,8 +178,12 @@ impl Bus {
                 Err(_) => {
                     silence += LOOK_AGAIN;
                     // What was the last may have been taken away; what came after it comes too.
-                    let there =
-                        self.last_on(stream, filter).await?.and_then(|message| message.open().envelope.delivery);
+                    let there = match self.last_on(stream, filter).await {
+                        Ok(there) => there.and_then(|message| message.open().envelope.delivery),
+                        // During an election that is no news.
+                        Err(fault) if fault.reason() == Reason::BusUnavailable => continue,
+                        Err(fault) => return Err(fault),
+                    };
                     last = last.min(there.map_or(0, |delivery| delivery.sequence));
                     continue;
                 }

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 
 use super::{
     attempt::{Ended, panic_text},
+    inbox::is_doubt,
     worker::Worker,
 };
 use crate::{
@@ -168,7 +169,8 @@ impl Worker {
         }
         if let Some(mut admitted) = granted.admitted {
             // Without an attempt of this delivery nothing was learned of the target.
-            let ran = attempts.attempts.len() > before || matches!(ended, Ended::Done(_) | Ended::Refused(_));
+            let mut new = attempts.attempts.iter().skip(before);
+            let ran = new.any(|attempt| !is_doubt(attempt)) || matches!(ended, Ended::Done(_) | Ended::Refused(_));
             if ran {
                 admitted.came(ended, attempts);
             }

@@ -306,39 +306,35 @@ impl Worker {
     pub(super) async fn remember_handed_back(&self, envelope: &Envelope, begun: bool) {
         let Some(delivery) = &envelope.delivery else { return };
         let key = self.inbox_key(envelope);
-        let fresh = Start { suspect: false, alone: false, begun, ended_alone: 0, ended_beside: 0 };
-        let mut record = self.begun(envelope, fresh, false);
-        record.set_state(State::HandedBack);
-        record.deliveries = delivery.deliveries;
         let repeat = self.work.repeat(envelope);
-        let never_heard_of = |record: &mut InboxRecord| {
-            // Somebody had it before who left no word: going back acquits it of nothing.
-            record.ended_beside += 1;
-            record.begun |= !self.is_always_remembered(envelope);
+        let record = |there: Option<&InboxRecord>| {
+            let (ended_alone, ended_beside) = there.map_or((0, 0), |there| (there.ended_alone, there.ended_beside));
+            let begun = begun || there.is_some_and(|there| there.begun);
+            let mut start = Start { suspect: false, alone: false, begun, ended_alone, ended_beside };
+            if delivery.deliveries > there.map_or(0, |there| there.deliveries) + 1 {
+                // Somebody had it in between who left no word: going back acquits it of nothing.
+                start.ended_beside += 1;
+                start.begun |= !self.is_always_remembered(envelope);
+            }
+            let mut record = self.begun(envelope, start, false);
+            record.set_state(State::HandedBack);
+            record.deliveries = delivery.deliveries;
+            record
+        };
+        let put = async |record: InboxRecord, expected| {
+            let kept = self.kept_for(&record, repeat).map(|kept| kept.max(HORIZON));
+            self.store.put(&key, record.encode_to_vec().into(), expected, kept).await
         };
         let written = async {
-            let mut before = record.clone();
-            if delivery.deliveries > 1 {
-                never_heard_of(&mut record);
-            }
-            let kept = self.kept_for(&record, repeat).map(|kept| kept.max(HORIZON));
-            let first = self.store.put(&key, record.encode_to_vec().into(), 0, kept).await;
-            if !matches!(first, Ok(Written::Conflict)) {
+            if !matches!(put(record(None), 0).await, Ok(Written::Conflict)) {
                 return;
             }
             let Ok(Some(entry)) = self.store.get(&key).await else { return };
             let Ok(there) = InboxRecord::decode(entry.value) else { return };
-            let same = there.stream == record.stream && there.sequence == record.sequence;
-            if same && there.state() == State::HandedBack {
-                std::mem::swap(&mut record, &mut before);
-                (record.ended_alone, record.ended_beside) = (there.ended_alone, there.ended_beside);
-                record.begun |= there.begun;
-                if there.deliveries + 1 < delivery.deliveries {
-                    never_heard_of(&mut record);
-                }
-                let kept = self.kept_for(&record, repeat).map(|kept| kept.max(HORIZON));
+            let is_same = there.stream == delivery.stream && there.sequence == delivery.sequence;
+            if is_same && there.state() == State::HandedBack {
                 // Without it the delivery is looked at alone, which costs time and nothing else.
-                let _ = self.store.put(&key, record.encode_to_vec().into(), entry.revision, kept).await;
+                let _ = put(record(Some(&there)), entry.revision).await;
             }
         };
         let _ = timeout(HAND_BACK_LIMIT, written).await;
@@ -449,19 +445,21 @@ pub(super) fn deliveries(envelope: &Envelope) -> u64 {
 
 /// Whether a copy carries along that an earlier start of the same attempt left no word.
 fn is_in_doubt(envelope: &Envelope) -> bool {
-    let in_doubt = |attempts: &v1::Attempts| attempts.attempts.last().is_some_and(|last| is_doubt(last, envelope));
+    let of_it = |attempt: &v1::Attempt| attempt.number == envelope.attempt() && is_doubt(attempt);
+    let in_doubt = |attempts: &v1::Attempts| attempts.attempts.last().is_some_and(of_it);
     envelope.note.lane.is_some() && in_doubt(&attempts_of(envelope))
 }
 
-fn is_doubt(attempt: &v1::Attempt, envelope: &Envelope) -> bool {
+/// Whether it is no attempt of which anything came back.
+pub(super) fn is_doubt(attempt: &v1::Attempt) -> bool {
     let is_unknown = |fault: &v1::Fault| fault.reason == Reason::OutcomeUnknown.code();
-    attempt.number == envelope.attempt() && attempt.fault.as_ref().is_some_and(is_unknown)
+    attempt.duration_us == 0 && attempt.fault.as_ref().is_some_and(is_unknown)
 }
 
 /// Writes down among its attempts that it was begun before and left no word. Its letter says so then, whatever comes after it.
 fn doubt(trial: &mut Trial<'_>, begun_at_ms: i64) {
     let envelope = trial.envelope;
-    if trial.attempts.attempts.iter().any(|attempt| is_doubt(attempt, envelope)) {
+    if trial.attempts.attempts.iter().any(|attempt| attempt.number == envelope.attempt() && is_doubt(attempt)) {
         return;
     }
     let message = "its process ended, or was cut off, and left no word of it";

@@ -4,7 +4,7 @@
 //! consumer's filters and leaves it where it stands, so what it passed over would never be delivered, and the keeper would say
 //! that nobody knows whether it was handled. So the consumer begins again at the front of its queue, where only what is not
 //! done lies. That forgets what is under way, and the same would be delivered a second time as if it were the first. So it is
-//! done only when nothing is: the consumer is paused, and what was delivered must have left the queue. A pause ends by itself.
+//! done only when nothing is: the consumer is paused, and what was delivered must have left the change. A pause ends by itself.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     bus::{Bus, Plan, UnderWay},
     clock::rfc3339,
     fault::{Code, Effect, Fault, Reason},
-    policy::{compile::ConsumerSpec, reconcile::ConsumerView},
+    policy::compile::ConsumerSpec,
 };
 
 /// How long the pause lasts if nobody ends it.
@@ -24,20 +24,24 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long one look at the consumer comes after the other.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// Changes a consumer of queued work that is to read more than it does.
+/// Makes or changes a consumer of queued work that is to read more than it does: a new one, all of it.
 ///
 /// # Errors
 /// The broker refuses, another consumer reads the same still, or what is under way does not end: then the consumer is as it was.
 /// Applying again is safe.
 pub(super) async fn serve_more(bus: &Bus, spec: &ConsumerSpec, plan: &Plan) -> Result<(), Fault> {
-    let queue = Queue { bus, spec, limit: Instant::now() + PATIENCE };
+    let change = Change { bus, spec, limit: Instant::now() + PATIENCE };
     let gained = plan.gained();
-    queue.check_others(&gained).await?;
+    change.check_others(&gained).await?;
+    if plan.is_new() {
+        change.wait_for_others(&gained).await?;
+        return bus.carry_out(plan).await;
+    }
     let until_ms = bus.gate().clock().now_ms().saturating_add(i64::try_from(PAUSE.as_millis()).unwrap_or(i64::MAX));
     let ConsumerSpec { stream, durable, .. } = spec;
     let served = async {
         bus.pause(stream, durable, Some(&rfc3339(until_ms))).await.map_err(with_rights)?;
-        queue.begin_again(&gained, &plan.reads()).await?;
+        change.begin_again(&gained, &plan.reads()).await?;
         bus.carry_out(plan).await
     };
     let done = served.await;
@@ -53,33 +57,27 @@ fn with_rights(fault: Fault) -> Fault {
         return fault;
     }
     let message = format!(
-        "{}; who applies needs the rights to pause and reset consumers, which users made by an older mesh keys lack",
+        "{}; who applies needs the rights to name, pause and reset consumers, which users made by an older mesh keys lack",
         fault.message()
     );
     fault.with_message(message)
 }
 
-struct Queue<'a> {
+struct Change<'a> {
     bus: &'a Bus,
     spec: &'a ConsumerSpec,
     limit: Instant,
 }
 
-impl Queue<'_> {
+impl Change<'_> {
     async fn begin_again(&self, gained: &[String], reads: &[String]) -> Result<(), Fault> {
         let ConsumerSpec { stream, durable, .. } = self.spec;
         // Its leader may hear of the pause a little later.
-        while !self.look(self.spec).await?.is_none_or(|it| it.is_paused) {
+        while !self.look().await?.is_none_or(|it| it.is_paused) {
             self.again("it is not paused").await?;
         }
-        // What comes from now on lies behind the place where the consumer stands.
-        let (held, last) = self.bus.held_on(stream, gained).await?;
-        if held == 0 {
+        if !self.wait_for_others(gained).await? {
             return Ok(());
-        }
-        // Another one may have read the same until now.
-        while let Some(other) = self.others().await?.iter().find(|it| it.in_flight > 0 && it.ack_floor < last) {
-            self.again(&format!("deliveries of {} are under way", other.durable)).await?;
         }
         while !self.is_quiet(reads).await? {
             self.again("deliveries of it are under way or were given up").await?;
@@ -87,11 +85,27 @@ impl Queue<'_> {
         self.bus.begin_again(stream, durable).await
     }
 
-    /// Every other consumer of the stream, whoever declared it.
-    async fn others(&self) -> Result<Vec<ConsumerView>, Fault> {
-        let mut all = self.bus.consumer_views(&self.spec.stream).await?;
-        all.retain(|view| view.durable != self.spec.durable);
-        Ok(all)
+    /// Another one may have read the same until now, and have some of it in hand. `false`: none of it lies there. What comes from
+    /// now on lies behind the place where every consumer stands.
+    async fn wait_for_others(&self, gained: &[String]) -> Result<bool, Fault> {
+        let (held, last) = self.bus.held_on(&self.spec.stream, gained).await?;
+        if held > 0 {
+            while let Some(other) = self.others().await?.iter().find(|it| it.in_flight > 0 && it.ack_floor < last) {
+                self.again(&format!("deliveries of {} are under way", other.durable)).await?;
+            }
+        }
+        Ok(held > 0)
+    }
+
+    /// Every other consumer of the stream, whoever declared it. One that does not answer may have anything in hand.
+    async fn others(&self) -> Result<Vec<UnderWay>, Fault> {
+        let mut others = Vec::new();
+        for name in self.bus.consumer_names(&self.spec.stream).await.map_err(with_rights)? {
+            if name != self.spec.durable {
+                others.extend(self.bus.under_way(&self.spec.stream, &name).await?);
+            }
+        }
+        Ok(others)
     }
 
     /// Two that read the same would both be given it: a cluster allows that.
@@ -102,20 +116,21 @@ impl Queue<'_> {
         };
         let (ConsumerSpec { stream, durable, .. }, reads) = (self.spec, &other.durable);
         let message = format!(
-            "{durable} is to serve what {reads} on {stream} reads still, and was left as it was: declare {reads} without it, or \
-             delete that consumer (nats consumer rm {stream} {reads}), then apply again"
+            "{durable} is to serve what {reads} on {stream} reads still, and was left as it was: declare {reads} without it and \
+             apply again; if it is to keep nothing of what it reads, stop its workers, wait until mesh ledger shows nothing of it \
+             in flight, delete it (nats consumer rm {stream} {reads}) and apply again"
         );
         Err(Fault::new(Code::FailedPrecondition, Effect::None, Reason::PublishRefused, message))
     }
 
-    async fn look(&self, spec: &ConsumerSpec) -> Result<Option<UnderWay>, Fault> {
-        self.bus.under_way(&spec.stream, &spec.durable).await
+    async fn look(&self) -> Result<Option<UnderWay>, Fault> {
+        self.bus.under_way(&self.spec.stream, &self.spec.durable).await
     }
 
     /// Whether of what it reads only that is left which was never delivered. The settlement of a delivery may be on its way to
     /// the stream, so the messages are counted. One that comes between both looks is counted once: then another look says it.
     async fn is_quiet(&self, reads: &[String]) -> Result<bool, Fault> {
-        let Some(now) = self.look(self.spec).await? else { return Ok(true) };
+        let Some(now) = self.look().await? else { return Ok(true) };
         // A pause ends by the broker's clock: what is delivered from then on would come twice.
         if !now.is_paused || Instant::now() >= self.limit {
             return Ok(false);

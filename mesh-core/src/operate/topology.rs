@@ -52,11 +52,12 @@ impl Topology {
 /// What was applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// The streams and consumers that the declarations need: they all stand now.
+    /// The streams and consumers that the declarations need.
     pub topology: Topology,
     /// What was changed of those that stood before.
     pub changes: Vec<Change>,
-    /// Consumers of queued work that are as they were, since what is under way did not end; and why. To be applied again.
+    /// Why consumers of queued work are as they were, or are not made yet: what is under way did not end, another one reads the same
+    /// still, or the broker did not do it. Everything else stands; to be applied again.
     pub waiting: Vec<Fault>,
 }
 
@@ -92,7 +93,9 @@ async fn apply_consumers(
     topology: &Topology,
     (limits, changes): (&StreamLimits, &mut Vec<Change>),
 ) -> Result<Vec<Fault>, Fault> {
-    for spec in &topology.consumers {
+    let works = topology.work_streams();
+    let is_work = |spec: &&ConsumerSpec| works.contains(spec.stream.as_str());
+    for spec in topology.consumers.iter().filter(is_work) {
         let plan = bus.plan_consumer(spec, limits).await?;
         if let Some(kept) = plan.kept() {
             let less = plan.cut_down(&kept);
@@ -103,7 +106,7 @@ async fn apply_consumers(
     let (mut gaining, mut waiting) = (Vec::new(), Vec::new());
     for spec in &topology.consumers {
         let plan = bus.plan_consumer(spec, limits).await?;
-        if topology.work_streams().contains(spec.stream.as_str()) && !plan.gained().is_empty() {
+        if is_work(&spec) && !plan.gained().is_empty() {
             gaining.push((spec, plan));
         } else {
             bus.carry_out(&plan).await?;

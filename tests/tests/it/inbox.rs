@@ -75,6 +75,48 @@ pub(crate) async fn letters(broker: &TestBroker) -> Vec<Letter> {
     letters
 }
 
+/// The queue of charges, and who works it off.
+pub(crate) const BANKS_WORK: (&str, &str) = ("mesh1-work-shop-payments-v1-Payments", "bank_shop-payments-v1-payments");
+
+/// Ends when nothing of a consumer waits or is in hand.
+pub(crate) async fn settled(broker: &TestBroker, (stream, durable): (&str, &str)) {
+    let operator = broker.connect("operator").await.unwrap();
+    eventually("all settled", || async {
+        let state = operator.bus().consumer_state(stream, durable).await.ok()??;
+        (state.pending == 0 && state.in_flight == 0).then_some(())
+    })
+    .await;
+    operator.drain().await;
+}
+
+/// The first order is being handled by a process of `mail` when that ends. Who published it.
+pub(crate) async fn left_in_the_middle(
+    broker: &TestBroker,
+    settings: ConsumerSettings,
+    horizon: Option<Duration>,
+) -> Mesh {
+    let begun = Arc::new(Notify::new());
+    let bell = Arc::clone(&begun);
+    let hangs = move |_cx: Context, _event: OrderPlaced| {
+        bell.notify_one();
+        std::future::pending::<Result<(), Fault>>()
+    };
+    let doomed = Doomed::new(broker, "mail");
+    let start = move |mesh: Mesh| async move {
+        let mut confirm = mesh.consumer::<OrderPlaced>("confirm").settings(settings);
+        if let Some(horizon) = horizon {
+            confirm = confirm.inbox(horizon);
+        }
+        confirm.start(hangs).await.unwrap();
+    };
+    doomed.run("mail", start).await;
+    let sender = broker.connect("orders").await.unwrap();
+    sender.publisher::<OrderPlaced>().publish(&order(1)).id("1").await.unwrap();
+    begun.notified().await;
+    doomed.end();
+    sender
+}
+
 async fn publish(broker: &TestBroker, count: usize) {
     let mesh = broker.connect("orders").await.unwrap();
     let events = futures_util::stream::iter((1..=count).map(|n| (n.to_string(), order(n))));
@@ -97,12 +139,7 @@ async fn with_an_inbox_each_event_is_handled_once_though_the_broker_forgets_its_
         broker.server.kill9().await.unwrap();
         broker.server.restart().await.unwrap();
     }
-    let operator = broker.connect("operator").await.unwrap();
-    eventually("all, settled", || async {
-        let state = operator.bus().consumer_state("mesh1-event-orders", "mail_confirm").await.ok()??;
-        (state.pending == 0 && state.in_flight == 0).then_some(())
-    })
-    .await;
+    settled(&broker, ("mesh1-event-orders", "mail_confirm")).await;
     let mut times = BTreeMap::new();
     for id in seen.lock().await.iter() {
         *times.entry(id.clone()).or_insert(0) += 1;
@@ -115,9 +152,9 @@ async fn with_an_inbox_each_event_is_handled_once_though_the_broker_forgets_its_
 /// Charges, the first of which never ends.
 fn careful(repeat: Repeat, seen: &Seen, begun: &Arc<Notify>) -> Charges {
     let begun = Arc::clone(begun);
-    Charges::new(repeat, seen, move |id| {
+    Charges::new(repeat, seen, move |cx| {
         begun.notify_one();
-        async move { if id == "1" { std::future::pending().await } else { Ok(()) } }
+        async move { if cx.local_id() == "1" { std::future::pending().await } else { Ok(()) } }
     })
 }
 

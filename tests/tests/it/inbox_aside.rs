@@ -10,7 +10,7 @@ use mesh_core::{
     bus::StreamLimits,
     clock::{Clock, Deadline},
     consume::ConsumerSettings,
-    contract::{BoxFuture, OperationInfo, Repeat, Service},
+    contract::Repeat,
     dead_letter::Letter,
     delayed,
     envelope::header,
@@ -22,6 +22,7 @@ use mesh_core::{
 use mesh_tests::{
     Seen, TestBroker,
     campaign::{Run, Size, Stage, StageSettings, stage::SENDER},
+    charges::Charges,
     eventually, foreign,
     letters::{in_hand, lane},
 };
@@ -29,8 +30,8 @@ use shop_proto::shop::{orders::v1::OrderPlaced, payments::v1::PaymentsClient};
 use tokio::sync::Notify;
 
 use crate::{
-    inbox::{Doomed, letters},
-    shop::{PAYMENTS, bank, charge_of, consumer, order, orders, till},
+    inbox::{BANKS_WORK, Doomed, left_in_the_middle, letters},
+    shop::{bank, charge_of, consumer, order, orders, till},
 };
 
 /// Long enough that a target is known to be down before what its dead process held comes again.
@@ -47,47 +48,19 @@ fn settings(pause: Duration) -> ConsumerSettings {
 }
 
 /// Charges at one target: the first and the fifth never end, the second finds the target down once, the others are done.
-pub(crate) struct Charges {
-    pub(crate) repeat: Repeat,
-    pub(crate) seen: Seen,
-    pub(crate) begun: Arc<Notify>,
-}
-
-impl Service for Charges {
-    fn name(&self) -> &str {
-        PAYMENTS
-    }
-
-    fn operations(&self) -> Vec<OperationInfo> {
-        vec![OperationInfo {
-            service: PAYMENTS.into(),
-            method: "Charge".into(),
-            repeat: self.repeat,
-            request: "shop.payments.v1.ChargeRequest".into(),
-            reply: "shop.payments.v1.ChargeReply".into(),
-        }]
-    }
-
-    fn target(&self, _method: &str, _payload: &bytes::Bytes) -> Option<String> {
-        Some("the vendor".into())
-    }
-
-    fn dispatch<'a>(
-        &'a self,
-        _method: &'a str,
-        cx: Context,
-        _payload: bytes::Bytes,
-    ) -> BoxFuture<'a, Result<bytes::Bytes, Fault>> {
-        Box::pin(async move {
-            self.seen.lock().await.push(cx.local_id().to_owned());
-            self.begun.notify_one();
+pub(crate) fn charges(repeat: Repeat, seen: &Seen, begun: &Arc<Notify>) -> Charges {
+    let begun = Arc::clone(begun);
+    let end = move |cx: Context| {
+        begun.notify_one();
+        async move {
             match cx.local_id() {
                 "1" | "5" => std::future::pending().await,
                 "2" if cx.attempt() == 1 => Err(Fault::unavailable("the vendor is down")),
-                _ => Ok(bytes::Bytes::new()),
+                _ => Ok(()),
             }
-        })
-    }
+        }
+    };
+    Charges::new(repeat, seen, end).at("the vendor")
 }
 
 /// A bank whose first charge is in hand when its process ends.
@@ -121,7 +94,7 @@ impl Scene {
     }
 
     fn charges(&self) -> Charges {
-        Charges { repeat: self.repeat, seen: Arc::clone(&self.seen), begun: Arc::clone(&self.begun) }
+        charges(self.repeat, &self.seen, &self.begun)
     }
 
     /// The next process.
@@ -174,24 +147,9 @@ async fn what_was_begun_and_may_not_be_repeated_is_parked_though_its_target_is_d
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_begun_with_an_inbox_is_put_aside_and_done_when_its_target_is_up() {
     let broker = TestBroker::with(&[orders(), consumer("mail", "confirm")], true, &limits()).await.unwrap();
-    let begun = Arc::new(Notify::new());
-    let bell = Arc::clone(&begun);
-    let hangs = move |_cx: Context, _event: OrderPlaced| {
-        bell.notify_one();
-        std::future::pending::<Result<(), Fault>>()
-    };
     let horizon = Duration::from_secs(3600);
-    let doomed = Doomed::new(&broker, "mail");
-    let start = move |mesh: Mesh| async move {
-        let confirm = mesh.consumer::<OrderPlaced>("confirm").settings(settings(ACK_WAIT));
-        confirm.inbox(horizon).start(hangs).await.unwrap();
-    };
-    doomed.run("mail", start).await;
-    let sender = broker.connect("orders").await.unwrap();
+    let sender = left_in_the_middle(&broker, settings(ACK_WAIT), Some(horizon)).await;
     let publisher = sender.publisher::<OrderPlaced>();
-    publisher.publish(&order(1)).id("1").await.unwrap();
-    begun.notified().await;
-    doomed.end();
 
     let (seen, done) = (Seen::default(), Seen::default());
     let (into, all) = (Arc::clone(&done), Arc::clone(&seen));
@@ -261,8 +219,7 @@ async fn a_keyed_start_without_a_word_that_was_put_aside_is_parked_when_its_key_
     let mesh = scene.goes_on(Duration::from_secs(8)).await;
     let operator = scene.broker.connect("operator").await.unwrap();
     eventually("it is put aside", || async {
-        let place = ("mesh1-work-shop-payments-v1-Payments", "bank_shop-payments-v1-payments");
-        let state = operator.bus().consumer_state(place.0, place.1).await.ok()??;
+        let state = operator.bus().consumer_state(BANKS_WORK.0, BANKS_WORK.1).await.ok()??;
         (state.pending == 0 && state.in_flight == 0).then_some(())
     })
     .await;
@@ -298,8 +255,7 @@ async fn a_keyed_start_without_a_word_is_parked_though_another_process_handed_it
     PaymentsClient::new(&scene.till).charge().enqueue(&charge_of(5, 100)).id("5").await.unwrap();
     let operator = scene.broker.connect("operator").await.unwrap();
     eventually("it waits for its turn", || async {
-        let place = ("mesh1-work-shop-payments-v1-Payments", "bank_shop-payments-v1-payments");
-        let state = operator.bus().consumer_state(place.0, place.1).await.ok()??;
+        let state = operator.bus().consumer_state(BANKS_WORK.0, BANKS_WORK.1).await.ok()??;
         (state.deliveries == 3 && state.in_flight == 2).then_some(())
     })
     .await;
@@ -313,21 +269,7 @@ async fn a_keyed_start_without_a_word_is_parked_though_another_process_handed_it
 #[tokio::test(flavor = "multi_thread")]
 async fn a_letter_says_that_an_earlier_start_left_no_word_though_the_last_one_did_nothing() {
     let broker = TestBroker::with(&[orders(), consumer("mail", "confirm")], true, &limits()).await.unwrap();
-    let begun = Arc::new(Notify::new());
-    let bell = Arc::clone(&begun);
-    let hangs = move |_cx: Context, _event: OrderPlaced| {
-        bell.notify_one();
-        std::future::pending::<Result<(), Fault>>()
-    };
-    let doomed = Doomed::new(&broker, "mail");
-    let start = move |mesh: Mesh| async move {
-        mesh.consumer::<OrderPlaced>("confirm").settings(settings(ACK_WAIT)).start(hangs).await.unwrap();
-    };
-    doomed.run("mail", start).await;
-    let sender = broker.connect("orders").await.unwrap();
-    sender.publisher::<OrderPlaced>().publish(&order(1)).id("1").await.unwrap();
-    begun.notified().await;
-    doomed.end();
+    let _sender = left_in_the_middle(&broker, settings(ACK_WAIT), None).await;
 
     let mesh = broker.connect("mail").await.unwrap();
     let retry = RetryRule { max_attempts: 1, ..RetryRule::default() };

@@ -4,18 +4,16 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_nats::jetstream;
 use mesh_core::{
-    Context, Fault,
-    bus::StreamLimits,
-    consume::ConsumerSettings,
-    contract::Repeat,
-    operate::letters::{self, Selector},
-    policy::compile::Declaration,
+    Context, Fault, bus::StreamLimits, consume::ConsumerSettings, contract::Repeat, policy::compile::Declaration,
 };
 use mesh_tests::{Seen, TestBroker, charges::Charges, eventually, foreign};
 use shop_proto::shop::{orders::v1::OrderPlaced, payments::v1::PaymentsClient};
 use tokio::sync::watch;
 
-use crate::shop::{bank, charge_of, consumer, order, orders, till};
+use crate::{
+    inbox::{BANKS_WORK, letters, settled},
+    shop::{bank, charge_of, consumer, order, orders, till},
+};
 
 const COUNT: usize = 40;
 
@@ -38,16 +36,15 @@ async fn in_flight(broker: &TestBroker, (stream, durable): (&str, &str)) -> u64 
     state.map_or(0, |state| state.in_flight)
 }
 
-async fn at_rest(broker: &TestBroker, (stream, durable): (&str, &str)) {
-    let operator = broker.connect("operator").await.unwrap();
-    eventually("all settled", || async {
-        let state = operator.bus().consumer_state(stream, durable).await.ok()??;
-        (state.pending == 0 && state.in_flight == 0).then_some(())
-    })
-    .await;
-    let letters = letters::list(operator.bus(), &Selector::default()).await.unwrap().letters;
+async fn at_rest(broker: &TestBroker, place: (&str, &str)) {
+    settled(broker, place).await;
+    let letters = letters(broker).await;
     assert!(letters.is_empty(), "{letters:?}");
-    operator.drain().await;
+}
+
+async fn delivered_again(broker: &TestBroker, place: (&str, &str)) {
+    eventually("all delivered again", || async { (in_flight(broker, place).await == COUNT as u64).then_some(()) })
+        .await;
 }
 
 async fn until_open(mut gate: watch::Receiver<bool>) -> Result<(), Fault> {
@@ -87,8 +84,7 @@ async fn what_comes_again_while_it_is_in_hand_waits_for_what_is_written_down() {
     }
     eventually("all begun", || async { (seen.lock().await.len() == COUNT).then_some(()) }).await;
     forget(&broker, &declarations, place).await;
-    eventually("all delivered again", || async { (in_flight(&broker, place).await == COUNT as u64).then_some(()) })
-        .await;
+    delivered_again(&broker, place).await;
     open.send_replace(true);
     at_rest(&broker, place).await;
     assert_each_once(&seen).await;
@@ -98,7 +94,7 @@ async fn what_comes_again_while_it_is_in_hand_waits_for_what_is_written_down() {
 async fn another_process_does_not_park_what_the_first_is_about_to_finish() {
     let declarations = [till(), bank()];
     let broker = TestBroker::with(&declarations, true, &StreamLimits::default()).await.unwrap();
-    let place = ("mesh1-work-shop-payments-v1-Payments", "bank_shop-payments-v1-payments");
+    let place = BANKS_WORK;
     let (seen, (open, gate)) = (Seen::default(), watch::channel(false));
     // They may not be repeated blindly, and end when they are told to.
     let careful = || {
@@ -117,8 +113,7 @@ async fn another_process_does_not_park_what_the_first_is_about_to_finish() {
     let second = broker.connect("bank").await.unwrap();
     second.serve(careful()).calls(false).settings(settings()).start().await.unwrap();
     forget(&broker, &declarations, place).await;
-    eventually("all delivered again", || async { (in_flight(&broker, place).await == COUNT as u64).then_some(()) })
-        .await;
+    delivered_again(&broker, place).await;
     open.send_replace(true);
     at_rest(&broker, place).await;
     assert_each_once(&seen).await;

@@ -20,12 +20,12 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{Notify, mpsc, watch},
+    sync::{mpsc, watch},
 };
 
 use crate::{
-    inbox::{Doomed, letters},
-    inbox_aside::Charges,
+    inbox::{BANKS_WORK, left_in_the_middle, letters, settled},
+    inbox_aside::charges,
     shop::{bank, charge_of, consumer, order, orders, till},
 };
 
@@ -143,30 +143,19 @@ fn settings() -> ConsumerSettings {
     ConsumerSettings { ack_wait: ACK_WAIT, ..ConsumerSettings::default() }
 }
 
-async fn at_rest(broker: &TestBroker, (stream, durable): (&str, &str)) {
-    let operator = broker.connect("operator").await.unwrap();
-    eventually("all settled", || async {
-        let state = operator.bus().consumer_state(stream, durable).await.ok()??;
-        (state.pending == 0 && state.in_flight == 0).then_some(())
-    })
-    .await;
-    operator.drain().await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_is_confirmed_late_is_known_as_ones_own() {
     let broker = TestBroker::with(&[till(), bank()], true, &limits()).await.unwrap();
     let store = SlowStore::start(&broker, false).await;
     let mesh = store.connect(&broker, "bank").await;
     let seen = Seen::default();
-    let charges = Charges { repeat: Repeat::Once, seen: Arc::clone(&seen), begun: Arc::default() };
-    mesh.serve(charges).settings(settings()).calls(false).start().await.unwrap();
+    mesh.serve(charges(Repeat::Once, &seen, &Arc::default())).settings(settings()).calls(false).start().await.unwrap();
     let till = broker.connect("till").await.unwrap();
     PaymentsClient::new(&till).charge().enqueue(&charge_of(3, 100)).id("3").await.unwrap();
     // The first, and more that were written because it was not confirmed.
     eventually("a second start", || async { (store.kept() >= 3).then_some(()) }).await;
     store.gate.send_replace(true);
-    at_rest(&broker, ("mesh1-work-shop-payments-v1-Payments", "bank_shop-payments-v1-payments")).await;
+    settled(&broker, BANKS_WORK).await;
     assert!(letters(&broker).await.is_empty(), "it had not begun");
     assert_eq!(*seen.lock().await, ["3"]);
 }
@@ -174,22 +163,8 @@ async fn a_start_that_is_confirmed_late_is_known_as_ones_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspect_lets_others_in_though_nothing_that_is_remembered_is_confirmed() {
     let broker = TestBroker::with(&[orders(), consumer("mail", "confirm")], true, &limits()).await.unwrap();
-    let begun = Arc::new(Notify::new());
-    let bell = Arc::clone(&begun);
-    let hangs = move |_cx: Context, _event: OrderPlaced| {
-        bell.notify_one();
-        std::future::pending::<Result<(), Fault>>()
-    };
-    let doomed = Doomed::new(&broker, "mail");
-    let start = |mesh: Mesh| async move {
-        mesh.consumer::<OrderPlaced>("confirm").settings(settings()).start(hangs).await.unwrap();
-    };
-    doomed.run("mail", start).await;
-    let sender = broker.connect("orders").await.unwrap();
+    let sender = left_in_the_middle(&broker, settings(), None).await;
     let publisher = sender.publisher::<OrderPlaced>();
-    publisher.publish(&order(1)).id("1").await.unwrap();
-    begun.notified().await;
-    doomed.end();
 
     let store = SlowStore::start(&broker, true).await;
     let (seen, (end, ended)) = (Seen::default(), watch::channel(false));
@@ -216,7 +191,7 @@ async fn a_suspect_lets_others_in_though_nothing_that_is_remembered_is_confirmed
     assert!(store.kept() > 0 && !*store.gate.borrow(), "the store confirms nothing");
     end.send_replace(true);
     store.gate.send_replace(true);
-    at_rest(&broker, ("mesh1-event-orders", "mail_confirm")).await;
+    settled(&broker, ("mesh1-event-orders", "mail_confirm")).await;
     assert!(letters(&broker).await.is_empty());
     assert_eq!(*seen.lock().await, ["1", "2"], "each once");
 }

@@ -56,6 +56,13 @@ async fn letters_are_taken_out_and_put_into_another_mesh_as_they_are() {
     assert_eq!(String::from_utf8(printed.stdout).unwrap(), text, "the same to standard output");
     let twice = operator.run(&["dead-letter", "export", "--to", &file]).await;
     assert_eq!(twice.status.code(), Some(2), "a file that is there is not written over");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+    let (other_file, part) = (format!("{file}.2"), format!("{file}.2.part"));
+    std::fs::write(&part, "a person's").unwrap();
+    let beside = operator.run(&["dead-letter", "export", "--to", &other_file]).await;
+    assert_eq!(beside.status.code(), Some(2), "what is there is nobody else's");
+    assert_eq!(std::fs::read_to_string(&part).unwrap(), "a person's");
+    assert!(!std::fs::exists(&other_file).unwrap(), "what has the name is whole");
 
     assert_eq!(other.json(0, &["dead-letter", "import", &file, "--dry-run"]).await["imported"], 0);
     let counts = other.json(0, &["dead-letter", "import", &file]).await;

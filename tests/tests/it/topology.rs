@@ -273,6 +273,40 @@ async fn a_delivery_that_does_not_end_keeps_a_consumer_as_it_was() {
     assert_eq!(take(&jetstream, 1).await.0, ["r1"]);
 }
 
+/// The same, where the new service has no consumer yet: it is made, and is not given what the old one has in hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_method_that_moves_to_a_new_service_is_given_to_nobody_while_another_one_has_it() {
+    let broker = TestBroker::start(&[serving(&["Charge", "Refund"])]).await.unwrap();
+    let operator = broker.connect("operator").await.unwrap();
+    let (bus, jetstream) = (operator.bus(), foreign(&broker, "operator").await);
+    queue(bus, "Refund", "r1").await;
+    queue(bus, "Refund", "r2").await;
+    let (ids, came) = take(&jetstream, 1).await;
+    assert_eq!(ids, ["r1"]);
+
+    let limits = StreamLimits::default();
+    let alone = topology::apply(bus, &[served_by("agent", &["Refund"]), orders()], &limits).await.unwrap();
+    assert_eq!(alone.waiting.len(), 1, "who is not declared any more reads it still: {alone:?}");
+    assert!(bus.stream_state(EVENTS).await.unwrap().is_some(), "everything else stands");
+    let moved = [served_by("agent", &["Refund"]), serving(&["Charge"])];
+    let settle = async {
+        let is_cut_down = || async {
+            let info = jetstream.get_stream(WORK).await.unwrap().consumer_info(WORKER).await.unwrap();
+            (info.config.filter_subjects.len() < 2).then_some(())
+        };
+        eventually("the old one is cut down", is_cut_down).await;
+        assert_eq!(bus.consumer_state(WORK, AGENT).await.unwrap(), None, "r1 is in hand");
+        accept(came).await;
+    };
+    let (applied, ()) = tokio::join!(topology::apply(bus, &moved, &limits), settle);
+    assert_eq!(applied.unwrap().waiting, []);
+    let (ids, came) = take_of(&jetstream, AGENT, 1).await;
+    assert_eq!(ids, ["r2"], "and not the one that was in hand");
+    accept(came).await;
+    let state = bus.consumer_state(WORK, AGENT).await.unwrap().unwrap();
+    assert_eq!((state.pending, state.in_flight), (0, 0));
+}
+
 /// A method moves to a service whose name comes first, while its old one has one in hand. Servers of a cluster would let both read it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_method_that_moves_is_given_to_nobody_while_another_one_has_it() {

@@ -176,8 +176,8 @@ impl Queue {
         Turn::Gone
     }
 
-    /// Takes up again what waits aside for nothing: what was given up, and what should have been heard. When to look again.
-    pub(super) fn look_aside(&mut self, heard_to: u64) -> Option<Instant> {
+    /// Takes up again what waits aside for nothing: what was given up, and what should have been heard.
+    pub(super) fn look_aside(&mut self, heard_to: u64) {
         let now = Instant::now();
         if now >= self.look_next {
             self.look_next = now + LOOK_EVERY;
@@ -186,6 +186,10 @@ impl Queue {
                 self.ready.push_front(aside.again(letter));
             }
         }
+    }
+
+    /// When what waits aside is looked at again.
+    pub(super) fn looks_next(&self) -> Option<Instant> {
         (!self.aside.is_empty()).then_some(self.look_next)
     }
 }
@@ -275,10 +279,12 @@ mod tests {
         let (mut queue, mark) = (Queue::new(share.clone()), share.begin(key()).unwrap());
         queue.found(letter());
         assert_eq!(queue.turn(&Selection::default(), 5), Turn::Gone);
-        assert!(queue.look_aside(5).is_some() && queue.front().is_none());
+        queue.look_aside(5);
+        assert!(queue.looks_next().is_some() && queue.front().is_none());
         drop(mark);
         queue.look_next = Instant::now();
-        assert_eq!(queue.look_aside(5), None);
+        queue.look_aside(5);
+        assert_eq!(queue.looks_next(), None);
         assert_eq!(queue.turn(&filtered(), 5), Turn::LookUp);
         queue.pop();
         // Nobody has it: what was found open is sent, and is this job's meanwhile.

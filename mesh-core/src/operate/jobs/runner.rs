@@ -248,7 +248,7 @@ impl Runner {
     fn act(&mut self) -> Instant {
         let mut wake = Instant::now() + Duration::from_secs(60);
         self.repair();
-        wake = self.queue.look_aside(self.progress.read_to()).map_or(wake, |again| wake.min(again));
+        self.queue.look_aside(self.progress.read_to());
         while self.is_caught_up {
             match next(&self.plan, &self.view()) {
                 Next::Dispatch => match self.dispatch() {
@@ -269,7 +269,7 @@ impl Runner {
             }
         }
         // What was put aside just now is looked at again soon.
-        wake = self.queue.look_aside(self.progress.read_to()).map_or(wake, |again| wake.min(again));
+        wake = self.queue.looks_next().map_or(wake, |again| wake.min(again));
         if self.is_walked && self.queue.is_empty() {
             self.queue.end();
         }

@@ -65,8 +65,26 @@ impl Rescue<'_> {
             {
                 Ok(())
             }
+            (Verdict::Lost, _) if self.may_be_settled(notice).await? => {
+                let Notice { stream, sequence, .. } = notice;
+                tracing::warn!(
+                    stream,
+                    sequence,
+                    consumer = notice.durable,
+                    "a server says that a message of a queue was deleted before it was settled; a server that is behind the others says \
+                     so of what was acknowledged too, so it is taken for that"
+                );
+                Ok(())
+            }
             (Verdict::Capture | Verdict::Lost, _) => self.report_loss(notice, &lane).await,
         }
+    }
+
+    /// Whether the deletion that the broker speaks of may be that of an acknowledgement. With several servers, each says of a
+    /// deleted message that it was not acknowledged if it has not heard of that yet: the two come to it by different ways.
+    async fn may_be_settled(&self, notice: &Notice) -> Result<bool, Fault> {
+        let is_of_queue = notice.word == Word::Deleted && is_queue(&notice.stream);
+        Ok(is_of_queue && self.bus.is_replicated(&notice.stream).await?)
     }
 
     /// Whether a letter stands for a message that is gone: its id is not known any more, but its place is.

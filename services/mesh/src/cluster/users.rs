@@ -74,6 +74,7 @@ fn maker(name: &Name) -> Permissions {
         "$JS.API.CONSUMER.CREATE.>",
         "$JS.API.CONSUMER.DURABLE.CREATE.>",
         "$JS.API.CONSUMER.INFO.>",
+        "$JS.API.CONSUMER.NAMES.*",
         "$JS.API.CONSUMER.PAUSE.>",
         "$JS.API.CONSUMER.RESET.>",
     ];

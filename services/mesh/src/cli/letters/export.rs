@@ -1,7 +1,7 @@
 //! Letters with their whole histories, one a line: to keep, to look at elsewhere, to bring into another mesh.
 
 use std::{
-    io::{BufWriter, Write},
+    io::{BufWriter, ErrorKind, Write},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     pin::pin,
@@ -73,19 +73,16 @@ struct What<'a> {
 impl What<'_> {
     /// Under another name first: what has the name is whole.
     async fn write_file(&self, path: &Path) -> anyhow::Result<(u64, usize)> {
+        if path.exists() {
+            return Err(not_made(path, "it exists already").into());
+        }
         let mut part = path.to_owned().into_os_string();
         part.push(".part");
         let part = PathBuf::from(part);
-        create(path)?;
-        let written = match create(&part) {
-            Ok(file) => self.write(file).await,
-            Err(failure) => Err(failure.into()),
-        };
-        let ended = written.and_then(|counts| Ok(std::fs::rename(&part, path).map(|()| counts)?));
-        if ended.is_err() {
-            // Nothing of them is worth keeping; that they can't be taken away harms less than what is said already.
-            let _ = (std::fs::remove_file(path), std::fs::remove_file(&part));
-        }
+        let written = self.write(create(&part)?).await;
+        let ended = written.and_then(|counts| Ok(publish(&part, path).map(|()| counts)?));
+        // It is this command's own, and has done its duty or is worth nothing.
+        let _ = std::fs::remove_file(&part);
         ended
     }
 
@@ -107,10 +104,25 @@ impl What<'_> {
 
 fn create(path: &Path) -> Result<std::fs::File, Failure> {
     let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600).open(path).map_err(|error| {
-        let message = format!("{} can't be made: {error}", path.display());
-        Failure::input(message, "name a file that does not exist yet, in a folder that does")
-    })
+    options.write(true).create_new(true).mode(0o600).open(path).map_err(|error| not_made(path, &error.to_string()))
+}
+
+/// Gives it its name, unless something has that by now.
+fn publish(part: &Path, path: &Path) -> Result<(), Failure> {
+    match std::fs::hard_link(part, path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(not_made(path, &error.to_string())),
+        // There are file systems without links.
+        Err(_) => std::fs::rename(part, path).map_err(|error| not_made(path, &error.to_string())),
+    }
+}
+
+fn not_made(path: &Path, why: &str) -> Failure {
+    let message = format!("{} can't be made: {why}", path.display());
+    Failure::input(
+        message,
+        "name a file that does not exist yet, in a folder that does (NAME.part is made there first)",
+    )
 }
 
 pub(super) fn line(history: &History, catalog: &Catalog, reveal: bool) -> anyhow::Result<Value> {
