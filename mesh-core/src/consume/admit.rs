@@ -3,117 +3,37 @@
 //! What may not begin now is put aside on the lane and spends no attempt, so it waits without a place and without an ack
 //! that is pending.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::sync::{MutexGuard, PoisonError};
 
 use mesh_proto::v1;
-use tokio::sync::Notify;
 
 use super::{
     attempt::{Ended, panic_text},
     inbox::is_doubt,
+    targets::{Admitted, Asks, Targets},
     worker::Worker,
 };
 use crate::{
-    clock::Clock,
     envelope::Envelope,
     fault::{Code, Effect, Fault, Reason},
     policy::{
         budget::Budget,
-        isolation::{Admit, Came, IsolationRule, Target},
+        isolation::{Aside, Came},
     },
     subject,
 };
 
-/// Targets that are remembered at once; idle ones are forgotten beyond it.
-const MAX_TARGETS: usize = 10_000;
 /// A target with a longer name is known by its hash.
 const MAX_TARGET_BYTES: usize = 128;
-/// A wait for a place of a target looks again so often, whether it has become slow.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// The targets of one consumer.
-pub(super) struct Isolation {
-    rule: IsolationRule,
-    places: usize,
-    clock: Clock,
-    running: AtomicUsize,
-    targets: Mutex<HashMap<String, Target>>,
-    ended: Notify,
-}
-
-/// A delivery that may begin, until it is told what came of it.
-pub(super) struct Admitted<'a> {
-    isolation: &'a Isolation,
-    target: String,
-    began_ms: i64,
-    came: Came,
-}
-
-impl Isolation {
-    pub(super) fn new(rule: IsolationRule, places: usize, clock: Clock) -> Isolation {
-        let (targets, ended) = (Mutex::default(), Notify::new());
-        Isolation { rule, places, clock, running: AtomicUsize::new(0), targets, ended }
-    }
-
-    /// Waits for a place of the target. `Err`: it is to come back then (Unix milliseconds).
-    async fn admit(&self, target: String) -> Result<Admitted<'_>, i64> {
-        loop {
-            let ended = self.ended.notified();
-            let now_ms = self.clock.now_ms();
-            match self.ask(&target, now_ms) {
-                Admit::Begin => return Ok(Admitted { isolation: self, target, began_ms: now_ms, came: Came::Nothing }),
-                Admit::PutAside(due_ms) => return Err(due_ms),
-                // Places become free when attempts end; without an end, the target is found slow at the next look.
-                Admit::Wait => drop(tokio::time::timeout(LOOK_AGAIN, ended).await),
-            }
+/// What an end says of the target.
+fn came(ended: &Ended, attempts: &v1::Attempts) -> Came {
+    match ended {
+        Ended::Done(_) | Ended::Refused(_) => Came::Answered,
+        Ended::Again { .. } | Ended::DeadLetter(_) => of_last(attempts),
+        Ended::PutAside { .. } | Ended::HandedBack | Ended::CutOff | Ended::Overtaken | Ended::TakenOver => {
+            Came::Nothing
         }
-    }
-
-    fn ask(&self, target: &str, now_ms: i64) -> Admit {
-        let mut targets = self.lock();
-        if targets.len() >= MAX_TARGETS && !targets.contains_key(target) {
-            targets.retain(|_, target| !target.is_idle(&self.rule, now_ms));
-        }
-        let free = self.places.saturating_sub(self.running.load(Ordering::Acquire));
-        let admit = targets.entry(target.to_owned()).or_default().admit(&self.rule, (free, self.places), now_ms);
-        if admit == Admit::Begin {
-            self.running.fetch_add(1, Ordering::AcqRel);
-        }
-        admit
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Target>> {
-        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Admitted<'_> {
-    fn came(&mut self, ended: &Ended, attempts: &v1::Attempts) {
-        self.came = match ended {
-            Ended::Done(_) | Ended::Refused(_) => Came::Answered,
-            Ended::Again { .. } | Ended::DeadLetter(_) => of_last(attempts),
-            Ended::PutAside { .. } | Ended::HandedBack | Ended::CutOff | Ended::Overtaken | Ended::TakenOver => {
-                Came::Nothing
-            }
-        };
-    }
-}
-
-impl Drop for Admitted<'_> {
-    fn drop(&mut self) {
-        let Isolation { rule, running, clock, ended, .. } = self.isolation;
-        if let Some(target) = self.isolation.lock().get_mut(&self.target) {
-            target.ended(rule, self.began_ms, self.came, (clock.now_ms(), fastrand::f64()));
-        }
-        running.fetch_sub(1, Ordering::AcqRel);
-        ended.notify_waiters();
     }
 }
 
@@ -143,15 +63,14 @@ impl Worker {
         // First the target: what it may not have draws nothing from the budget and pays nothing in.
         let admitted = match self.isolation.as_ref().zip(self.target(envelope)?) {
             None => None,
-            Some((isolation, target)) => {
-                let admitted = isolation.admit(target).await;
-                Some(admitted.map_err(|due_ms| self.put_aside_until(envelope, due_ms, "its target is down"))?)
-            }
+            Some((targets, target)) => Some(self.admit(targets, target, envelope).await?),
         };
         let lane = envelope.note.lane.as_ref();
         let is_retry = envelope.attempt() > 1 && lane.is_none_or(|lane| lane.letter.is_none());
         if is_retry && !self.draw() {
-            return Err(self.put_aside_until(envelope, self.later_ms(envelope), "there is no budget for a retry"));
+            let due_ms = self.later_ms(envelope);
+            let aside = Aside { is_down: true, earliest_ms: due_ms, due_ms, waits_for_call: false };
+            return Err(self.put_aside_until(envelope, aside, "there is no budget for a retry"));
         }
         if lane.is_none() {
             let mut budget = self.budget();
@@ -172,7 +91,7 @@ impl Worker {
             let mut new = attempts.attempts.iter().skip(before);
             let ran = new.any(|attempt| !is_doubt(attempt)) || matches!(ended, Ended::Done(_) | Ended::Refused(_));
             if ran {
-                admitted.came(ended, attempts);
+                admitted.came(came(ended, attempts));
             }
         }
     }
@@ -196,20 +115,51 @@ impl Worker {
         self.bus.gate().clock().now_ms().saturating_add(wait_ms)
     }
 
-    /// On the lane until then, unless it would be too late by then: that is said at once. `why` it may not begin.
-    fn put_aside_until(&self, envelope: &Envelope, due_ms: i64, why: &str) -> Ended {
-        if envelope.note.deadline.is_some_and(|deadline| deadline.unix_ms() <= due_ms) {
-            let message = "its deadline comes before it may begin";
+    /// A place of its target, or how it ends instead.
+    async fn admit<'a>(
+        &self,
+        targets: &'a Targets,
+        target: String,
+        envelope: &Envelope,
+    ) -> Result<Admitted<'a>, Ended> {
+        let deadline_ms = envelope.note.deadline.map(|deadline| deadline.unix_ms());
+        let asks = Asks { is_first: envelope.attempt() == 1, deadline_ms };
+        targets.admit(&target, asks).await.map_err(|aside| {
+            let why = if aside.is_down { "its target is down" } else { "its target is slow" };
+            match self.put_aside_until(envelope, aside, why) {
+                Ended::PutAside { due_ms, turn, .. } if aside.waits_for_call => {
+                    Ended::PutAside { due_ms, turn, target: Some(target) }
+                }
+                ended => ended,
+            }
+        })
+    }
+
+    /// On the lane until it is due, or until it would be too late if that is sooner. Where it can't begin in time in any case,
+    /// that is said at once. `why` it may not begin.
+    fn put_aside_until(&self, envelope: &Envelope, aside: Aside, why: &str) -> Ended {
+        let Aside { earliest_ms, due_ms, is_down, .. } = aside;
+        let deadline_ms = envelope.note.deadline.map(|deadline| deadline.unix_ms());
+        if deadline_ms.is_some_and(|deadline_ms| deadline_ms <= earliest_ms) {
+            let message = format!("its deadline comes before it may begin: {why}");
             let fault = Fault::new(Code::DeadlineExceeded, Effect::None, Reason::DeadlineExpired, message);
             return Ended::DeadLetter(fault);
         }
-        let wait_ms = due_ms.saturating_sub(self.bus.gate().clock().now_ms());
-        let wait = Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0));
-        if self.age(envelope).saturating_add(wait) > self.retry_rule(envelope).max_age {
+        let too_old_ms = self.too_old_ms(envelope);
+        // One that is slow answers: whoever waits for it gets there.
+        if is_down && too_old_ms < earliest_ms {
             let message = format!("it is older than the rule allows, and may still not begin: {why}");
             return Ended::DeadLetter(Fault::new(Code::Unavailable, Effect::None, Reason::AttemptsExhausted, message));
         }
-        Ended::PutAside { due_ms, turn: String::new() }
+        let last_ms = deadline_ms.map_or(too_old_ms, |deadline_ms| too_old_ms.min(deadline_ms));
+        Ended::PutAside { due_ms: due_ms.min(last_ms.max(earliest_ms)), turn: String::new(), target: None }
+    }
+
+    /// When it is older than the rule allows, Unix milliseconds.
+    fn too_old_ms(&self, envelope: &Envelope) -> i64 {
+        let left = self.retry_rule(envelope).max_age.saturating_sub(self.age(envelope));
+        let left_ms = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
+        self.bus.gate().clock().now_ms().saturating_add(left_ms)
     }
 
     /// What the delivery is for. A closure of the service's that panics makes a letter, like a handler.

@@ -37,8 +37,8 @@ pub(super) enum Ended {
     /// Again, when it is due (Unix milliseconds).
     Again { due_ms: i64, attempt: u32 },
     /// Not begun: the same attempt again, when it is due (Unix milliseconds). `turn` tells it from every other time that the same
-    /// delivery is put aside, where that is remembered.
-    PutAside { due_ms: i64, turn: String },
+    /// delivery is put aside, where that is remembered. `target`: who may call it back before.
+    PutAside { due_ms: i64, turn: String, target: Option<String> },
     /// To the letters.
     DeadLetter(Fault),
     /// Back to the broker, as if it had not been begun.

@@ -7,6 +7,7 @@
 mod admit;
 mod age;
 mod attempt;
+mod call_back;
 mod feed;
 mod inbox;
 mod key_locks;
@@ -14,6 +15,7 @@ mod lease;
 mod ordered;
 mod quarantine;
 mod settle;
+mod targets;
 mod tenure;
 mod unbegun;
 mod work;

@@ -62,8 +62,8 @@ impl Worker {
             Ended::Again { due_ms, attempt } => {
                 (How::Delay, Box::pin(self.again(envelope, (attempt, due_ms), &attempts)).await)
             }
-            Ended::PutAside { due_ms, turn } => {
-                (How::Delay, Box::pin(self.put_aside(envelope, (due_ms, &turn), &attempts)).await)
+            Ended::PutAside { due_ms, turn, target } => {
+                (How::Delay, Box::pin(self.put_aside(envelope, (due_ms, &turn, target), &attempts)).await)
             }
             Ended::DeadLetter(fault) => (How::DeadLetter, Box::pin(self.dead_letter(envelope, &fault, attempts)).await),
         };
@@ -138,10 +138,19 @@ impl Worker {
         Ok(())
     }
 
-    async fn put_aside(&self, envelope: &Envelope, when: (i64, &str), attempts: &v1::Attempts) -> Result<(), GivenUp> {
-        let put_aside = || delayed::put_aside(&self.bus, &self.lane, envelope, when, attempts);
-        self.until_confirmed("a copy of what is put aside", put_aside).await?;
+    /// `target`: who may call it back before it is due.
+    async fn put_aside(
+        &self,
+        envelope: &Envelope,
+        (due_ms, turn, target): (i64, &str, Option<String>),
+        attempts: &v1::Attempts,
+    ) -> Result<(), GivenUp> {
+        let put_aside = || delayed::put_aside(&self.bus, &self.lane, envelope, (due_ms, turn), attempts);
+        let is_stored = self.until_confirmed("a copy of what is put aside", put_aside).await?;
         crash_point("settle.delayed");
+        if let (true, Some((targets, target))) = (is_stored, self.isolation.as_ref().zip(target)) {
+            targets.shelve(&target, delayed::unique(envelope), due_ms);
+        }
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::Semaphore;
 
 use super::{
-    ConsumerSettings, admit::Isolation, key_locks::KeyLocks, lease::Leases, quarantine::Quarantine, work::Work,
+    ConsumerSettings, key_locks::KeyLocks, lease::Leases, quarantine::Quarantine, targets::Targets, work::Work,
 };
 use crate::{
     bus::Bus, clock::TaskScope, delayed::Lane, fault::Fault, policy::budget::Budget, store::Store,
@@ -40,7 +40,7 @@ pub struct Worker {
     /// Those whose record is being written here, by its key.
     pub(super) remembering: KeyLocks,
     pub(super) budget: Mutex<Budget>,
-    pub(super) isolation: Option<Isolation>,
+    pub(super) isolation: Option<Targets>,
     /// Deliveries that wait for the broker to take what follows from them.
     pub(super) waiting: AtomicUsize,
     /// Stops when the service drains: nothing new is begun.
@@ -65,7 +65,7 @@ impl Worker {
         let (metrics, home) = about;
         let clock = bus.gate().clock();
         let places = settings.concurrency.max(1);
-        let isolation = settings.isolation.clone().map(|rule| Isolation::new(rule, places, clock.clone()));
+        let isolation = settings.isolation.clone().map(|rule| Targets::new(rule, places, clock.clone()));
         Arc::new(Worker {
             bus: bus.clone(),
             store: Store::own(bus),
@@ -100,6 +100,9 @@ impl Worker {
         let renewing = self.leases.clone().renew(self.bus.clone(), self.settings.ack_wait, self.abort.clone());
         self.abort.spawn(renewing);
         self.leases.watch_over();
+        if self.isolation.is_some() {
+            self.scope.spawn(Arc::clone(&self).call_back());
+        }
         self.scope.spawn(Arc::clone(&self).feed(main));
         self.scope.spawn(Arc::clone(&self).feed(lane));
         Ok(())

@@ -11,7 +11,8 @@ use crate::{
     bus::{Bus, PublishError, Stored},
     claim,
     clock::rfc3339,
-    envelope::{Envelope, LaneNote, Note, header},
+    envelope::{Envelope, LaneNote, Note, header, is_own},
+    fault::Fault,
     subject,
 };
 
@@ -19,6 +20,10 @@ pub(crate) use lane::cut;
 pub use lane::{Lane, attempts_of, block_of, encode_attempts, letter_id, shortened};
 use mesh_proto::v1;
 
+/// How the id of a copy begins that was put aside, not begun.
+const ASIDE: &str = "aside/";
+/// How it begins when that was called back.
+const BACK: &str = "back/";
 const SCHEDULE: &str = "Nats-Schedule";
 const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
 
@@ -65,6 +70,8 @@ pub async fn delay_in_turn(
 /// `turn`: where what is put aside is remembered, each time is one of its own. An earlier copy may have been dropped, because the
 /// delivery itself was in hand: were the next one taken for that, the message would be nowhere.
 ///
+/// `false`: another copy of it waits already.
+///
 /// # Errors
 /// As of [`delay`].
 pub async fn put_aside(
@@ -73,17 +80,55 @@ pub async fn put_aside(
     envelope: &Envelope,
     (due_ms, turn): (i64, &str),
     attempts: &v1::Attempts,
-) -> Result<(), PublishError> {
+) -> Result<bool, PublishError> {
     let id = match turn {
-        "" => format!("aside/{}/{}", lane.durable(), unique(envelope)),
-        turn => format!("aside/{}/{}/{turn}", lane.durable(), unique(envelope)),
+        "" => format!("{ASIDE}{}/{}", lane.durable(), unique(envelope)),
+        turn => format!("{ASIDE}{}/{}/{turn}", lane.durable(), unique(envelope)),
     };
     let mut copy = later(lane, envelope, (envelope.attempt(), due_ms), (attempts, id));
     copy.headers.push((Cow::Borrowed(header::EXPECTED_LAST), "0".to_owned()));
     match store(bus, lane, envelope, copy).await {
-        Err(error) if error.is_conflict() => Ok(()),
-        stored => stored.map(drop),
+        Err(error) if error.is_conflict() => Ok(false),
+        stored => stored.map(|_| true),
     }
+}
+
+/// Lets a copy that was put aside come back at `due_ms` (Unix milliseconds), if it waits still. `false`: it does not, or another
+/// copy of the same delivery waits in its place.
+///
+/// The copy is replaced by itself, under the sequence that it was read at, so there is one of it at any time, whatever crashes and
+/// whoever else calls.
+///
+/// # Errors
+/// The bus can't be reached, or this identity may not read its own lane: the copy waits as before.
+pub async fn bring_forward(bus: &Bus, lane: &Lane, unique: &str, due_ms: i64) -> Result<bool, Fault> {
+    let subject = subject::lane_hold(&lane.region, &lane.service, &lane.consumer, unique);
+    let Some(held) = bus.direct_last(&lane.stream(), &subject).await? else { return Ok(false) };
+    let Envelope { headers, payload, delivery: Some(delivery), .. } = held.open().envelope else { return Ok(false) };
+    let id = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(header::MESSAGE_ID));
+    if !id.is_some_and(|(_, id)| id.starts_with(ASIDE) || id.starts_with(BACK)) {
+        return Ok(false);
+    }
+    // What the broker added to the copy is not sent again.
+    let kept = headers.into_iter().filter(|(name, _)| is_of_copy(name));
+    let own = [
+        (header::MESSAGE_ID, format!("{BACK}{}/{unique}/{}", lane.durable(), delivery.sequence)),
+        (SCHEDULE, format!("@at {}", rfc3339(due_ms))),
+        (header::EXPECTED_LAST, delivery.sequence.to_string()),
+    ];
+    let own = own.into_iter().map(|(name, value)| (Cow::Borrowed(name), value));
+    let headers = kept.map(|(name, value)| (Cow::Owned(name), value)).chain(own).collect();
+    match bus.publish(&lane.stream(), bus.gate().seal_own(subject, headers, payload)).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_conflict() => Ok(false),
+        Err(error) => Err(error.into_fault("the copy that is called back")),
+    }
+}
+
+/// Whether a header of a waiting copy is the copy's, and neither the broker's nor made anew with each copy.
+fn is_of_copy(name: &str) -> bool {
+    let ours = [header::MESH, header::ATTEMPTS, SCHEDULE_TARGET];
+    is_own(name) || ours.iter().any(|own| name.eq_ignore_ascii_case(own))
 }
 
 /// The copy that waits on the lane until it is due.

@@ -239,7 +239,10 @@ pub fn compile(declaration: &Declaration, region: &Name) -> Permissions {
     let consumers = declaration.consumes.iter().map(|c| c.consumer.clone());
     for consumer in consumers.chain(declaration.serving().into_iter().map(worker_name)) {
         publish.push(format!("{WIRE}.lane.{region}.{service}.{consumer}.due.*.*"));
-        publish.push(format!("{WIRE}.lane.{region}.{service}.{consumer}.hold.*"));
+        // What it put aside, to write, and to read one by one: it is called back.
+        let held = format!("{WIRE}.lane.{region}.{service}.{consumer}.hold.*");
+        publish.push(format!("$JS.API.DIRECT.GET.{}.{held}", subject::lane_stream(service.as_str())));
+        publish.push(held);
         publish.push(format!("{WIRE}.dead.{region}.{service}.{consumer}.*"));
         // What lies apart of its messages, to write, and to read part by part.
         let apart = format!("{WIRE}.claim.{region}.{service}.{consumer}.*.*.*");
@@ -251,9 +254,6 @@ pub fn compile(declaration: &Declaration, region: &Name) -> Permissions {
         let letters = format!("{WIRE}.dead.{region}.{service}.{}.*", consumes.consumer);
         publish.push(format!("$JS.API.DIRECT.GET.{}.{letters}", subject::DEAD_LETTER_STREAM));
         subscribe.push(letters);
-        let lane = subject::lane_stream(service.as_str());
-        let held = format!("{WIRE}.lane.{region}.{service}.{}.hold.*", consumes.consumer);
-        publish.push(format!("$JS.API.DIRECT.GET.{lane}.{held}"));
     }
     Permissions { publish, subscribe, may_answer: !declaration.serves.is_empty() }
 }
@@ -341,6 +341,7 @@ mod tests {
                 "mesh1.store.local.payments.>",
                 "$JS.API.STREAM.MSG.GET.mesh1-store-payments",
                 "mesh1.lane.local.payments.charge.due.*.*",
+                "$JS.API.DIRECT.GET.mesh1-lane-payments.mesh1.lane.local.payments.charge.hold.*",
                 "mesh1.lane.local.payments.charge.hold.*",
                 "mesh1.dead.local.payments.charge.*",
                 "$JS.API.DIRECT.GET.mesh1-claim.mesh1.claim.local.payments.charge.*.*.*",

@@ -4,7 +4,12 @@
 //! *refuses* would fill it with attempts in vain. So a target has at most a share of the places that leaves some free
 //! whatever it does (the dynamic threshold of shared switch buffers: a share of what is still free), and after some
 //! failures in a row nothing is sent to it but one probe at a time. What it may not have now is put aside on the lane,
-//! spending no attempt; returns are spaced, so that a long queue of it can't crowd the consumer either.
+//! spending no attempt.
+//!
+//! What is put aside must not come back in vain: each return costs the broker two writes, and those delay the healthy. So a
+//! first attempt is put aside for long, and *called back* early: by each answer of its target two (so a target that is mended
+//! gets its work back faster and faster, and no faster than it answers), by each probe that failed one, for the next probe.
+//! Returns are spaced, so that a long queue of one target can't crowd the consumer either.
 
 use std::time::Duration;
 
@@ -23,6 +28,8 @@ pub struct IsolationRule {
     pub max_pause: Duration,
     /// How many deliveries of one target may come back from the lane in a second.
     pub returns_per_s: u32,
+    /// After so long a first attempt comes back that nobody called: the process that put it aside is gone.
+    pub aside: Duration,
 }
 
 impl Default for IsolationRule {
@@ -34,6 +41,7 @@ impl Default for IsolationRule {
             pause: Duration::from_secs(1),
             max_pause: Duration::from_secs(30),
             returns_per_s: 500,
+            aside: Duration::from_mins(2),
         }
     }
 }
@@ -44,6 +52,12 @@ const LONGEST_QUEUE_MS: i64 = 3_600_000;
 /// One place of so many, and at least one, is kept for targets of which nothing runs.
 const RESERVE: usize = 16;
 
+/// How many are called back by an answer.
+const CALLED_BY_ANSWER: usize = 2;
+
+/// What was called back is on its way for so long, at most: then no more is called.
+const CALLED_AHEAD_MS: i64 = 1000;
+
 /// What is known of a target.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Target {
@@ -53,8 +67,10 @@ pub struct Target {
     /// Failed probes in a row.
     probes: u32,
     probe_at_ms: i64,
-    /// The last return that was given out.
-    last_return_ms: i64,
+    /// The last return that was given out of those that come soon: retries, and what was called back.
+    soon_ms: i64,
+    /// The last one of those that wait to be called.
+    late_ms: i64,
 }
 
 /// What becomes of a delivery.
@@ -64,8 +80,21 @@ pub enum Admit {
     Begin,
     /// It waits here: places of this target become free soon.
     Wait,
-    /// It waits on the lane until then (Unix milliseconds).
-    PutAside(i64),
+    /// It waits on the lane.
+    PutAside(Aside),
+}
+
+/// A delivery that is put aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Aside {
+    /// Why: the target is down, and not only slow.
+    pub is_down: bool,
+    /// It can't begin before (Unix milliseconds).
+    pub earliest_ms: i64,
+    /// When it comes back by itself (Unix milliseconds).
+    pub due_ms: i64,
+    /// Whether it may be called back before.
+    pub waits_for_call: bool,
 }
 
 /// What came of an attempt, for its target.
@@ -79,13 +108,32 @@ pub enum Came {
     Nothing,
 }
 
+/// An attempt that has ended.
+#[derive(Debug, Clone, Copy)]
+pub struct End {
+    /// When it began (Unix milliseconds).
+    pub began_ms: i64,
+    /// What came of it.
+    pub came: Came,
+    /// How many of its target wait to be called back.
+    pub aside: usize,
+}
+
 impl Target {
-    /// Decides about one more delivery, with `free` of the consumer's `places` free now.
+    /// Decides about one more delivery, with `free` of the consumer's `places` free now. `is_first`: it was never begun.
     #[must_use]
-    pub fn admit(&mut self, rule: &IsolationRule, (free, places): (usize, usize), now_ms: i64) -> Admit {
+    pub fn admit(
+        &mut self,
+        rule: &IsolationRule,
+        (free, places): (usize, usize),
+        is_first: bool,
+        now_ms: i64,
+    ) -> Admit {
         self.forget_the_future(rule, now_ms);
-        if self.failures >= rule.failures && (now_ms < self.probe_at_ms || !self.running.is_empty()) {
-            return Admit::PutAside(self.next_return(rule, now_ms.max(self.probe_at_ms)));
+        if self.is_down(rule) && (now_ms < self.probe_at_ms || !self.running.is_empty()) {
+            // One comes back for the next probe. Retries have been begun, and know best when they are too late.
+            let is_soon = !is_first || self.soon_ms < self.probe_at_ms;
+            return Admit::PutAside(self.aside(rule, (true, is_soon), (now_ms.max(self.probe_at_ms), now_ms)));
         }
         // The last places are for targets that have none yet.
         let reserve = if places > 1 { (places / RESERVE).max(1) } else { 0 };
@@ -99,26 +147,35 @@ impl Target {
         }
         let oldest_ms = self.running.first().map_or(0, |began| now_ms.saturating_sub(*began));
         if oldest_ms >= millis(rule.slow_after) {
-            return Admit::PutAside(self.next_return(rule, now_ms));
+            return Admit::PutAside(self.aside(rule, (false, !is_first), (now_ms, now_ms)));
         }
         Admit::Wait
     }
 
-    /// An attempt that began at `began_ms` has ended. `jitter` is a random number from 0 up to 1.
-    pub fn ended(&mut self, rule: &IsolationRule, began_ms: i64, came: Came, (now_ms, jitter): (i64, f64)) {
-        if let Some(at) = self.running.iter().position(|began| *began == began_ms) {
+    /// An attempt has ended: what was put aside is to be called back, one for each moment (Unix milliseconds). `jitter` is a random
+    /// number from 0 up to 1.
+    pub fn ended(&mut self, rule: &IsolationRule, end: End, (now_ms, jitter): (i64, f64)) -> Vec<i64> {
+        if let Some(at) = self.running.iter().position(|began| *began == end.began_ms) {
             self.running.remove(at);
         }
-        match came {
-            Came::Answered => (self.failures, self.probes) = (0, 0),
-            Came::Nothing => {}
+        match end.came {
+            Came::Nothing => Vec::new(),
+            Came::Answered => {
+                (self.failures, self.probes) = (0, 0);
+                self.forget_the_future(rule, now_ms);
+                self.call(rule, CALLED_BY_ANSWER.min(end.aside), (now_ms, now_ms))
+            }
             Came::Failed => {
+                let was_down = self.is_down(rule);
                 self.failures = self.failures.saturating_add(1);
-                if self.failures >= rule.failures {
-                    let doubled = rule.pause.saturating_mul(1 << self.probes.min(16)).min(rule.max_pause);
-                    self.probe_at_ms = now_ms.saturating_add(millis(doubled.mul_f64(0.5 + jitter / 2.0)));
-                    self.probes = self.probes.saturating_add(1);
+                // What had begun before the pause is no probe: one blip under many attempts is one pause.
+                if !self.is_down(rule) || (was_down && end.began_ms < self.probe_at_ms) {
+                    return Vec::new();
                 }
+                let doubled = rule.pause.saturating_mul(1 << self.probes.min(16)).min(rule.max_pause);
+                self.probe_at_ms = now_ms.saturating_add(millis(doubled.mul_f64(0.5 + jitter / 2.0)));
+                self.probes = self.probes.saturating_add(1);
+                self.call(rule, end.aside.min(1), (self.probe_at_ms, self.probe_at_ms))
             }
         }
     }
@@ -127,23 +184,52 @@ impl Target {
     #[must_use]
     pub fn is_idle(&self, rule: &IsolationRule, now_ms: i64) -> bool {
         let over = self.probe_at_ms.saturating_add(millis(rule.max_pause)) < now_ms;
-        self.running.is_empty() && (self.failures == 0 || over) && self.last_return_ms <= now_ms
+        self.running.is_empty() && (self.failures == 0 || over) && self.soon_ms.max(self.late_ms) <= now_ms
+    }
+
+    fn is_down(&self, rule: &IsolationRule) -> bool {
+        self.failures >= rule.failures
     }
 
     /// A clock that was set back must not keep a target shut for as long as it was set back.
     fn forget_the_future(&mut self, rule: &IsolationRule, now_ms: i64) {
         self.probe_at_ms = self.probe_at_ms.min(now_ms.saturating_add(millis(rule.max_pause)));
-        self.last_return_ms = self.last_return_ms.min(now_ms.saturating_add(LONGEST_QUEUE_MS));
+        self.soon_ms = self.soon_ms.min(now_ms.saturating_add(LONGEST_QUEUE_MS));
+        self.late_ms = self.late_ms.min(now_ms.saturating_add(LONGEST_QUEUE_MS));
     }
 
-    /// The next free moment to come back, at least a moment from now.
-    fn next_return(&mut self, rule: &IsolationRule, earliest_ms: i64) -> i64 {
-        let spacing_ms = i64::from((1000 / rule.returns_per_s.max(1)).max(1));
-        let earliest_ms = earliest_ms.saturating_add(millis(rule.slow_after));
-        let due_ms = self.last_return_ms.saturating_add(spacing_ms).max(earliest_ms);
-        self.last_return_ms = due_ms;
-        due_ms
+    fn aside(
+        &mut self,
+        rule: &IsolationRule,
+        (is_down, is_soon): (bool, bool),
+        (from_ms, now_ms): (i64, i64),
+    ) -> Aside {
+        let earliest_ms = from_ms.saturating_add(millis(rule.slow_after));
+        let late_ms = now_ms.saturating_add(millis(rule.aside)).max(earliest_ms);
+        let (last, from_ms) = match is_soon {
+            true => (&mut self.soon_ms, earliest_ms),
+            false => (&mut self.late_ms, late_ms),
+        };
+        let due_ms = next(rule, last, from_ms);
+        Aside { is_down, earliest_ms, due_ms, waits_for_call: !is_soon }
     }
+
+    /// Calls back so many, from then on, unless enough are on their way.
+    fn call(&mut self, rule: &IsolationRule, count: usize, (from_ms, now_ms): (i64, i64)) -> Vec<i64> {
+        let most_ms = now_ms.saturating_add(CALLED_AHEAD_MS);
+        let mut called = Vec::new();
+        while called.len() < count && self.soon_ms < most_ms {
+            called.push(next(rule, &mut self.soon_ms, from_ms));
+        }
+        called
+    }
+}
+
+/// The next free moment to come back, not before `from_ms`.
+fn next(rule: &IsolationRule, last_ms: &mut i64, from_ms: i64) -> i64 {
+    let spacing_ms = i64::from((1000 / rule.returns_per_s.max(1)).max(1));
+    *last_ms = last_ms.saturating_add(spacing_ms).max(from_ms);
+    *last_ms
 }
 
 fn millis(duration: Duration) -> i64 {
@@ -156,58 +242,109 @@ mod tests {
     use proptest::prelude::*;
 
     const PLACES: usize = 64;
+    const FREE: (usize, usize) = (PLACES, PLACES);
 
-    /// Deliveries of one target until none more is begun; how many run then.
-    fn fill(target: &mut Target, rule: &IsolationRule, mut free: usize, now_ms: i64) -> usize {
+    /// First deliveries of one target until none more is begun; how many run then.
+    fn fill(target: &mut Target, mut free: usize, now_ms: i64) -> usize {
         let mut begun = 0;
-        while free > 0 && target.admit(rule, (free, PLACES), now_ms) == Admit::Begin {
+        while free > 0 && target.admit(&IsolationRule::default(), (free, PLACES), true, now_ms) == Admit::Begin {
             begun += 1;
             free -= 1;
         }
         begun
     }
 
+    fn end(target: &mut Target, began_ms: i64, came: Came, now_ms: i64) -> Vec<i64> {
+        target.ended(&IsolationRule::default(), End { began_ms, came, aside: 100 }, (now_ms, 1.0))
+    }
+
+    fn aside(admit: Admit) -> Aside {
+        match admit {
+            Admit::PutAside(aside) => aside,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// One that failed as often as it takes, at `now_ms`.
+    fn down(now_ms: i64) -> Target {
+        let mut target = Target::default();
+        for _ in 0..IsolationRule::default().failures {
+            assert_eq!(target.admit(&IsolationRule::default(), FREE, true, now_ms), Admit::Begin);
+            let nothing_aside = End { began_ms: now_ms, came: Came::Failed, aside: 0 };
+            target.ended(&IsolationRule::default(), nothing_aside, (now_ms, 1.0));
+        }
+        target
+    }
+
     #[test]
     fn one_target_that_hangs_leaves_places_free_and_its_queue_goes_to_the_lane() {
         let (rule, mut target) = (IsolationRule::default(), Target::default());
-        let begun = fill(&mut target, &rule, PLACES, 0);
+        let begun = fill(&mut target, PLACES, 0);
         assert!((44..=52).contains(&begun), "{begun} of {PLACES}");
-        assert_eq!(target.admit(&rule, (PLACES - begun, PLACES), 100), Admit::Wait, "it may only be busy");
-        let Admit::PutAside(due_ms) = target.admit(&rule, (PLACES - begun, PLACES), 300) else { panic!("it is slow") };
-        assert!(due_ms > 300);
-        let mut other = Target::default();
-        assert_eq!(other.admit(&rule, (PLACES - begun, PLACES), 300), Admit::Begin, "another target finds a place");
+        let left = (PLACES - begun, PLACES);
+        assert_eq!(target.admit(&rule, left, true, 100), Admit::Wait, "it may only be busy");
+        let slow = aside(target.admit(&rule, left, true, 300));
+        assert!(slow.due_ms > 300 && !slow.is_down && slow.waits_for_call);
+        assert_eq!(Target::default().admit(&rule, left, true, 300), Admit::Begin, "another target finds a place");
     }
 
     #[test]
     fn one_that_refuses_is_probed_one_at_a_time_and_comes_back_with_its_first_answer() {
-        let (rule, mut target) = (IsolationRule::default(), Target::default());
-        for _ in 0..rule.failures {
-            assert_eq!(target.admit(&rule, (PLACES, PLACES), 0), Admit::Begin);
-            target.ended(&rule, 0, Came::Failed, (0, 1.0));
-        }
-        assert!(matches!(target.admit(&rule, (PLACES, PLACES), 500), Admit::PutAside(due) if due >= 1000));
-        assert_eq!(target.admit(&rule, (PLACES, PLACES), 1000), Admit::Begin, "a probe");
-        assert!(matches!(target.admit(&rule, (PLACES, PLACES), 1000), Admit::PutAside(_)), "one at a time");
-        target.ended(&rule, 1000, Came::Failed, (1000, 1.0));
-        assert!(matches!(target.admit(&rule, (PLACES, PLACES), 2500), Admit::PutAside(_)), "the pause has doubled");
-        assert_eq!(target.admit(&rule, (PLACES, PLACES), 3000), Admit::Begin);
-        target.ended(&rule, 3000, Came::Answered, (3000, 1.0));
-        assert!(fill(&mut target, &rule, PLACES, 3001) > 40, "all at once");
+        let (rule, mut target) = (IsolationRule::default(), down(0));
+        assert!(aside(target.admit(&rule, FREE, true, 500)).due_ms >= 1000);
+        assert_eq!(target.admit(&rule, FREE, true, 1000), Admit::Begin, "a probe");
+        assert!(aside(target.admit(&rule, FREE, true, 1000)).is_down, "one at a time");
+        end(&mut target, 1000, Came::Failed, 1000);
+        aside(target.admit(&rule, FREE, true, 2500)); // The pause has doubled.
+        assert_eq!(target.admit(&rule, FREE, true, 3000), Admit::Begin);
+        end(&mut target, 3000, Came::Answered, 3000);
+        assert!(fill(&mut target, PLACES, 3001) > 40, "all at once");
     }
 
     #[test]
-    fn returns_from_the_lane_are_spaced() {
-        let rule = IsolationRule { returns_per_s: 100, ..IsolationRule::default() };
-        let mut target = Target { failures: 5, probe_at_ms: 10_000, ..Target::default() };
-        let dues: Vec<_> = (0..50)
-            .map(|_| match target.admit(&rule, (PLACES, PLACES), 0) {
-                Admit::PutAside(due) => due,
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        assert!(dues.windows(2).all(|pair| pair[1] - pair[0] == 10), "{dues:?}");
-        assert!(dues[0] >= 10_000);
+    fn a_blip_under_many_attempts_is_one_pause() {
+        let (rule, mut target) = (IsolationRule::default(), Target::default());
+        for _ in 0..fill(&mut target, PLACES, 0) {
+            end(&mut target, 0, Came::Failed, 10);
+        }
+        assert_eq!(target.admit(&rule, FREE, true, 1010), Admit::Begin, "a second later");
+        end(&mut target, 1010, Came::Failed, 1010);
+        aside(target.admit(&rule, FREE, true, 3000));
+        assert_eq!(target.admit(&rule, FREE, true, 3010), Admit::Begin, "only a probe that fails doubles the pause");
+    }
+
+    #[test]
+    fn one_comes_back_for_the_probe_and_the_others_wait_to_be_called() {
+        let (rule, mut target) = (IsolationRule::default(), down(0));
+        let asides: Vec<_> = (0..50).map(|_| aside(target.admit(&rule, FREE, true, 0))).collect();
+        let soon: Vec<_> = asides.iter().filter(|aside| !aside.waits_for_call).map(|aside| aside.due_ms).collect();
+        assert_eq!(soon.len(), 1, "{asides:?}");
+        assert!((1000..2000).contains(&soon[0]));
+        let late: Vec<_> = asides.iter().filter(|aside| aside.waits_for_call).map(|aside| aside.due_ms).collect();
+        assert!(late.windows(2).all(|pair| pair[1] - pair[0] == 2), "spaced: {late:?}");
+        assert!(late[0] >= millis(rule.aside));
+        let retry = aside(target.admit(&rule, FREE, false, 0));
+        assert!(!retry.waits_for_call && retry.due_ms < 2000, "a retry comes back soon");
+    }
+
+    #[test]
+    fn a_failed_probe_calls_one_for_the_next_and_each_answer_calls_two() {
+        let (rule, mut target) = (IsolationRule::default(), down(0));
+        assert_eq!(target.admit(&rule, FREE, true, 1000), Admit::Begin);
+        assert_eq!(end(&mut target, 1000, Came::Failed, 1000), [3000], "when it may be probed again");
+        assert_eq!(target.admit(&rule, FREE, true, 3000), Admit::Begin);
+        assert_eq!(end(&mut target, 3000, Came::Answered, 3100), [3100, 3102]);
+        let mut none = down(0);
+        none.ended(&rule, End { began_ms: 0, came: Came::Answered, aside: 0 }, (5000, 0.5));
+        assert_eq!(none.soon_ms, 0, "what is not there is not counted");
+    }
+
+    #[test]
+    fn no_more_is_called_than_may_come_back_in_a_second() {
+        let (rule, mut target) = (IsolationRule { returns_per_s: 10, ..IsolationRule::default() }, Target::default());
+        let ended = End { began_ms: 0, came: Came::Answered, aside: 1000 };
+        let called: usize = (0..100).map(|_| target.ended(&rule, ended, (0, 0.0)).len()).sum();
+        assert_eq!(called, 10);
     }
 
     #[test]
@@ -215,15 +352,15 @@ mod tests {
         let rule = IsolationRule::default();
         let mut target = Target::default();
         let mut free = 3;
-        while free > 0 && target.admit(&rule, (free, 3), 0) == Admit::Begin {
+        while free > 0 && target.admit(&rule, (free, 3), true, 0) == Admit::Begin {
             free -= 1;
         }
         assert!(free >= 1);
         let mut once = Target::default();
-        assert_eq!(once.admit(&rule, (3, 3), 0), Admit::Begin);
-        once.ended(&rule, 0, Came::Failed, (0, 1.0));
+        assert_eq!(once.admit(&rule, (3, 3), true, 0), Admit::Begin);
+        end(&mut once, 0, Came::Failed, 0);
         assert!(once.is_idle(&rule, 40_000));
-        assert_eq!(Target::default().admit(&rule, (0, 3), 0), Admit::Wait, "no place at all");
+        assert_eq!(Target::default().admit(&rule, (0, 3), true, 0), Admit::Wait, "no place at all");
     }
 
     proptest! {
@@ -234,11 +371,42 @@ mod tests {
             let mut targets: Vec<Target> = (0..3).map(|_| Target::default()).collect();
             let mut free = PLACES;
             for which in order {
-                if free > 0 && targets[which].admit(&rule, (free, PLACES), 0) == Admit::Begin {
+                if free > 0 && targets[which].admit(&rule, (free, PLACES), true, 0) == Admit::Begin {
                     free -= 1;
                 }
             }
             prop_assert!(free >= 1, "no place is left");
+        }
+
+        /// Whatever a target does, and whenever: as long as it is down, something of it comes back by the time of the next
+        /// probe, and once it is not, each answer calls what waits.
+        #[test]
+        fn a_target_with_something_aside_is_always_asked_again(
+            steps in proptest::collection::vec((0i64..3000, any::<bool>(), any::<bool>()), 1..200),
+        ) {
+            let rule = IsolationRule::default();
+            let (mut target, mut now_ms, mut shelf, mut returns) = (Target::default(), 0, 0usize, Vec::<i64>::new());
+            for (pause_ms, fails, is_first) in steps {
+                now_ms += pause_ms;
+                returns.retain(|due_ms| *due_ms > now_ms);
+                match target.admit(&rule, FREE, is_first, now_ms) {
+                    Admit::Begin => {
+                        let came = if fails { Came::Failed } else { Came::Answered };
+                        let called = target.ended(&rule, End { began_ms: now_ms, came, aside: shelf }, (now_ms, 0.5));
+                        prop_assert!(called.len() <= shelf);
+                        shelf -= called.len();
+                        returns.extend(called);
+                    }
+                    Admit::PutAside(aside) if aside.waits_for_call => shelf += 1,
+                    Admit::PutAside(aside) => returns.push(aside.due_ms),
+                    Admit::Wait => prop_assert!(false, "every place is free"),
+                }
+                if shelf > 0 && target.is_down(&rule) {
+                    let probe_ms = target.probe_at_ms.max(now_ms);
+                    let soonest = returns.iter().min().copied().unwrap_or(i64::MAX);
+                    prop_assert!(soonest <= probe_ms + 1500, "{soonest} {probe_ms}");
+                }
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use mesh_core::{
     consume::ConsumerSettings,
     operate::letters::{self, Selector},
     policy::retry::RetryRule,
+    subject,
 };
 use mesh_tests::{Seen, TestBroker, eventually};
 use shop_proto::shop::orders::v1::OrderPlaced;
@@ -91,6 +92,36 @@ async fn a_target_that_refuses_delays_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_hangs_delays_no_other() {
     one_target_is_down(Down::Hangs).await;
+}
+
+/// What is put aside comes back by itself after two minutes, which is longer than `eventually` waits: so it was called.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_put_aside_is_called_back_by_the_answers_of_its_target_and_not_in_vain() {
+    let broker = TestBroker::start(&[orders(), consumer("depot", "ship")]).await.unwrap();
+    let (seen, (mend, mended)) = (Seen::default(), watch::channel(false));
+    let mesh = broker.connect("depot").await.unwrap();
+    consume(&mesh, Down::Refuses, &seen, mended).await;
+    let sender = broker.connect("orders").await.unwrap();
+    let events = futures_util::stream::iter((1..=COUNT).map(|n| (n.to_string(), order(n * 7))));
+    sender.publisher::<OrderPlaced>().publish_all(events, 64).collect::<Vec<_>>().await;
+    let operator = broker.connect("operator").await.unwrap();
+    let lane = async || operator.bus().stream_state(&subject::lane_stream("depot")).await.unwrap().unwrap();
+    eventually("nearly all on the lane", || async { (lane().await.messages >= COUNT as u64 - 32).then_some(()) }).await;
+    // Probes that fail bring none of the others back.
+    let probed = lane().await.last_sequence;
+    eventually("some more probes", || async { (lane().await.last_sequence >= probed + 10).then_some(()) }).await;
+    assert!(lane().await.messages >= COUNT as u64 - 32);
+
+    mend.send_replace(true);
+    eventually("all of them, once it is mended", || async { (seen.lock().await.len() >= COUNT).then_some(()) }).await;
+    // Each was written when it was put aside, when it was called, and when it was due; few of them twice.
+    let written = lane().await.last_sequence;
+    assert!(written < 4 * COUNT as u64, "{written} writes for {COUNT} events");
+    mesh.drain().await;
+    let mut ids = seen.lock().await.clone();
+    ids.sort();
+    ids.dedup();
+    assert_eq!((ids.len(), seen.lock().await.len()), (COUNT, COUNT), "each once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,64 @@
+//! What was put aside for a target comes back when the target answers, long before it is due by itself.
+
+use std::{
+    sync::{Arc, Once},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream};
+
+use super::{
+    targets::{Called, Targets},
+    worker::Worker,
+};
+use crate::delayed;
+
+/// So many are called back at once: each is one read and one write.
+const AT_ONCE: usize = 16;
+/// So many are called back by a process that drains, so that they do not wait for nobody.
+const LEAVING: usize = 1000;
+/// And so long it takes to do that, at most.
+const LEAVES_WITHIN: Duration = Duration::from_secs(2);
+
+impl Worker {
+    /// Calls back until the scope stops. What is not called then comes back by itself.
+    pub(super) async fn call_back(self: Arc<Self>) {
+        let Some(targets) = &self.isolation else { return };
+        let failed = Once::new();
+        let calling = async {
+            loop {
+                self.call_all(targets, targets.called().await, &failed).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.scope.stopped() => {}
+            () = calling => {}
+        }
+        let leaving = self.call_all(targets, targets.leave(LEAVING), &failed);
+        let _ = tokio::time::timeout(LEAVES_WITHIN, leaving).await;
+    }
+
+    async fn call_all(&self, targets: &Targets, called: Vec<Called>, failed: &Once) {
+        stream::iter(called).for_each_concurrent(AT_ONCE, |called| self.call_one(targets, called, failed)).await;
+    }
+
+    /// Calls one back, or in its place another one of its target.
+    async fn call_one(&self, targets: &Targets, called: Called, failed: &Once) {
+        let mut next = Some(called);
+        while let Some(called) = next.take() {
+            match delayed::bring_forward(&self.bus, &self.lane, &called.unique, called.at_ms).await {
+                Ok(true) => {}
+                Ok(false) => next = targets.instead(called),
+                Err(fault) => {
+                    failed.call_once(|| tracing::warn!(
+                        %fault,
+                        consumer = %self.lane.durable(),
+                        "what was put aside for a target that answers again can't be called back: it comes back by itself within minutes (if access is denied: mesh keys makes users that may); said once"
+                    ));
+                    targets.not_called(called);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The targets of one consumer, and what was put aside for each of them and waits to be called back.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    clock::Clock,
+    policy::isolation::{Admit, Aside, Came, End, IsolationRule, Target},
+};
+
+/// Targets that are remembered at once; idle ones are forgotten beyond it.
+const MAX_TARGETS: usize = 10_000;
+/// Copies on the lane that are remembered, of all targets: about 100 bytes each. One more comes back by itself.
+const MAX_SHELVED: usize = 100_000;
+/// A wait for a place of a target looks again so often, whether it has become slow.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// The targets of one consumer.
+pub(super) struct Targets {
+    rule: IsolationRule,
+    places: usize,
+    clock: Clock,
+    running: AtomicUsize,
+    known: Mutex<All>,
+    ended: Notify,
+    /// Rings when something is to be called back.
+    called: Notify,
+}
+
+#[derive(Default)]
+struct All {
+    by_name: HashMap<String, Known>,
+    /// How many lie on all shelves.
+    shelved: usize,
+    calls: Vec<Called>,
+}
+
+#[derive(Default)]
+struct Known {
+    target: Target,
+    /// What was put aside, the oldest first.
+    shelf: VecDeque<Shelved>,
+}
+
+struct Shelved {
+    /// The last token of where its copy waits.
+    unique: String,
+    /// When it comes back by itself.
+    due_ms: i64,
+}
+
+/// A copy that is to come back at another time.
+pub(super) struct Called {
+    pub(super) target: String,
+    pub(super) unique: String,
+    /// When it is to be back; Unix milliseconds.
+    pub(super) at_ms: i64,
+    /// When it comes back by itself.
+    due_ms: i64,
+}
+
+/// What is asked for a place.
+#[derive(Clone, Copy)]
+pub(super) struct Asks {
+    /// It was never begun.
+    pub(super) is_first: bool,
+    /// When it is too late, Unix milliseconds.
+    pub(super) deadline_ms: Option<i64>,
+}
+
+/// A delivery that may begin, until it is told what came of it.
+pub(super) struct Admitted<'a> {
+    targets: &'a Targets,
+    target: String,
+    began_ms: i64,
+    came: Came,
+}
+
+impl Targets {
+    pub(super) fn new(rule: IsolationRule, places: usize, clock: Clock) -> Targets {
+        let (known, ended, called) = (Mutex::default(), Notify::new(), Notify::new());
+        Targets { rule, places, clock, running: AtomicUsize::new(0), known, ended, called }
+    }
+
+    /// Waits for a place of the target. `Err`: it is to wait on the lane.
+    pub(super) async fn admit(&self, target: &str, asks: Asks) -> Result<Admitted<'_>, Aside> {
+        loop {
+            let ended = self.ended.notified();
+            let now_ms = self.clock.now_ms();
+            match self.ask(target, asks, now_ms) {
+                Admit::Begin => {
+                    let target = target.to_owned();
+                    return Ok(Admitted { targets: self, target, began_ms: now_ms, came: Came::Nothing });
+                }
+                // It would be too late when it comes back, and a place may become free before.
+                Admit::PutAside(aside) if !aside.is_down && ends_between(asks.deadline_ms, now_ms, &aside) => {}
+                Admit::PutAside(aside) => return Err(aside),
+                Admit::Wait => {}
+            }
+            // Places become free when attempts end; without an end, the target is found slow at the next look.
+            let _ = tokio::time::timeout(LOOK_AGAIN, ended).await;
+        }
+    }
+
+    fn ask(&self, target: &str, asks: Asks, now_ms: i64) -> Admit {
+        let mut all = self.lock();
+        if all.by_name.len() >= MAX_TARGETS && !all.by_name.contains_key(target) {
+            all.forget_idle(&self.rule, now_ms);
+        }
+        let free = self.places.saturating_sub(self.running.load(Ordering::Acquire));
+        let known = all.by_name.entry(target.to_owned()).or_default();
+        let admit = known.target.admit(&self.rule, (free, self.places), asks.is_first, now_ms);
+        if admit == Admit::Begin {
+            self.running.fetch_add(1, Ordering::AcqRel);
+        }
+        admit
+    }
+
+    /// A copy waits on the lane until `due_ms`, unless its target calls it back.
+    pub(super) fn shelve(&self, target: &str, unique: String, due_ms: i64) {
+        let now_ms = self.clock.now_ms();
+        let mut all = self.lock();
+        all.forget_returned(target, now_ms);
+        if all.shelved >= MAX_SHELVED {
+            return;
+        }
+        if let Some(known) = all.by_name.get_mut(target) {
+            known.shelf.push_back(Shelved { unique, due_ms });
+            all.shelved += 1;
+        }
+    }
+
+    /// What is to be called back now; waits until there is something. Cancel-safe.
+    pub(super) async fn called(&self) -> Vec<Called> {
+        loop {
+            let called = std::mem::take(&mut self.lock().calls);
+            if !called.is_empty() {
+                return called;
+            }
+            self.called.notified().await;
+        }
+    }
+
+    /// Another one in the place of one that came back by itself.
+    pub(super) fn instead(&self, gone: Called) -> Option<Called> {
+        let mut all = self.lock();
+        let next = all.take(&gone.target, self.clock.now_ms())?;
+        Some(Called { unique: next.unique, due_ms: next.due_ms, ..gone })
+    }
+
+    /// It could not be called back: the next answer calls it again.
+    pub(super) fn not_called(&self, called: Called) {
+        let mut all = self.lock();
+        if let Some(known) = all.by_name.get_mut(&called.target) {
+            known.shelf.push_front(Shelved { unique: called.unique, due_ms: called.due_ms });
+            all.shelved += 1;
+        }
+    }
+
+    /// This process goes: at most so many are to come back now, to whoever is at work then. The others come back by themselves.
+    pub(super) fn leave(&self, most: usize) -> Vec<Called> {
+        let at_ms = self.clock.now_ms();
+        let mut all = self.lock();
+        let mut called = Vec::new();
+        let names: Vec<String> = all.by_name.keys().cloned().collect();
+        for target in names {
+            while called.len() < most
+                && let Some(Shelved { unique, due_ms }) = all.take(&target, at_ms)
+            {
+                called.push(Called { target: target.clone(), unique, at_ms, due_ms });
+            }
+        }
+        called
+    }
+
+    fn lock(&self) -> MutexGuard<'_, All> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the deadline comes after now, and before it is back.
+fn ends_between(deadline_ms: Option<i64>, now_ms: i64, aside: &Aside) -> bool {
+    deadline_ms.is_some_and(|deadline_ms| now_ms < deadline_ms && deadline_ms <= aside.earliest_ms)
+}
+
+impl All {
+    /// The oldest that still waits on the shelf.
+    fn take(&mut self, target: &str, now_ms: i64) -> Option<Shelved> {
+        self.forget_returned(target, now_ms);
+        let next = self.by_name.get_mut(target)?.shelf.pop_front()?;
+        self.shelved = self.shelved.saturating_sub(1);
+        Some(next)
+    }
+
+    /// What came back by itself is no longer there to be called. They lie in the order in which they do.
+    fn forget_returned(&mut self, target: &str, now_ms: i64) {
+        let Some(known) = self.by_name.get_mut(target) else { return };
+        while known.shelf.front().is_some_and(|first| first.due_ms <= now_ms) {
+            known.shelf.pop_front();
+            self.shelved = self.shelved.saturating_sub(1);
+        }
+    }
+
+    fn forget_idle(&mut self, rule: &IsolationRule, now_ms: i64) {
+        self.by_name.retain(|_, known| !known.target.is_idle(rule, now_ms));
+        self.shelved = self.by_name.values().map(|known| known.shelf.len()).sum();
+    }
+
+    /// An attempt of the target has ended: what is to be called back joins the calls.
+    fn ended(&mut self, targets: &Targets, of: &Admitted<'_>) {
+        let now_ms = targets.clock.now_ms();
+        self.forget_returned(&of.target, now_ms);
+        let Some(known) = self.by_name.get_mut(&of.target) else { return };
+        let end = End { began_ms: of.began_ms, came: of.came, aside: known.shelf.len() };
+        for at_ms in known.target.ended(&targets.rule, end, (now_ms, fastrand::f64())) {
+            let Some(Shelved { unique, due_ms }) = known.shelf.pop_front() else { break };
+            self.shelved = self.shelved.saturating_sub(1);
+            self.calls.push(Called { target: of.target.clone(), unique, at_ms, due_ms });
+        }
+    }
+}
+
+impl Admitted<'_> {
+    pub(super) fn came(&mut self, came: Came) {
+        self.came = came;
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        let mut all = self.targets.lock();
+        all.ended(self.targets, self);
+        let has_called = !all.calls.is_empty();
+        drop(all);
+        self.targets.running.fetch_sub(1, Ordering::AcqRel);
+        self.targets.ended.notify_waiters();
+        if has_called {
+            self.targets.called.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicU64, Ordering},
+        },
+        time::UNIX_EPOCH,
+    };
+
+    use super::*;
+
+    const FIRST: Asks = Asks { is_first: true, deadline_ms: None };
+
+    /// Targets of a consumer with 16 places, at a time that is moved by hand.
+    fn targets() -> (Targets, Arc<AtomicU64>) {
+        let now_ms = Arc::new(AtomicU64::new(1000));
+        let of = Arc::clone(&now_ms);
+        let clock = Clock::from_fn(move || UNIX_EPOCH + Duration::from_millis(of.load(Ordering::Relaxed)));
+        (Targets::new(IsolationRule::default(), 16, clock), now_ms)
+    }
+
+    async fn fails(targets: &Targets) {
+        for _ in 0..IsolationRule::default().failures {
+            targets.admit("a", FIRST).await.ok().unwrap().came(Came::Failed);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_shelved_is_called_back_by_answers_the_oldest_first_unless_it_came_back() {
+        let (targets, now_ms) = targets();
+        fails(&targets).await;
+        assert!(targets.admit("a", FIRST).await.err().unwrap().is_down);
+        for n in 1..=6 {
+            targets.shelve("a", n.to_string(), 10_000 + n * 1000);
+        }
+        now_ms.store(11_500, Ordering::Relaxed);
+        targets.admit("a", FIRST).await.ok().unwrap().came(Came::Answered);
+        let called = targets.called().await;
+        let uniques: Vec<_> = called.iter().map(|called| called.unique.as_str()).collect();
+        assert_eq!(uniques, ["2", "3"], "the first came back by itself");
+        let mut called = called.into_iter();
+        let (second, third) = (called.next().unwrap(), called.next().unwrap());
+        assert_eq!(targets.instead(second).unwrap().unique, "4");
+        targets.not_called(third);
+        targets.admit("a", FIRST).await.ok().unwrap().came(Came::Answered);
+        let uniques: Vec<_> = targets.called().await.into_iter().map(|called| called.unique).collect();
+        assert_eq!(uniques, ["3", "5"]);
+    }
+
+    #[tokio::test]
+    async fn who_leaves_calls_back_what_it_can() {
+        let (targets, _) = targets();
+        fails(&targets).await;
+        for n in 0..5 {
+            targets.shelve("a", n.to_string(), 10_000);
+        }
+        assert_eq!(targets.leave(3).len(), 3);
+        assert_eq!(targets.leave(3).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn the_shelves_have_an_end() {
+        let (targets, _) = targets();
+        fails(&targets).await;
+        for n in 0..=MAX_SHELVED {
+            targets.shelve("a", n.to_string(), i64::MAX);
+        }
+        assert_eq!(targets.lock().by_name["a"].shelf.len(), MAX_SHELVED);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_would_be_too_late_on_the_lane_of_a_slow_target_waits_here() {
+        let (targets, now_ms) = targets();
+        let mut running = Vec::new();
+        while let Ok(Ok(one)) = tokio::time::timeout(Duration::from_millis(1), targets.admit("a", FIRST)).await {
+            running.push(one);
+        }
+        now_ms.store(2000, Ordering::Relaxed);
+        assert!(!targets.admit("a", FIRST).await.err().unwrap().is_down, "it is slow");
+        let urgent = targets.admit("a", Asks { deadline_ms: Some(2200), ..FIRST });
+        tokio::pin!(urgent);
+        assert!(tokio::time::timeout(Duration::from_secs(1), &mut urgent).await.is_err(), "it waits");
+        running.pop();
+        assert!(urgent.await.is_ok());
+    }
+}
