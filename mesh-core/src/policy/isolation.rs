@@ -41,7 +41,7 @@ impl Default for IsolationRule {
             pause: Duration::from_secs(1),
             max_pause: Duration::from_secs(30),
             returns_per_s: 500,
-            aside: Duration::from_mins(2),
+            aside: Duration::from_secs(120),
         }
     }
 }
