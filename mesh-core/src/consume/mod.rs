@@ -8,6 +8,7 @@ mod admit;
 mod age;
 mod attempt;
 mod feed;
+mod handed_back;
 mod inbox;
 mod key_locks;
 mod lease;
