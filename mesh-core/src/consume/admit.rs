@@ -14,6 +14,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
+    delayed::attempts_of,
     envelope::Envelope,
     fault::{Code, Effect, Fault, Reason},
     policy::{
@@ -52,6 +53,13 @@ pub(super) struct Granted<'a> {
     is_retry: bool,
 }
 
+/// Whether it is begun for the first time. What was put aside before comes over the lane then, without an attempt so far; what
+/// was told to come later without one of its own counted has been begun. A replay is a person's own.
+fn is_first(envelope: &Envelope) -> bool {
+    let is_new = || envelope.attempt() == 1 && attempts_of(envelope).attempts.iter().all(is_doubt);
+    envelope.note.lane.as_ref().is_none_or(|lane| lane.letter.is_none() && is_new())
+}
+
 /// What is remembered of a target's name: thousands may be, and it comes from the payload.
 fn short(target: String) -> String {
     if target.len() <= MAX_TARGET_BYTES { target } else { subject::sha256(target.as_bytes()) }
@@ -72,7 +80,7 @@ impl Worker {
             let aside = Aside { is_down: true, earliest_ms: due_ms, due_ms, waits_for_call: false };
             return Err(self.put_aside_until(envelope, aside, "there is no budget for a retry"));
         }
-        if lane.is_none() {
+        if is_first(envelope) {
             let mut budget = self.budget();
             *budget = budget.first_attempt(&self.settings.retry_budget);
         }
@@ -173,5 +181,60 @@ impl Worker {
             let fault = Fault::new(Code::Internal, Effect::None, Reason::HandlerPanicked, message);
             Ended::DeadLetter(fault.with_detail(panic_text(&*panic)))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        delayed::encode_attempts,
+        envelope::{LaneNote, LetterNote, Note, header},
+    };
+
+    /// A copy on the lane, as attempt number `attempt`, with the attempts so far.
+    fn copy(attempt: u32, attempts: &[v1::Attempt]) -> Envelope {
+        let lane = LaneNote {
+            attempt,
+            subject: String::new(),
+            message_id: String::new(),
+            source: (String::new(), 1),
+            stored_at_ms: 1,
+            letter: None,
+            block: None,
+            claim: None,
+            key: None,
+        };
+        let attempts = encode_attempts(&v1::Attempts { attempts: attempts.to_vec() });
+        Envelope {
+            subject: String::new(),
+            message_id: String::new(),
+            caller: String::new(),
+            trace: None,
+            note: Note { lane: Some(lane), ..Note::default() },
+            headers: vec![(header::ATTEMPTS.to_owned(), attempts)],
+            payload: bytes::Bytes::new(),
+            delivery: None,
+            order: None,
+        }
+    }
+
+    #[test]
+    fn a_first_attempt_is_one_wherever_it_comes_from_and_only_once() {
+        let of = |reason: Reason, duration_us| {
+            let fault = Fault::new(Code::Unknown, Effect::Unknown, reason, "");
+            v1::Attempt { number: 1, duration_us, fault: Some((&fault).into()), ..v1::Attempt::default() }
+        };
+        let (throttled, doubt) = (of(Reason::VendorFailed, 7), of(Reason::OutcomeUnknown, 0));
+        let aside = copy(1, &[]);
+        assert!(is_first(&Envelope { note: Note::default(), ..aside.clone() }), "the original");
+        assert!(is_first(&aside), "it was put aside");
+        assert!(is_first(&copy(1, &[doubt])), "so was a suspect");
+        assert!(!is_first(&copy(2, std::slice::from_ref(&throttled))), "a retry");
+        assert!(!is_first(&copy(1, &[throttled])), "throttled: it comes as the same attempt, and has paid");
+        let mut replay = aside;
+        let letter = LetterNote { id: String::new(), generation: 1, ordered_at: 1 };
+        replay.note.lane = replay.note.lane.map(|lane| LaneNote { letter: Some(letter), ..lane });
+        assert!(!is_first(&replay));
     }
 }

@@ -39,15 +39,13 @@ use crate::{
 };
 
 /// How long what is remembered of a suspect or of a replay is kept.
-const HORIZON: Duration = Duration::from_secs(24 * 3600);
+pub(super) const HORIZON: Duration = Duration::from_secs(24 * 3600);
 /// The broker counts a record's time in 64 bits of nanoseconds: no longer than this.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// How often it is looked whether the one who may be at work has written down what came of it.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How long it may take to write down that one is not alone any longer, before others are let in all the same.
 const OPENING: Duration = Duration::from_secs(1);
-/// How long a drain may take to write down that a delivery was handed back. Without it the delivery is a suspect.
-const HAND_BACK_LIMIT: Duration = Duration::from_secs(2);
 
 /// One attempt at a delivery that is remembered.
 pub(super) struct Trial<'a> {
@@ -75,7 +73,7 @@ struct Mine {
     repeat: Repeat,
 }
 
-type Found = Option<(InboxRecord, u64)>;
+pub(super) type Found = Option<(InboxRecord, u64)>;
 
 impl Worker {
     /// Whether something is to be remembered, or may have been, of this delivery.
@@ -121,7 +119,7 @@ impl Worker {
         loop {
             let record = found.as_ref().map(|(record, _)| record);
             let revision = found.as_ref().map_or(0, |(_, revision)| *revision);
-            let now = self.now(&trial, delivery, since);
+            let now = self.now(envelope, delivery, since, goes_on);
             let verdict = match (written, record) {
                 // Its own start: its handler was not begun.
                 (Some(start), Some(record)) if record.by == by => Begin::Start(start),
@@ -301,45 +299,6 @@ impl Worker {
         self.remember(mine, &mut trial, ended).await
     }
 
-    /// Remembers that a delivery goes back as it came, so that whoever gets it next does not suspect it. `begun`: its handler may
-    /// have been started, and cut off in the middle.
-    pub(super) async fn remember_handed_back(&self, envelope: &Envelope, begun: bool) {
-        let Some(delivery) = &envelope.delivery else { return };
-        let key = self.inbox_key(envelope);
-        let repeat = self.work.repeat(envelope);
-        let record = |there: Option<&InboxRecord>| {
-            let (ended_alone, ended_beside) = there.map_or((0, 0), |there| (there.ended_alone, there.ended_beside));
-            let begun = begun || there.is_some_and(|there| there.begun);
-            let mut start = Start { suspect: false, alone: false, begun, ended_alone, ended_beside };
-            if delivery.deliveries > there.map_or(0, |there| there.deliveries) + 1 {
-                // Somebody had it in between who left no word: going back acquits it of nothing.
-                start.ended_beside += 1;
-                start.begun |= !self.is_always_remembered(envelope);
-            }
-            let mut record = self.begun(envelope, start, false);
-            record.set_state(State::HandedBack);
-            record.deliveries = delivery.deliveries;
-            record
-        };
-        let put = async |record: InboxRecord, expected| {
-            let kept = self.kept_for(&record, repeat).map(|kept| kept.max(HORIZON));
-            self.store.put(&key, record.encode_to_vec().into(), expected, kept).await
-        };
-        let written = async {
-            if !matches!(put(record(None), 0).await, Ok(Written::Conflict)) {
-                return;
-            }
-            let Ok(Some(entry)) = self.store.get(&key).await else { return };
-            let Ok(there) = InboxRecord::decode(entry.value) else { return };
-            let is_same = there.stream == delivery.stream && there.sequence == delivery.sequence;
-            if is_same && there.state() == State::HandedBack {
-                // Without it the delivery is looked at alone, which costs time and nothing else.
-                let _ = put(record(Some(&there)), entry.revision).await;
-            }
-        };
-        let _ = timeout(HAND_BACK_LIMIT, written).await;
-    }
-
     async fn recall(&self, key: &str) -> Result<Found, GivenUp> {
         let entry = self.until_confirmed("what is remembered of a delivery", || self.store.get(key)).await?;
         Ok(entry.and_then(|entry| Some((InboxRecord::decode(entry.value).ok()?, entry.revision))))
@@ -358,7 +317,7 @@ impl Worker {
     }
 
     /// What came of a start is remembered for the horizon, and so is that there was none.
-    fn kept_for(&self, record: &InboxRecord, repeat: Repeat) -> Option<Duration> {
+    pub(super) fn kept_for(&self, record: &InboxRecord, repeat: Repeat) -> Option<Duration> {
         match record.state() == State::Begun || record.begun {
             true => self.start_kept_for(repeat),
             false => Some(self.horizon()),
@@ -380,7 +339,7 @@ impl Worker {
     /// Of consumer and message id: the same for the original, its copies and the same id sent again, which the broker stores once
     /// more after its dedupe window, and after a restart if the first was deleted from a work queue. One of its own for each
     /// replay.
-    fn inbox_key(&self, envelope: &Envelope) -> String {
+    pub(super) fn inbox_key(&self, envelope: &Envelope) -> String {
         let consumer = &self.lane.consumer;
         match envelope.note.lane.as_ref().and_then(|lane| lane.letter.as_ref()) {
             Some(letter) => format!("inbox.{consumer}.{}-{}", letter.id, letter.generation),
@@ -396,9 +355,14 @@ impl Worker {
         }
     }
 
-    /// `since`: when this delivery was first looked at.
-    fn now<'e>(&self, trial: &Trial<'e>, delivery: &'e Delivery, since: Instant) -> Now<'e> {
-        let envelope = trial.envelope;
+    /// `since`: when this delivery was first looked at. `goes_on`: after a wait in hand.
+    pub(super) fn now<'e>(
+        &self,
+        envelope: &Envelope,
+        delivery: &'e Delivery,
+        since: Instant,
+        goes_on: bool,
+    ) -> Now<'e> {
         Now {
             attempt: envelope.attempt(),
             stream: &delivery.stream,
@@ -410,7 +374,7 @@ impl Worker {
             lease: self.settings.ack_wait,
             waited: since.elapsed(),
             original: self.settings.order.is_some().then(|| original(envelope)),
-            goes_on: trial.tenure.is_some_and(|tenure| tenure.goes_on),
+            goes_on,
         }
     }
 

@@ -9,6 +9,7 @@ mod age;
 mod attempt;
 mod call_back;
 mod feed;
+mod handed_back;
 mod inbox;
 mod key_locks;
 mod lease;

@@ -5,12 +5,16 @@
 //! less. What came of a handler is written down before it is carried out, so a repeat carries out the same again and never
 //! runs the handler twice.
 
+mod back;
+
 use std::time::Duration;
 
 use mesh_proto::v1::{
     InboxRecord,
     inbox_record::{End, State},
 };
+
+pub use back::{Back, hand_back};
 
 /// The limits of one consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,20 +103,34 @@ pub fn begin(rule: &InboxRule, found: Option<&InboxRecord>, now: &Now<'_>) -> Be
     if let Some(original) = now.original {
         return in_order(rule, record, now, original);
     }
-    if record.stream != now.stream || record.sequence != now.sequence {
+    if !is_same(record, now) {
         return of_another(rule, record, now);
     }
     match record.state() {
         State::Ended => Begin::Ended,
-        State::HandedBack => handed_back(rule, record, now, record.deliveries + 1 >= now.deliveries),
+        State::HandedBack => handed_back(rule, record, now),
         State::Begun | State::Unspecified if may_be_at_work(record, now) => Begin::Wait,
         State::Begun | State::Unspecified => without_a_word(rule, record, now, record.alone),
     }
 }
 
-/// It was handed back or put aside. `known`: nobody had it in between.
-fn handed_back(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>, known: bool) -> Begin {
-    if !known {
+fn is_same(record: &InboxRecord, now: &Now<'_>) -> bool {
+    record.stream == now.stream && record.sequence == now.sequence
+}
+
+/// Whether nobody had it in between who left no word.
+fn is_known(record: &InboxRecord, now: &Now<'_>) -> bool {
+    let known = match &record.handed_back {
+        _ if is_same(record, now) => record.deliveries,
+        Some(of) if of.stream == now.stream && of.sequence == now.sequence => of.deliveries,
+        _ => 0,
+    };
+    known + 1 >= now.deliveries
+}
+
+/// It was handed back or put aside.
+fn handed_back(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>) -> Begin {
+    if !is_known(record, now) {
         // Somebody left no word, before or after the start was written down.
         return without_a_word(rule, record, now, true);
     }
@@ -131,7 +149,7 @@ fn in_order(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>, original: u64
     if record.original != original {
         return sent_again(record, now);
     }
-    let is_same = record.stream == now.stream && record.sequence == now.sequence;
+    let is_same = is_same(record, now);
     let goes_on = if is_same { now.goes_on } else { is_newer(record, now) };
     match (record.state(), &record.end) {
         (State::Ended, Some(End::Again(_))) if goes_on && record.ended_alone + record.ended_beside > 0 => {
@@ -146,7 +164,7 @@ fn in_order(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>, original: u64
             Begin::Start(start) => Begin::Start(Start { begun: start.begun || record.begun, ..start }),
             verdict => verdict,
         },
-        (State::HandedBack, _) => handed_back(rule, record, now, record.deliveries + 1 >= now.deliveries),
+        (State::HandedBack, _) => handed_back(rule, record, now),
         (State::Begun | State::Unspecified, _) => without_a_word(rule, record, now, record.alone),
     }
 }
@@ -196,8 +214,11 @@ fn of_another(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>) -> Begin {
         // Whoever wrote the record had the later copy in hand, so that copy is where the message is.
         _ if is_lane(&record.stream) && !is_lane(now.stream) => Begin::Overtaken,
         // A copy that was delivered before is a suspect, as an original is.
-        (State::Ended, Some(End::Again(_))) if newer && is_lane(now.stream) => unrecorded(now),
-        (State::HandedBack, _) if newer => handed_back(rule, record, now, now.deliveries <= 1),
+        (State::Ended, Some(End::Again(_))) if newer && is_lane(now.stream) => match is_known(record, now) {
+            true => Begin::Start(FRESH),
+            false => unrecorded(now),
+        },
+        (State::HandedBack, _) if newer => handed_back(rule, record, now),
         // Where everything is written down, the other one goes on by itself; this is a second copy of it.
         _ if now.exact => Begin::Overtaken,
         // Where only suspects are, it may have moved on without a word of it here.

@@ -1,7 +1,8 @@
 //! A small world for [`super::inbox`]: one message, its copies, what is remembered of it, and processes that end anywhere.
 //!
-//! Whatever is put aside, over its limits, cut off or killed: the message comes to an end that is announced, and what may not
-//! be repeated is not begun after a start without a word.
+//! Whatever is put aside, over its limits, handed back or killed: the message comes to an end that is announced, and what may not
+//! be repeated is not begun after a start without a word. While every process leaves a word and the broker
+//! forgets nothing, nobody is suspected.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use mesh_proto::v1::{
 };
 use proptest::prelude::*;
 
-use super::inbox::{Begin, InboxRule, Now, Start, begin};
+use super::inbox::{Back, Begin, InboxRule, Now, Start, begin, hand_back};
 
 /// Where the message lies: its original first, then its copies on the lane.
 #[derive(Debug, Clone)]
@@ -32,6 +33,8 @@ enum Plan {
     Again,
     PutAside,
     Late,
+    /// The process drains before it is its turn. It may have had it so long that somebody else has settled it.
+    HandBack,
 }
 
 /// One delivery: of which place, what it is for, and after which of its steps the process ends.
@@ -53,6 +56,8 @@ struct World {
     in_doubt: bool,
     /// It acted, and that was written down.
     done: u32,
+    /// A process ended without a word of what it had in hand, or the broker forgot.
+    is_silent: bool,
     announced: bool,
     steps_left: u32,
     trouble: Option<&'static str>,
@@ -71,6 +76,7 @@ impl World {
             record,
             in_doubt: false,
             done: 0,
+            is_silent: false,
             announced: false,
             steps_left: 0,
             trouble,
@@ -92,12 +98,15 @@ impl World {
         let Some(place) = self.places.get_mut(at) else { return };
         // Only a stream of events keeps what was acknowledged.
         place.is_settled &= !(step.is_forgotten && at == 0);
-        if place.is_settled {
+        if place.is_settled && step.plan != Plan::HandBack {
             return;
         }
-        place.deliveries = if step.is_forgotten { 1 } else { place.deliveries + 1 };
+        if !place.is_settled {
+            place.deliveries = if step.is_forgotten { 1 } else { place.deliveries + 1 };
+        }
         self.steps_left = step.ends_after;
-        let _ = self.attempt(at, step.plan);
+        let ended = self.attempt(at, step.plan);
+        self.is_silent |= ended.is_err() || step.is_forgotten;
     }
 
     fn attempt(&mut self, at: usize, plan: Plan) -> Result<(), Gone> {
@@ -115,8 +124,16 @@ impl World {
             original: None,
             goes_on: false,
         };
+        if plan == Plan::HandBack {
+            self.goes_on()?;
+            self.back(&now);
+            return Ok(());
+        }
         let rule = InboxRule { max_ended_alone: 1000, max_ended_beside: 1000 };
-        let end = match begin(&rule, self.record.as_ref(), &now) {
+        let verdict = begin(&rule, self.record.as_ref(), &now);
+        let is_suspect = matches!(verdict, Begin::Start(Start { suspect: true, .. }));
+        self.check(self.is_silent || !is_suspect, "suspected, though everybody left a word");
+        let end = match verdict {
             Begin::Start(start) if plan == Plan::PutAside => {
                 self.goes_on()?;
                 self.write(&now, State::HandedBack, start, None);
@@ -159,6 +176,20 @@ impl World {
             }
         };
         self.carry_out(at, end)
+    }
+
+    fn back(&mut self, now: &Now<'_>) {
+        match hand_back(self.record.as_ref(), now, false) {
+            Some(Back::Itself(start)) => {
+                let noted = self.record.take().and_then(|record| record.handed_back);
+                self.write(now, State::HandedBack, start, None);
+                if let Some(record) = &mut self.record {
+                    record.handed_back = noted;
+                }
+            }
+            Some(Back::Beside(record)) => self.record = Some(*record),
+            None => {}
+        }
     }
 
     fn written(&mut self, now: &Now<'_>, start: Start, end: End) -> Result<Option<End>, Gone> {
@@ -234,13 +265,31 @@ impl World {
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let plan = prop_oneof![Just(Plan::Done), Just(Plan::Again), Just(Plan::PutAside), Just(Plan::Late)];
+    let plans = vec![Plan::Done, Plan::Again, Plan::PutAside, Plan::Late, Plan::HandBack];
+    let plan = prop::sample::select(plans);
     (0usize..6, plan, 0u32..9, 0u32..8).prop_map(|(place, plan, ends_after, forgotten)| Step {
         place,
         plan,
         ends_after,
         is_forgotten: forgotten == 0,
     })
+}
+
+/// Its copy was dropped while the message itself was in hand. Whoever had the copy for long hands it back: the message is still
+/// where it was put aside.
+#[test]
+fn a_copy_that_another_one_settled_is_handed_back_and_the_message_is_not_lost() {
+    let step = |place, plan, ends_after| Step { place, plan, ends_after, is_forgotten: false };
+    let mut world = World::new(true);
+    world.deliver(step(0, Plan::PutAside, 2));
+    world.deliver(step(0, Plan::Done, 2));
+    world.deliver(step(1, Plan::Done, u32::MAX));
+    let is_settled = |world: &World| world.places.iter().map(|place| place.is_settled).collect::<Vec<_>>();
+    assert_eq!(is_settled(&world), [false, true], "{world:?}");
+    world.deliver(step(0, Plan::PutAside, 1));
+    world.deliver(step(1, Plan::HandBack, u32::MAX));
+    world.comes_to_rest();
+    assert!(world.announced && world.done == 1 && world.trouble.is_none(), "{world:?}");
 }
 
 proptest! {
@@ -252,6 +301,18 @@ proptest! {
         let mut world = World::new(safe);
         for step in &steps {
             world.deliver(*step);
+        }
+        world.comes_to_rest();
+        prop_assert!(world.trouble.is_none(), "{:?}: {:?}", world.trouble, world);
+        prop_assert!(world.announced, "lost: {world:?}");
+    }
+
+    /// What is handed back in peace runs beside others, however often it was put aside or tried before.
+    #[test]
+    fn nobody_is_suspected_while_every_process_leaves_a_word(steps in prop::collection::vec(any_step(), 1..14), safe: bool) {
+        let mut world = World::new(safe);
+        for step in &steps {
+            world.deliver(Step { ends_after: u32::MAX, is_forgotten: false, ..*step });
         }
         world.comes_to_rest();
         prop_assert!(world.trouble.is_none(), "{:?}: {:?}", world.trouble, world);

@@ -7,15 +7,19 @@ use mesh_core::{
     Context, Fault, Mesh,
     bus::StreamLimits,
     consume::ConsumerSettings,
+    fault::{Code, Effect, Reason},
     operate::letters::{self, Selector},
-    policy::retry::RetryRule,
+    policy::{budget::BudgetRule, isolation::IsolationRule, retry::RetryRule},
     subject,
 };
 use mesh_tests::{Seen, TestBroker, eventually};
 use shop_proto::shop::orders::v1::OrderPlaced;
 use tokio::sync::watch;
 
-use crate::shop::{consumer, order, orders};
+use crate::{
+    inbox::settled,
+    shop::{consumer, order, orders},
+};
 
 const COUNT: usize = 600;
 
@@ -147,4 +151,53 @@ async fn what_waits_for_a_target_that_is_down_becomes_a_letter_when_it_is_too_ol
         (letters.len() == 100).then_some(())
     })
     .await;
+}
+
+/// Order 1 fails twice, and there is budget for one retry. Of customer 0, the target is down after the first order: what waits
+/// for it then is begun for the first time when it is up.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waited_for_its_target_pays_for_retries_when_it_is_begun() {
+    let broker = TestBroker::start(&[orders(), consumer("depot", "ship")]).await.unwrap();
+    let (seen, place) = (Seen::default(), ("mesh1-event-orders", "depot_ship"));
+    let into = Arc::clone(&seen);
+    let handler = move |cx: Context, event: OrderPlaced| {
+        let into = Arc::clone(&into);
+        async move {
+            into.lock().await.push(event.order_id.clone());
+            match (event.order_id.as_str(), cx.attempt()) {
+                ("1", 1 | 2) => Err(Fault::new(Code::Aborted, Effect::None, Reason::HandlerRefused, "not now")),
+                ("7", _) => Err(Fault::unavailable("closed").with_retry_after(Duration::from_secs(3600))),
+                _ => Ok(()),
+            }
+        }
+    };
+    let short = Duration::from_millis(100);
+    let pause = Duration::from_secs(6);
+    let settings = ConsumerSettings {
+        retry: RetryRule { base: short, cap: short, ..RetryRule::default() },
+        retry_budget: BudgetRule { share: 0.5, floor_per_s: 0.0, burst: 1.0 },
+        isolation: Some(IsolationRule { failures: 1, pause, max_pause: pause, ..IsolationRule::default() }),
+        ..ConsumerSettings::default()
+    };
+    let mesh = broker.connect("depot").await.unwrap();
+    let ship = mesh.consumer::<OrderPlaced>("ship").settings(settings);
+    ship.isolate_by(|event: &OrderPlaced| event.customer_id.clone()).start(handler).await.unwrap();
+    let sender = broker.connect("orders").await.unwrap();
+    let publisher = sender.publisher::<OrderPlaced>();
+    let begun = async |ids: &[&str]| {
+        eventually("what is begun", || async { (*seen.lock().await == ids).then_some(()) }).await;
+    };
+    publisher.publish(&order(1)).id("1").await.unwrap();
+    begun(&["1", "1"]).await;
+    // It pays half a retry, and is settled after it is known that its target is down.
+    publisher.publish(&order(7)).id("7").await.unwrap();
+    begun(&["1", "1", "7"]).await;
+    settled(&broker, place).await;
+    publisher.publish(&order(14)).id("14").await.unwrap();
+    // The other half.
+    eventually("one more retry", || async { (seen.lock().await.len() == 5).then_some(()) }).await;
+    mesh.drain().await;
+    let mut seen = seen.lock().await.clone();
+    seen.sort();
+    assert_eq!(seen, ["1", "1", "1", "14", "7"]);
 }

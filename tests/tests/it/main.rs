@@ -18,6 +18,7 @@ mod demo;
 mod full;
 mod inbox;
 mod inbox_aside;
+mod inbox_drain;
 mod inbox_forgotten;
 mod inbox_slow;
 mod interop;

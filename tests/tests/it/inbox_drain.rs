@@ -1,0 +1,150 @@
+//! What a drain hands back before it was begun is no suspect afterwards, also where what is remembered speaks of the delivery
+//! that it follows.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_nats::jetstream;
+use futures_util::TryStreamExt as _;
+use mesh_core::{
+    Context, Fault, Mesh,
+    consume::ConsumerSettings,
+    policy::isolation::IsolationRule,
+    proto::v1::{InboxRecord, inbox_record::State},
+    subject,
+};
+use mesh_tests::{TestBroker, eventually, foreign};
+use prost::Message as _;
+use shop_proto::shop::orders::v1::OrderPlaced;
+use tokio::sync::{Barrier, Mutex, watch};
+
+use crate::{
+    inbox::{letters, settled},
+    shop::{consumer, order, orders},
+};
+
+const HORIZON: Duration = Duration::from_secs(3600);
+/// The copies of the first process are due after so long.
+const DUE: Duration = Duration::from_secs(4);
+/// Two that were tried and three that were put aside.
+const TRIED: usize = 2;
+const COUNT: usize = 5;
+const PLACE: (&str, &str) = ("mesh1-event-orders", "mail_confirm");
+
+/// Id and attempt of what was begun.
+type Begun = Arc<Mutex<BTreeMap<String, u32>>>;
+
+/// When a handler ends.
+enum MayEnd {
+    Told(watch::Receiver<bool>),
+    /// When all of them run.
+    Together(Barrier),
+}
+
+/// Its target goes down with the first two, which are tried at once; the others are put aside.
+async fn puts_aside(broker: &TestBroker) {
+    let isolation = IsolationRule { failures: 1, pause: 2 * DUE, max_pause: 2 * DUE, ..IsolationRule::default() };
+    let settings = ConsumerSettings { isolation: Some(isolation), ..ConsumerSettings::default() };
+    let mesh = broker.connect("mail").await.unwrap();
+    let (both, begun) = (Arc::new(Barrier::new(TRIED)), Begun::default());
+    let into = Arc::clone(&begun);
+    let fails = move |cx: Context, event: OrderPlaced| {
+        let (both, into) = (Arc::clone(&both), Arc::clone(&into));
+        async move {
+            into.lock().await.insert(event.order_id, cx.attempt());
+            both.wait().await;
+            Err::<(), _>(Fault::unavailable("the target is down").with_retry_after(DUE))
+        }
+    };
+    let confirm = mesh.consumer::<OrderPlaced>("confirm").settings(settings).inbox(HORIZON);
+    confirm.isolate_by(|_: &OrderPlaced| "everybody".to_owned()).start(fails).await.unwrap();
+    let sender = broker.connect("orders").await.unwrap();
+    let publish = async |number: usize| {
+        sender.publisher::<OrderPlaced>().publish(&order(number)).id(number.to_string()).await.unwrap();
+    };
+    for number in 1..=TRIED {
+        publish(number).await;
+    }
+    eventually("both are tried", || async { (begun.lock().await.len() == TRIED).then_some(()) }).await;
+    settled(broker, PLACE).await;
+    for number in TRIED + 1..=COUNT {
+        publish(number).await;
+    }
+    settled(broker, PLACE).await;
+    mesh.drain().await;
+    assert_eq!(begun.lock().await.len(), TRIED, "the others were not begun");
+}
+
+/// A process with so many places, each of whose handlers ends when its part of `may_end` does.
+async fn serves(broker: &TestBroker, places: usize, begun: &Begun, may_end: MayEnd) -> Mesh {
+    let mesh = broker.connect("mail").await.unwrap();
+    let (into, may_end) = (Arc::clone(begun), Arc::new(may_end));
+    let handler = move |cx: Context, event: OrderPlaced| {
+        let (into, may_end) = (Arc::clone(&into), Arc::clone(&may_end));
+        async move {
+            into.lock().await.insert(event.order_id, cx.attempt());
+            match &*may_end {
+                MayEnd::Told(told) => {
+                    told.clone()
+                        .wait_for(|is_told| *is_told)
+                        .await
+                        .map_err(|_| Fault::unavailable("the test has ended"))?;
+                }
+                MayEnd::Together(barrier) => {
+                    barrier.wait().await;
+                }
+            }
+            Ok(())
+        }
+    };
+    let settings = ConsumerSettings { concurrency: places, ..ConsumerSettings::default() };
+    mesh.consumer::<OrderPlaced>("confirm").settings(settings).inbox(HORIZON).start(handler).await.unwrap();
+    mesh
+}
+
+/// What is remembered of every message.
+async fn records(broker: &TestBroker) -> Vec<InboxRecord> {
+    let jetstream = jetstream::new(foreign::client(broker, "operator").await);
+    let stream = jetstream.get_stream(subject::store_stream("mail")).await.unwrap();
+    let subjects: Vec<(String, usize)> =
+        stream.info_with_subjects("mesh1.store.*.*.inbox.>").await.unwrap().try_collect().await.unwrap();
+    let mut records = Vec::new();
+    for (subject, _) in subjects {
+        let message = stream.get_last_raw_message_by_subject(&subject).await.unwrap();
+        records.push(InboxRecord::decode(message.payload).unwrap());
+    }
+    records
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_that_a_drain_hands_back_before_their_turn_are_no_suspects() {
+    let broker = TestBroker::start(&[orders(), consumer("mail", "confirm")]).await.unwrap();
+    puts_aside(&broker).await;
+
+    let (begun, (tell, told)) = (Begun::default(), watch::channel(false));
+    let drained = serves(&broker, 1, &begun, MayEnd::Told(told)).await;
+    let operator = broker.connect("operator").await.unwrap();
+    let lane = subject::lane_stream("mail");
+    eventually("all copies are in hand, one is begun", || async {
+        let state = operator.bus().consumer_state(&lane, PLACE.1).await.ok()??;
+        (state.in_flight == COUNT as u64 && begun.lock().await.len() == 1).then_some(())
+    })
+    .await;
+    tokio::join!(drained.drain(), async { tell.send_replace(true) });
+    let (first, rest) = (begun.lock().await.clone(), Begun::default());
+    assert_eq!(first.len(), 1, "the others did not get their turn");
+
+    let together = MayEnd::Together(Barrier::new(COUNT - 1));
+    let _mesh = serves(&broker, COUNT, &rest, together).await;
+    settled(&broker, (&lane, PLACE.1)).await;
+    let mut attempts = rest.lock().await.clone();
+    attempts.extend(first);
+    let expected = |number: usize| (number.to_string(), if number <= TRIED { 2 } else { 1 });
+    assert_eq!(attempts, (1..=COUNT).map(expected).collect(), "none is lost, and to be handed back is no attempt");
+    let records = records(&broker).await;
+    assert_eq!(records.len(), COUNT);
+    for record in records {
+        assert_eq!(record.state(), State::Ended, "{record:?}");
+        assert_eq!((record.ended_alone, record.ended_beside, record.alone), (0, 0, false), "{record:?}");
+    }
+    assert!(letters(&broker).await.is_empty());
+}
