@@ -15,6 +15,8 @@ use crate::delayed;
 
 /// So many are called back at once: each is one read and one write.
 const AT_ONCE: usize = 16;
+/// So often it is looked for targets that nobody calls for.
+const REMINDS: Duration = Duration::from_secs(1);
 /// So many are called back by a process that drains, so that they do not wait for nobody.
 const LEAVING: usize = 1000;
 /// And so long it takes to do that, at most.
@@ -25,9 +27,14 @@ impl Worker {
     pub(super) async fn call_back(self: Arc<Self>) {
         let Some(targets) = &self.isolation else { return };
         let failed = Once::new();
+        let mut reminds = tokio::time::interval(REMINDS);
+        reminds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let calling = async {
             loop {
-                self.call_all(targets, targets.called().await, &failed).await;
+                tokio::select! {
+                    called = targets.called() => self.call_all(targets, called, &failed).await,
+                    _ = reminds.tick() => targets.remind(),
+                }
             }
         };
         tokio::select! {

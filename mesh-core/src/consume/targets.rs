@@ -149,6 +149,24 @@ impl Targets {
         }
     }
 
+    /// Calls one for each target of which nothing has come back for a while.
+    pub(super) fn remind(&self) {
+        let now_ms = self.clock.now_ms();
+        let mut all = self.lock();
+        if all.shelved == 0 {
+            return;
+        }
+        let waiting = all.by_name.iter().filter(|(_, known)| !known.shelf.is_empty());
+        for name in waiting.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            all.forget_returned(&name, now_ms);
+            let Some(known) = all.by_name.get_mut(&name) else { continue };
+            let calls = known.target.remind(&self.rule, known.shelf.len(), now_ms);
+            all.call(&name, calls);
+        }
+        drop(all);
+        self.called.notify_one();
+    }
+
     /// Another one in the place of one that came back by itself.
     pub(super) fn instead(&self, gone: Called) -> Option<Called> {
         let mut all = self.lock();
@@ -220,10 +238,17 @@ impl All {
         self.forget_returned(&of.target, now_ms);
         let Some(known) = self.by_name.get_mut(&of.target) else { return };
         let end = End { began_ms: of.began_ms, came: of.came, aside: known.shelf.len() };
-        for at_ms in known.target.ended(&targets.rule, end, (now_ms, fastrand::f64())) {
+        let calls = known.target.ended(&targets.rule, end, (now_ms, fastrand::f64()));
+        self.call(&of.target, calls);
+    }
+
+    /// The oldest of the target are to be called, one for each moment.
+    fn call(&mut self, target: &str, moments: Vec<i64>) {
+        let Some(known) = self.by_name.get_mut(target) else { return };
+        for at_ms in moments {
             let Some(Shelved { unique, due_ms }) = known.shelf.pop_front() else { break };
             self.shelved = self.shelved.saturating_sub(1);
-            self.calls.push(Called { target: of.target.clone(), unique, at_ms, due_ms });
+            self.calls.push(Called { target: target.to_owned(), unique, at_ms, due_ms });
         }
     }
 }
@@ -296,6 +321,16 @@ mod tests {
         targets.admit("a", FIRST).await.ok().unwrap().came(Came::Answered);
         let uniques: Vec<_> = targets.called().await.into_iter().map(|called| called.unique).collect();
         assert_eq!(uniques, ["3", "5"]);
+    }
+
+    #[tokio::test]
+    async fn where_the_answers_go_to_another_process_one_is_called_all_the_same() {
+        let (targets, now_ms) = targets();
+        fails(&targets).await;
+        targets.shelve("a", "1".into(), 100_000);
+        now_ms.store(60_000, Ordering::Relaxed);
+        targets.remind();
+        assert_eq!(targets.called().await[0].unique, "1");
     }
 
     #[tokio::test]

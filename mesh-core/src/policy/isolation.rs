@@ -58,6 +58,9 @@ const CALLED_BY_ANSWER: usize = 2;
 /// What was called back is on its way for so long, at most: then no more is called.
 const CALLED_AHEAD_MS: i64 = 1000;
 
+/// Where something waits and nothing was called for so long, one is: the answers may have gone to another process.
+const REMINDED_AFTER_MS: i64 = 5000;
+
 /// What is known of a target.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Target {
@@ -178,6 +181,16 @@ impl Target {
                 self.call(rule, end.aside.min(1), (self.probe_at_ms, self.probe_at_ms))
             }
         }
+    }
+
+    /// Calls one of `aside` that wait, where nothing of the target has come back for a while.
+    pub fn remind(&mut self, rule: &IsolationRule, aside: usize, now_ms: i64) -> Vec<i64> {
+        self.forget_the_future(rule, now_ms);
+        if self.soon_ms.saturating_add(REMINDED_AFTER_MS) > now_ms {
+            return Vec::new();
+        }
+        let from_ms = if self.is_down(rule) { now_ms.max(self.probe_at_ms) } else { now_ms };
+        self.call(rule, aside.min(1), (from_ms, from_ms))
     }
 
     /// Whether nothing is remembered that would matter later: nothing runs or returns, and failures are long past.
@@ -337,6 +350,17 @@ mod tests {
         let mut none = down(0);
         none.ended(&rule, End { began_ms: 0, came: Came::Answered, aside: 0 }, (5000, 0.5));
         assert_eq!(none.soon_ms, 0, "what is not there is not counted");
+    }
+
+    #[test]
+    fn where_no_answer_comes_one_is_called_now_and_then() {
+        let (rule, mut target) = (IsolationRule::default(), Target::default());
+        assert_eq!(target.remind(&rule, 3, 10_000), [10_000]);
+        assert!(target.remind(&rule, 3, 14_000).is_empty());
+        assert_eq!(target.remind(&rule, 3, 15_000), [15_000]);
+        assert!(target.remind(&rule, 0, 60_000).is_empty(), "nothing waits");
+        let mut down = down(60_000);
+        assert_eq!(down.remind(&rule, 3, 60_000), [61_000], "for the probe");
     }
 
     #[test]
