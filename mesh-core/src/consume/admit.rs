@@ -131,7 +131,8 @@ impl Worker {
         envelope: &Envelope,
     ) -> Result<Admitted<'a>, Ended> {
         let deadline_ms = envelope.note.deadline.map(|deadline| deadline.unix_ms());
-        let asks = Asks { is_first: envelope.attempt() == 1, deadline_ms };
+        let is_first = envelope.attempt() == 1 && attempts_of(envelope).attempts.is_empty();
+        let asks = Asks { is_first, deadline_ms };
         targets.admit(&target, asks).await.map_err(|aside| {
             let why = if aside.is_down { "its target is down" } else { "its target is slow" };
             match self.put_aside_until(envelope, aside, why) {
@@ -143,7 +144,7 @@ impl Worker {
         })
     }
 
-    /// On the lane until it is due, or until it would be too late if that is sooner. Where it can't begin in time in any case,
+    /// On the lane until it is due, or for half of the time that is left to it if that is sooner. Where it can't begin in time in any case,
     /// that is said at once. `why` it may not begin.
     fn put_aside_until(&self, envelope: &Envelope, aside: Aside, why: &str) -> Ended {
         let Aside { earliest_ms, due_ms, is_down, .. } = aside;
@@ -159,8 +160,10 @@ impl Worker {
             let message = format!("it is older than the rule allows, and may still not begin: {why}");
             return Ended::DeadLetter(Fault::new(Code::Unavailable, Effect::None, Reason::AttemptsExhausted, message));
         }
-        let last_ms = deadline_ms.map_or(too_old_ms, |deadline_ms| too_old_ms.min(deadline_ms));
-        Ended::PutAside { due_ms: due_ms.min(last_ms.max(earliest_ms)), turn: String::new(), target: None }
+        // Back in time to be begun, also where nobody calls it.
+        let last_ms = deadline_ms.map_or(too_old_ms, |deadline_ms| too_old_ms.min(deadline_ms)).max(earliest_ms);
+        let in_time_ms = earliest_ms.saturating_add(last_ms.saturating_sub(earliest_ms) / 2);
+        Ended::PutAside { due_ms: due_ms.min(in_time_ms), turn: String::new(), target: None }
     }
 
     /// When it is older than the rule allows, Unix milliseconds.

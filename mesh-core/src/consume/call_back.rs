@@ -15,6 +15,8 @@ use crate::delayed;
 
 /// So many are called back at once: each is one read and one write.
 const AT_ONCE: usize = 16;
+/// So many are looked for in the place of one that is not there, at most.
+const LOOKS: usize = 16;
 /// So often it is looked for targets that nobody calls for.
 const REMINDS: Duration = Duration::from_secs(1);
 /// So many are called back by a process that drains, so that they do not wait for nobody.
@@ -29,18 +31,25 @@ impl Worker {
         let failed = Once::new();
         let mut reminds = tokio::time::interval(REMINDS);
         reminds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let calling = async {
-            loop {
-                tokio::select! {
-                    called = targets.called() => self.call_all(targets, called, &failed).await,
-                    _ = reminds.tick() => targets.remind(),
+        loop {
+            let called = tokio::select! {
+                biased;
+                () = self.scope.stopped() => break,
+                called = targets.called() => called,
+                _ = reminds.tick() => {
+                    targets.remind();
+                    continue;
                 }
+            };
+            // What is being called when the process drains is called to its end.
+            let over = async {
+                self.scope.stopped().await;
+                tokio::time::sleep(LEAVES_WITHIN).await;
+            };
+            tokio::select! {
+                () = self.call_all(targets, called, &failed) => {}
+                () = over => {}
             }
-        };
-        tokio::select! {
-            biased;
-            () = self.scope.stopped() => {}
-            () = calling => {}
         }
         let leaving = self.call_all(targets, targets.leave(LEAVING), &failed);
         let _ = tokio::time::timeout(LEAVES_WITHIN, leaving).await;
@@ -53,7 +62,8 @@ impl Worker {
     /// Calls one back, or in its place another one of its target.
     async fn call_one(&self, targets: &Targets, called: Called, failed: &Once) {
         let mut next = Some(called);
-        while let Some(called) = next.take() {
+        for _ in 0..LOOKS {
+            let Some(called) = next.take() else { return };
             match delayed::bring_forward(&self.bus, &self.lane, &called.unique, called.at_ms).await {
                 Ok(true) => {}
                 Ok(false) => next = targets.instead(called),

@@ -13,13 +13,17 @@ use tokio::sync::Notify;
 
 use crate::{
     clock::Clock,
-    policy::isolation::{Admit, Aside, Came, End, IsolationRule, Target},
+    policy::isolation::{Admit, Aside, Asking, Came, End, IsolationRule, Target},
 };
 
 /// Targets that are remembered at once; idle ones are forgotten beyond it.
 const MAX_TARGETS: usize = 10_000;
-/// Copies on the lane that are remembered, of all targets: about 100 bytes each. One more comes back by itself.
-const MAX_SHELVED: usize = 100_000;
+/// Copies on the lane that are remembered, of all targets: about 100 bytes each. One target has at most as many as are left for
+/// all others; what finds no room comes back soon, and in vain, as a retry does.
+const MAX_SHELVED: usize = 200_000;
+/// What comes back by itself within such a time is not called any more. In a cluster a copy that falls due while it is called
+/// would be there twice, and the broker's clock may differ from this one's.
+const FALLS_DUE_MS: i64 = 10_000;
 /// A wait for a place of a target looks again so often, whether it has become slow.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -116,8 +120,11 @@ impl Targets {
             all.forget_idle(&self.rule, now_ms);
         }
         let free = self.places.saturating_sub(self.running.load(Ordering::Acquire));
+        let left = MAX_SHELVED.saturating_sub(all.shelved);
         let known = all.by_name.entry(target.to_owned()).or_default();
-        let admit = known.target.admit(&self.rule, (free, self.places), asks.is_first, now_ms);
+        let aside = known.shelf.len();
+        let asking = Asking { may_wait: asks.is_first && aside < left, aside };
+        let admit = known.target.admit(&self.rule, (free, self.places), asking, now_ms);
         if admit == Admit::Begin {
             self.running.fetch_add(1, Ordering::AcqRel);
         }
@@ -129,9 +136,6 @@ impl Targets {
         let now_ms = self.clock.now_ms();
         let mut all = self.lock();
         all.forget_returned(target, now_ms);
-        if all.shelved >= MAX_SHELVED {
-            return;
-        }
         if let Some(known) = all.by_name.get_mut(target) {
             known.shelf.push_back(Shelved { unique, due_ms });
             all.shelved += 1;
@@ -149,7 +153,7 @@ impl Targets {
         }
     }
 
-    /// Calls one for each target of which nothing has come back for a while.
+    /// To be called each second: calls some where no answer does.
     pub(super) fn remind(&self) {
         let now_ms = self.clock.now_ms();
         let mut all = self.lock();
@@ -161,7 +165,7 @@ impl Targets {
             all.forget_returned(&name, now_ms);
             let Some(known) = all.by_name.get_mut(&name) else { continue };
             let calls = known.target.remind(&self.rule, known.shelf.len(), now_ms);
-            all.call(&name, calls);
+            all.call(&name, (calls, now_ms));
         }
         drop(all);
         self.called.notify_one();
@@ -171,7 +175,7 @@ impl Targets {
     pub(super) fn instead(&self, gone: Called) -> Option<Called> {
         let mut all = self.lock();
         let next = all.take(&gone.target, self.clock.now_ms())?;
-        Some(Called { unique: next.unique, due_ms: next.due_ms, ..gone })
+        (gone.at_ms < next.due_ms).then(|| Called { unique: next.unique, due_ms: next.due_ms, ..gone })
     }
 
     /// It could not be called back: the next answer calls it again.
@@ -183,17 +187,21 @@ impl Targets {
         }
     }
 
-    /// This process goes: at most so many are to come back now, to whoever is at work then. The others come back by themselves.
+    /// This process goes: at most so many are to come back now, to whoever is at work then, first those of targets that answer. The
+    /// others come back by themselves.
     pub(super) fn leave(&self, most: usize) -> Vec<Called> {
-        let at_ms = self.clock.now_ms();
+        let now_ms = self.clock.now_ms();
         let mut all = self.lock();
-        let mut called = Vec::new();
-        let names: Vec<String> = all.by_name.keys().cloned().collect();
+        let mut called = std::mem::take(&mut all.calls);
+        let mut names: Vec<String> = all.by_name.keys().cloned().collect();
+        names.sort_by_cached_key(|name| all.by_name.get(name).is_some_and(|known| known.target.is_down(&self.rule)));
+        let mut at_ms = now_ms;
         for target in names {
             while called.len() < most
-                && let Some(Shelved { unique, due_ms }) = all.take(&target, at_ms)
+                && let Some(Shelved { unique, due_ms }) = all.take(&target, now_ms)
             {
                 called.push(Called { target: target.clone(), unique, at_ms, due_ms });
+                at_ms += 2;
             }
         }
         called
@@ -218,10 +226,10 @@ impl All {
         Some(next)
     }
 
-    /// What came back by itself is no longer there to be called. They lie in the order in which they do.
+    /// What came back by itself, or is about to, is no longer there to be called. They lie about in the order in which they do.
     fn forget_returned(&mut self, target: &str, now_ms: i64) {
         let Some(known) = self.by_name.get_mut(target) else { return };
-        while known.shelf.front().is_some_and(|first| first.due_ms <= now_ms) {
+        while known.shelf.front().is_some_and(|first| first.due_ms <= now_ms.saturating_add(FALLS_DUE_MS)) {
             known.shelf.pop_front();
             self.shelved = self.shelved.saturating_sub(1);
         }
@@ -239,16 +247,18 @@ impl All {
         let Some(known) = self.by_name.get_mut(&of.target) else { return };
         let end = End { began_ms: of.began_ms, came: of.came, aside: known.shelf.len() };
         let calls = known.target.ended(&targets.rule, end, (now_ms, fastrand::f64()));
-        self.call(&of.target, calls);
+        self.call(&of.target, (calls, now_ms));
     }
 
-    /// The oldest of the target are to be called, one for each moment.
-    fn call(&mut self, target: &str, moments: Vec<i64>) {
-        let Some(known) = self.by_name.get_mut(target) else { return };
+    /// The oldest of the target are to be called, one for each moment. What is due before that moment comes by itself.
+    fn call(&mut self, target: &str, (moments, now_ms): (Vec<i64>, i64)) {
         for at_ms in moments {
-            let Some(Shelved { unique, due_ms }) = known.shelf.pop_front() else { break };
-            self.shelved = self.shelved.saturating_sub(1);
-            self.calls.push(Called { target: target.to_owned(), unique, at_ms, due_ms });
+            while let Some(Shelved { unique, due_ms }) = self.take(target, now_ms) {
+                if at_ms < due_ms {
+                    self.calls.push(Called { target: target.to_owned(), unique, at_ms, due_ms });
+                    break;
+                }
+            }
         }
     }
 }
@@ -296,8 +306,12 @@ mod tests {
     }
 
     async fn fails(targets: &Targets) {
+        fails_of(targets, "a").await;
+    }
+
+    async fn fails_of(targets: &Targets, target: &str) {
         for _ in 0..IsolationRule::default().failures {
-            targets.admit("a", FIRST).await.ok().unwrap().came(Came::Failed);
+            targets.admit(target, FIRST).await.ok().unwrap().came(Came::Failed);
         }
     }
 
@@ -307,13 +321,13 @@ mod tests {
         fails(&targets).await;
         assert!(targets.admit("a", FIRST).await.err().unwrap().is_down);
         for n in 1..=6 {
-            targets.shelve("a", n.to_string(), 10_000 + n * 1000);
+            targets.shelve("a", n.to_string(), 30_000 + n * 1000);
         }
-        now_ms.store(11_500, Ordering::Relaxed);
+        now_ms.store(21_500, Ordering::Relaxed);
         targets.admit("a", FIRST).await.ok().unwrap().came(Came::Answered);
         let called = targets.called().await;
         let uniques: Vec<_> = called.iter().map(|called| called.unique.as_str()).collect();
-        assert_eq!(uniques, ["2", "3"], "the first came back by itself");
+        assert_eq!(uniques, ["2", "3"], "the first is about to come back by itself");
         let mut called = called.into_iter();
         let (second, third) = (called.next().unwrap(), called.next().unwrap());
         assert_eq!(targets.instead(second).unwrap().unique, "4");
@@ -338,20 +352,39 @@ mod tests {
         let (targets, _) = targets();
         fails(&targets).await;
         for n in 0..5 {
-            targets.shelve("a", n.to_string(), 10_000);
+            targets.shelve("a", n.to_string(), 100_000);
         }
         assert_eq!(targets.leave(3).len(), 3);
         assert_eq!(targets.leave(3).len(), 2);
     }
 
     #[tokio::test]
-    async fn the_shelves_have_an_end() {
+    async fn one_target_leaves_room_on_the_shelves_for_others_and_what_finds_none_comes_back_soon() {
         let (targets, _) = targets();
         fails(&targets).await;
-        for n in 0..=MAX_SHELVED {
-            targets.shelve("a", n.to_string(), i64::MAX);
+        let mut aside = 0;
+        loop {
+            let put = targets.admit("a", FIRST).await.err().unwrap();
+            if !put.waits_for_call && aside > 0 {
+                break;
+            }
+            targets.shelve("a", aside.to_string(), i64::MAX);
+            aside += 1;
         }
-        assert_eq!(targets.lock().by_name["a"].shelf.len(), MAX_SHELVED);
+        assert_eq!(aside, MAX_SHELVED / 2);
+        fails_of(&targets, "b").await;
+        targets.admit("b", FIRST).await.err().unwrap(); // For the probe.
+        assert!(targets.admit("b", FIRST).await.err().unwrap().waits_for_call);
+    }
+
+    #[tokio::test]
+    async fn none_is_called_for_a_moment_at_which_it_is_back_by_itself() {
+        let (targets, _) = targets();
+        fails(&targets).await;
+        targets.shelve("a", "1".into(), 12_000);
+        targets.shelve("a", "2".into(), 90_000);
+        targets.lock().call("a", (vec![20_000], 1000));
+        assert_eq!(targets.called().await[0].unique, "2");
     }
 
     #[tokio::test(start_paused = true)]

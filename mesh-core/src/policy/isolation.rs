@@ -9,7 +9,8 @@
 //! What is put aside must not come back in vain: each return costs the broker two writes, and those delay the healthy. So a
 //! first attempt is put aside for long, and *called back* early: by each answer of its target two (so a target that is mended
 //! gets its work back faster and faster, and no faster than it answers), by each probe that failed one, for the next probe.
-//! Returns are spaced, so that a long queue of one target can't crowd the consumer either.
+//! The answers may go to other processes: who hears neither an answer nor a failure calls more each second. Returns are spaced,
+//! so that a long queue of one target can't crowd the consumer either.
 
 use std::time::Duration;
 
@@ -58,7 +59,7 @@ const CALLED_BY_ANSWER: usize = 2;
 /// What was called back is on its way for so long, at most: then no more is called.
 const CALLED_AHEAD_MS: i64 = 1000;
 
-/// Where something waits and nothing was called for so long, one is: the answers may have gone to another process.
+/// Where something waits for a target that is down and nothing came back for so long, one is called.
 const REMINDED_AFTER_MS: i64 = 5000;
 
 /// What is known of a target.
@@ -70,10 +71,23 @@ pub struct Target {
     /// Failed probes in a row.
     probes: u32,
     probe_at_ms: i64,
-    /// The last return that was given out of those that come soon: retries, and what was called back.
+    /// The last return that was given out of those that come soon, and are not called: retries.
     soon_ms: i64,
     /// The last one of those that wait to be called.
     late_ms: i64,
+    /// The last one that was called.
+    called_ms: i64,
+    /// How many were called at the last look without an answer.
+    unasked: usize,
+}
+
+/// A delivery that asks for a place.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking {
+    /// It was never begun, and can be called back.
+    pub may_wait: bool,
+    /// How many of its target wait to be called back.
+    pub aside: usize,
 }
 
 /// What becomes of a delivery.
@@ -123,19 +137,23 @@ pub struct End {
 }
 
 impl Target {
-    /// Decides about one more delivery, with `free` of the consumer's `places` free now. `is_first`: it was never begun.
+    /// Decides about one more delivery, with `free` of the consumer's `places` free now.
     #[must_use]
     pub fn admit(
         &mut self,
         rule: &IsolationRule,
         (free, places): (usize, usize),
-        is_first: bool,
+        asking: Asking,
         now_ms: i64,
     ) -> Admit {
         self.forget_the_future(rule, now_ms);
+        if asking.aside == 0 {
+            self.late_ms = 0;
+        }
         if self.is_down(rule) && (now_ms < self.probe_at_ms || !self.running.is_empty()) {
             // One comes back for the next probe. Retries have been begun, and know best when they are too late.
-            let is_soon = !is_first || self.soon_ms < self.probe_at_ms;
+            let is_awaited = self.soon_ms.max(self.called_ms) >= self.probe_at_ms.max(now_ms);
+            let is_soon = !asking.may_wait || !is_awaited;
             return Admit::PutAside(self.aside(rule, (true, is_soon), (now_ms.max(self.probe_at_ms), now_ms)));
         }
         // The last places are for targets that have none yet.
@@ -150,7 +168,7 @@ impl Target {
         }
         let oldest_ms = self.running.first().map_or(0, |began| now_ms.saturating_sub(*began));
         if oldest_ms >= millis(rule.slow_after) {
-            return Admit::PutAside(self.aside(rule, (false, !is_first), (now_ms, now_ms)));
+            return Admit::PutAside(self.aside(rule, (false, !asking.may_wait), (now_ms, now_ms)));
         }
         Admit::Wait
     }
@@ -161,46 +179,67 @@ impl Target {
         if let Some(at) = self.running.iter().position(|began| *began == end.began_ms) {
             self.running.remove(at);
         }
+        self.forget_the_future(rule, now_ms);
         match end.came {
-            Came::Nothing => Vec::new(),
             Came::Answered => {
                 (self.failures, self.probes) = (0, 0);
-                self.forget_the_future(rule, now_ms);
                 self.call(rule, CALLED_BY_ANSWER.min(end.aside), (now_ms, now_ms))
             }
             Came::Failed => {
                 let was_down = self.is_down(rule);
                 self.failures = self.failures.saturating_add(1);
+                self.unasked = 0;
                 // What had begun before the pause is no probe: one blip under many attempts is one pause.
-                if !self.is_down(rule) || (was_down && end.began_ms < self.probe_at_ms) {
-                    return Vec::new();
+                if self.is_down(rule) && (!was_down || end.began_ms >= self.probe_at_ms) {
+                    self.pause(rule, (now_ms, jitter));
                 }
-                let doubled = rule.pause.saturating_mul(1 << self.probes.min(16)).min(rule.max_pause);
-                self.probe_at_ms = now_ms.saturating_add(millis(doubled.mul_f64(0.5 + jitter / 2.0)));
-                self.probes = self.probes.saturating_add(1);
-                self.call(rule, end.aside.min(1), (self.probe_at_ms, self.probe_at_ms))
+                self.go_on(rule, end.aside, now_ms)
             }
+            Came::Nothing => self.go_on(rule, end.aside, now_ms),
         }
     }
 
-    /// Calls one of `aside` that wait, where nothing of the target has come back for a while.
-    pub fn remind(&mut self, rule: &IsolationRule, aside: usize, now_ms: i64) -> Vec<i64> {
-        self.forget_the_future(rule, now_ms);
-        if self.soon_ms.saturating_add(REMINDED_AFTER_MS) > now_ms {
+    /// Nothing is sent to it for a while, longer each time.
+    fn pause(&mut self, rule: &IsolationRule, (now_ms, jitter): (i64, f64)) {
+        let doubled = rule.pause.saturating_mul(1 << self.probes.min(16)).min(rule.max_pause);
+        self.probe_at_ms = now_ms.saturating_add(millis(doubled.mul_f64(0.5 + jitter / 2.0)));
+        self.probes = self.probes.saturating_add(1);
+    }
+
+    /// An attempt that was no answer calls one for the next, if nothing else comes back by then.
+    fn go_on(&mut self, rule: &IsolationRule, aside: usize, now_ms: i64) -> Vec<i64> {
+        let from_ms = if self.is_down(rule) { now_ms.max(self.probe_at_ms) } else { now_ms };
+        if self.soon_ms.max(self.called_ms) >= from_ms {
             return Vec::new();
         }
-        let from_ms = if self.is_down(rule) { now_ms.max(self.probe_at_ms) } else { now_ms };
         self.call(rule, aside.min(1), (from_ms, from_ms))
+    }
+
+    /// To be asked each second, with how many wait: calls some where no answer does. Of a target that is down one now and then, of
+    /// another one twice as many as the last time, until this process hears that they are too many.
+    pub fn remind(&mut self, rule: &IsolationRule, aside: usize, now_ms: i64) -> Vec<i64> {
+        self.forget_the_future(rule, now_ms);
+        if self.is_down(rule) {
+            let is_silent = self.soon_ms.max(self.called_ms).saturating_add(REMINDED_AFTER_MS) <= now_ms;
+            return if is_silent { self.go_on(rule, aside, now_ms) } else { Vec::new() };
+        }
+        let most = usize::try_from(rule.returns_per_s).unwrap_or(usize::MAX).max(1);
+        self.unasked = self.unasked.saturating_mul(2).clamp(1, most);
+        self.call(rule, self.unasked.min(aside), (now_ms, now_ms))
     }
 
     /// Whether nothing is remembered that would matter later: nothing runs or returns, and failures are long past.
     #[must_use]
     pub fn is_idle(&self, rule: &IsolationRule, now_ms: i64) -> bool {
         let over = self.probe_at_ms.saturating_add(millis(rule.max_pause)) < now_ms;
-        self.running.is_empty() && (self.failures == 0 || over) && self.soon_ms.max(self.late_ms) <= now_ms
+        self.running.is_empty()
+            && (self.failures == 0 || over)
+            && self.soon_ms.max(self.late_ms).max(self.called_ms) <= now_ms
     }
 
-    fn is_down(&self, rule: &IsolationRule) -> bool {
+    /// Whether only probes are made.
+    #[must_use]
+    pub fn is_down(&self, rule: &IsolationRule) -> bool {
         self.failures >= rule.failures
     }
 
@@ -209,6 +248,8 @@ impl Target {
         self.probe_at_ms = self.probe_at_ms.min(now_ms.saturating_add(millis(rule.max_pause)));
         self.soon_ms = self.soon_ms.min(now_ms.saturating_add(LONGEST_QUEUE_MS));
         self.late_ms = self.late_ms.min(now_ms.saturating_add(LONGEST_QUEUE_MS));
+        let longest_call_ms = millis(rule.max_pause).saturating_add(2 * CALLED_AHEAD_MS);
+        self.called_ms = self.called_ms.min(now_ms.saturating_add(longest_call_ms));
     }
 
     fn aside(
@@ -217,6 +258,7 @@ impl Target {
         (is_down, is_soon): (bool, bool),
         (from_ms, now_ms): (i64, i64),
     ) -> Aside {
+        self.unasked = 0;
         let earliest_ms = from_ms.saturating_add(millis(rule.slow_after));
         let late_ms = now_ms.saturating_add(millis(rule.aside)).max(earliest_ms);
         let (last, from_ms) = match is_soon {
@@ -231,8 +273,8 @@ impl Target {
     fn call(&mut self, rule: &IsolationRule, count: usize, (from_ms, now_ms): (i64, i64)) -> Vec<i64> {
         let most_ms = now_ms.saturating_add(CALLED_AHEAD_MS);
         let mut called = Vec::new();
-        while called.len() < count && self.soon_ms < most_ms {
-            called.push(next(rule, &mut self.soon_ms, from_ms));
+        while called.len() < count && self.called_ms < most_ms {
+            called.push(next(rule, &mut self.called_ms, from_ms));
         }
         called
     }
@@ -256,11 +298,13 @@ mod tests {
 
     const PLACES: usize = 64;
     const FREE: (usize, usize) = (PLACES, PLACES);
+    const FIRST: Asking = Asking { may_wait: true, aside: 100 };
+    const RETRY: Asking = Asking { may_wait: false, aside: 100 };
 
     /// First deliveries of one target until none more is begun; how many run then.
     fn fill(target: &mut Target, mut free: usize, now_ms: i64) -> usize {
         let mut begun = 0;
-        while free > 0 && target.admit(&IsolationRule::default(), (free, PLACES), true, now_ms) == Admit::Begin {
+        while free > 0 && target.admit(&IsolationRule::default(), (free, PLACES), FIRST, now_ms) == Admit::Begin {
             begun += 1;
             free -= 1;
         }
@@ -271,7 +315,7 @@ mod tests {
         target.ended(&IsolationRule::default(), End { began_ms, came, aside: 100 }, (now_ms, 1.0))
     }
 
-    fn aside(admit: Admit) -> Aside {
+    fn aside_of(admit: Admit) -> Aside {
         match admit {
             Admit::PutAside(aside) => aside,
             other => panic!("{other:?}"),
@@ -282,7 +326,7 @@ mod tests {
     fn down(now_ms: i64) -> Target {
         let mut target = Target::default();
         for _ in 0..IsolationRule::default().failures {
-            assert_eq!(target.admit(&IsolationRule::default(), FREE, true, now_ms), Admit::Begin);
+            assert_eq!(target.admit(&IsolationRule::default(), FREE, FIRST, now_ms), Admit::Begin);
             let nothing_aside = End { began_ms: now_ms, came: Came::Failed, aside: 0 };
             target.ended(&IsolationRule::default(), nothing_aside, (now_ms, 1.0));
         }
@@ -295,21 +339,21 @@ mod tests {
         let begun = fill(&mut target, PLACES, 0);
         assert!((44..=52).contains(&begun), "{begun} of {PLACES}");
         let left = (PLACES - begun, PLACES);
-        assert_eq!(target.admit(&rule, left, true, 100), Admit::Wait, "it may only be busy");
-        let slow = aside(target.admit(&rule, left, true, 300));
+        assert_eq!(target.admit(&rule, left, FIRST, 100), Admit::Wait, "it may only be busy");
+        let slow = aside_of(target.admit(&rule, left, FIRST, 300));
         assert!(slow.due_ms > 300 && !slow.is_down && slow.waits_for_call);
-        assert_eq!(Target::default().admit(&rule, left, true, 300), Admit::Begin, "another target finds a place");
+        assert_eq!(Target::default().admit(&rule, left, FIRST, 300), Admit::Begin, "another target finds a place");
     }
 
     #[test]
     fn one_that_refuses_is_probed_one_at_a_time_and_comes_back_with_its_first_answer() {
         let (rule, mut target) = (IsolationRule::default(), down(0));
-        assert!(aside(target.admit(&rule, FREE, true, 500)).due_ms >= 1000);
-        assert_eq!(target.admit(&rule, FREE, true, 1000), Admit::Begin, "a probe");
-        assert!(aside(target.admit(&rule, FREE, true, 1000)).is_down, "one at a time");
+        assert!(aside_of(target.admit(&rule, FREE, FIRST, 500)).due_ms >= 1000);
+        assert_eq!(target.admit(&rule, FREE, FIRST, 1000), Admit::Begin, "a probe");
+        assert!(aside_of(target.admit(&rule, FREE, FIRST, 1000)).is_down, "one at a time");
         end(&mut target, 1000, Came::Failed, 1000);
-        aside(target.admit(&rule, FREE, true, 2500)); // The pause has doubled.
-        assert_eq!(target.admit(&rule, FREE, true, 3000), Admit::Begin);
+        aside_of(target.admit(&rule, FREE, FIRST, 2500)); // The pause has doubled.
+        assert_eq!(target.admit(&rule, FREE, FIRST, 3000), Admit::Begin);
         end(&mut target, 3000, Came::Answered, 3000);
         assert!(fill(&mut target, PLACES, 3001) > 40, "all at once");
     }
@@ -320,47 +364,69 @@ mod tests {
         for _ in 0..fill(&mut target, PLACES, 0) {
             end(&mut target, 0, Came::Failed, 10);
         }
-        assert_eq!(target.admit(&rule, FREE, true, 1010), Admit::Begin, "a second later");
+        assert_eq!(target.admit(&rule, FREE, FIRST, 1010), Admit::Begin, "a second later");
         end(&mut target, 1010, Came::Failed, 1010);
-        aside(target.admit(&rule, FREE, true, 3000));
-        assert_eq!(target.admit(&rule, FREE, true, 3010), Admit::Begin, "only a probe that fails doubles the pause");
+        aside_of(target.admit(&rule, FREE, FIRST, 3000));
+        assert_eq!(target.admit(&rule, FREE, FIRST, 3010), Admit::Begin, "only a probe that fails doubles the pause");
     }
 
     #[test]
     fn one_comes_back_for_the_probe_and_the_others_wait_to_be_called() {
         let (rule, mut target) = (IsolationRule::default(), down(0));
-        let asides: Vec<_> = (0..50).map(|_| aside(target.admit(&rule, FREE, true, 0))).collect();
+        let asides: Vec<_> = (0..50).map(|_| aside_of(target.admit(&rule, FREE, FIRST, 0))).collect();
         let soon: Vec<_> = asides.iter().filter(|aside| !aside.waits_for_call).map(|aside| aside.due_ms).collect();
         assert_eq!(soon.len(), 1, "{asides:?}");
         assert!((1000..2000).contains(&soon[0]));
         let late: Vec<_> = asides.iter().filter(|aside| aside.waits_for_call).map(|aside| aside.due_ms).collect();
         assert!(late.windows(2).all(|pair| pair[1] - pair[0] == 2), "spaced: {late:?}");
         assert!(late[0] >= millis(rule.aside));
-        let retry = aside(target.admit(&rule, FREE, false, 0));
+        let retry = aside_of(target.admit(&rule, FREE, RETRY, 0));
         assert!(!retry.waits_for_call && retry.due_ms < 2000, "a retry comes back soon");
     }
 
     #[test]
     fn a_failed_probe_calls_one_for_the_next_and_each_answer_calls_two() {
         let (rule, mut target) = (IsolationRule::default(), down(0));
-        assert_eq!(target.admit(&rule, FREE, true, 1000), Admit::Begin);
+        assert_eq!(target.admit(&rule, FREE, FIRST, 1000), Admit::Begin);
         assert_eq!(end(&mut target, 1000, Came::Failed, 1000), [3000], "when it may be probed again");
-        assert_eq!(target.admit(&rule, FREE, true, 3000), Admit::Begin);
+        assert_eq!(target.admit(&rule, FREE, FIRST, 3000), Admit::Begin);
         assert_eq!(end(&mut target, 3000, Came::Answered, 3100), [3100, 3102]);
         let mut none = down(0);
         none.ended(&rule, End { began_ms: 0, came: Came::Answered, aside: 0 }, (5000, 0.5));
-        assert_eq!(none.soon_ms, 0, "what is not there is not counted");
+        assert_eq!(none.called_ms, 0, "what is not there is not counted");
     }
 
     #[test]
-    fn where_no_answer_comes_one_is_called_now_and_then() {
+    fn where_the_answers_go_elsewhere_more_is_called_each_second_until_it_is_too_much() {
         let (rule, mut target) = (IsolationRule::default(), Target::default());
-        assert_eq!(target.remind(&rule, 3, 10_000), [10_000]);
-        assert!(target.remind(&rule, 3, 14_000).is_empty());
-        assert_eq!(target.remind(&rule, 3, 15_000), [15_000]);
-        assert!(target.remind(&rule, 0, 60_000).is_empty(), "nothing waits");
+        let mut aside = 1000;
+        let seconds = (1..60).find(|second| {
+            aside -= target.remind(&rule, aside, second * 1000).len();
+            aside == 0
+        });
+        assert!(seconds.unwrap() < 12, "{aside} are left");
+        let mut hangs = Target::default();
+        let begun = fill(&mut hangs, PLACES, 0);
+        for second in 1..10 {
+            aside_of(hangs.admit(&rule, (PLACES - begun, PLACES), FIRST, second * 1000));
+            assert_eq!(hangs.remind(&rule, 100, second * 1000).len(), 1);
+        }
         let mut down = down(60_000);
         assert_eq!(down.remind(&rule, 3, 60_000), [61_000], "for the probe");
+        assert!(down.remind(&rule, 3, 65_000).is_empty());
+        assert_eq!(down.remind(&rule, 3, 66_000), [66_000]);
+        assert!(down.remind(&rule, 0, 90_000).is_empty(), "nothing waits");
+    }
+
+    #[test]
+    fn every_end_that_is_no_answer_calls_one_if_nothing_else_comes() {
+        for came in [Came::Failed, Came::Nothing] {
+            let mut target = Target::default();
+            assert_eq!(end(&mut target, 0, came, 5000), [5000]);
+            assert!(end(&mut target, 0, came, 5000).is_empty(), "it is on its way");
+        }
+        let mut down = down(0);
+        assert_eq!(end(&mut down, 0, Came::Nothing, 500), [1000], "for the probe");
     }
 
     #[test]
@@ -376,15 +442,15 @@ mod tests {
         let rule = IsolationRule::default();
         let mut target = Target::default();
         let mut free = 3;
-        while free > 0 && target.admit(&rule, (free, 3), true, 0) == Admit::Begin {
+        while free > 0 && target.admit(&rule, (free, 3), FIRST, 0) == Admit::Begin {
             free -= 1;
         }
         assert!(free >= 1);
         let mut once = Target::default();
-        assert_eq!(once.admit(&rule, (3, 3), true, 0), Admit::Begin);
+        assert_eq!(once.admit(&rule, (3, 3), FIRST, 0), Admit::Begin);
         end(&mut once, 0, Came::Failed, 0);
         assert!(once.is_idle(&rule, 40_000));
-        assert_eq!(Target::default().admit(&rule, (0, 3), true, 0), Admit::Wait, "no place at all");
+        assert_eq!(Target::default().admit(&rule, (0, 3), FIRST, 0), Admit::Wait, "no place at all");
     }
 
     proptest! {
@@ -395,41 +461,45 @@ mod tests {
             let mut targets: Vec<Target> = (0..3).map(|_| Target::default()).collect();
             let mut free = PLACES;
             for which in order {
-                if free > 0 && targets[which].admit(&rule, (free, PLACES), true, 0) == Admit::Begin {
+                if free > 0 && targets[which].admit(&rule, (free, PLACES), FIRST, 0) == Admit::Begin {
                     free -= 1;
                 }
             }
             prop_assert!(free >= 1, "no place is left");
         }
 
-        /// Whatever a target does, and whenever: as long as it is down, something of it comes back by the time of the next
-        /// probe, and once it is not, each answer calls what waits.
+        /// Whatever a target does: where something of it waits to be called, something of it is to come back, or came back a
+        /// moment ago. What is called may vanish: somebody else settled it, or it ended in another process.
         #[test]
         fn a_target_with_something_aside_is_always_asked_again(
-            steps in proptest::collection::vec((0i64..3000, any::<bool>(), any::<bool>()), 1..200),
+            steps in proptest::collection::vec((0i64..1000, 0u8..6, any::<bool>()), 1..300),
         ) {
             let rule = IsolationRule::default();
-            let (mut target, mut now_ms, mut shelf, mut returns) = (Target::default(), 0, 0usize, Vec::<i64>::new());
-            for (pause_ms, fails, is_first) in steps {
-                now_ms += pause_ms;
-                returns.retain(|due_ms| *due_ms > now_ms);
-                match target.admit(&rule, FREE, is_first, now_ms) {
-                    Admit::Begin => {
-                        let came = if fails { Came::Failed } else { Came::Answered };
-                        let called = target.ended(&rule, End { began_ms: now_ms, came, aside: shelf }, (now_ms, 0.5));
-                        prop_assert!(called.len() <= shelf);
-                        shelf -= called.len();
-                        returns.extend(called);
-                    }
-                    Admit::PutAside(aside) if aside.waits_for_call => shelf += 1,
-                    Admit::PutAside(aside) => returns.push(aside.due_ms),
-                    Admit::Wait => prop_assert!(false, "every place is free"),
+            let (mut target, mut now_ms, mut shelf, mut running) = (Target::default(), 0, 0usize, Vec::new());
+            for (passed_ms, what, may_wait) in steps {
+                let second = now_ms / 1000;
+                now_ms += passed_ms;
+                let mut called = Vec::new();
+                if now_ms / 1000 > second {
+                    called.extend(target.remind(&rule, shelf, now_ms));
+                    shelf -= called.len();
                 }
-                if shelf > 0 && target.is_down(&rule) {
-                    let probe_ms = target.probe_at_ms.max(now_ms);
-                    let soonest = returns.iter().min().copied().unwrap_or(i64::MAX);
-                    prop_assert!(soonest <= probe_ms + 1500, "{soonest} {probe_ms}");
+                let came = [Came::Answered, Came::Failed, Came::Failed, Came::Nothing].get(usize::from(what));
+                if let (Some(came), Some(began_ms)) = (came, running.pop()) {
+                    called = target.ended(&rule, End { began_ms, came: *came, aside: shelf }, (now_ms, 0.5));
+                    prop_assert!(called.len() <= shelf);
+                    shelf -= called.len();
                 }
+                let free = PLACES - running.len();
+                match target.admit(&rule, (free, PLACES), Asking { may_wait, aside: shelf }, now_ms) {
+                    Admit::Begin => running.push(now_ms),
+                    Admit::PutAside(aside) => shelf += usize::from(aside.waits_for_call),
+                    Admit::Wait => {}
+                }
+                let back_ms = target.soon_ms.max(target.called_ms);
+                let begun_ms = running.last().copied().unwrap_or(0);
+                let longest_ms = REMINDED_AFTER_MS + 1000;
+                prop_assert!(shelf == 0 || back_ms.max(begun_ms).max(target.probe_at_ms) + longest_ms >= now_ms);
             }
         }
     }
