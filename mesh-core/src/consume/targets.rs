@@ -175,7 +175,7 @@ impl Targets {
     pub(super) fn instead(&self, gone: Called) -> Option<Called> {
         let mut all = self.lock();
         let next = all.take(&gone.target, self.clock.now_ms())?;
-        (gone.at_ms < next.due_ms).then(|| Called { unique: next.unique, due_ms: next.due_ms, ..gone })
+        (gone.at_ms < next.due_ms).then_some(Called { unique: next.unique, due_ms: next.due_ms, ..gone })
     }
 
     /// It could not be called back: the next answer calls it again.
