@@ -1,0 +1,119 @@
+//! A while in which consumers deliver nothing, and what they delivered ends.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Shift;
+use crate::{
+    bus::Bus,
+    clock::rfc3339,
+    fault::{Code, Effect, Fault, Reason},
+    policy::compile::ConsumerSpec,
+};
+
+/// How long a pause lasts if nobody ends it.
+const PAUSE: Duration = Duration::from_secs(60);
+/// How long what is under way may take to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Until when the last step may begin: well within [`PAUSE`], for what is delivered after it would come twice.
+const LATEST: Duration = Duration::from_secs(50);
+/// How long one look at a consumer comes after the other.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Consumers that are paused, since when.
+pub(super) struct Quiet<'a> {
+    bus: &'a Bus,
+    begun: Instant,
+}
+
+impl<'a> Quiet<'a> {
+    pub(super) fn new(bus: &'a Bus) -> Quiet<'a> {
+        Quiet { bus, begun: Instant::now() }
+    }
+
+    /// Pauses a consumer. The end is told by the clock of who keeps it: that of whoever applies may be wrong.
+    pub(super) async fn begin(&self, spec: &ConsumerSpec) -> Result<(), Fault> {
+        let ConsumerSpec { stream, durable, .. } = spec;
+        let Some(now) = self.bus.under_way(stream, durable).await? else { return Ok(()) };
+        let until_ms = now.now_ms.saturating_add(i64::try_from(PAUSE.as_millis()).unwrap_or(i64::MAX));
+        self.bus.pause(stream, durable, Some(&rfc3339(until_ms))).await
+    }
+
+    /// They go on. What the operator paused stays so.
+    pub(super) async fn end(&self, shifts: &[Shift<'_>]) {
+        for Shift { spec, plan, .. } in shifts.iter().filter(|shift| !shift.plan.is_new()) {
+            let ConsumerSpec { stream, durable, .. } = spec;
+            if let Err(fault) = self.bus.pause(stream, durable, plan.paused_until()).await {
+                tracing::warn!(%fault, stream, durable, "it is not said that it goes on: it does so by itself within a minute");
+            }
+        }
+    }
+
+    pub(super) fn bus(&self) -> &'a Bus {
+        self.bus
+    }
+
+    /// Whether what was paused is so still, for as long as the next step takes.
+    pub(super) fn is_in_time(&self, shift: &Shift<'_>) -> Result<(), Fault> {
+        if shift.plan.is_new() || self.begun.elapsed() < LATEST {
+            return Ok(());
+        }
+        Err(busy(shift.spec, "the broker answers too slowly"))
+    }
+
+    /// Waits until a consumer may be changed. `true`: it is quiet; `false`: that does not matter, for it is new, or it only gains
+    /// what nothing is queued for.
+    pub(super) async fn wait_for(&self, shift: &Shift<'_>) -> Result<bool, Fault> {
+        if shift.plan.is_new() {
+            return Ok(false);
+        }
+        loop {
+            let why = match self.look(shift).await? {
+                Look::Quiet => return Ok(true),
+                Look::NoMatter => return Ok(false),
+                Look::Busy(why) => why,
+            };
+            if self.begun.elapsed() >= PATIENCE {
+                return Err(busy(shift.spec, why));
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn look(&self, Shift { spec, plan, lost, gained, .. }: &Shift<'_>) -> Result<Look, Fault> {
+        let ConsumerSpec { stream, durable, .. } = spec;
+        let Some(now) = self.bus.under_way(stream, durable).await? else { return Ok(Look::Quiet) };
+        // Its leader may hear of the pause a little later.
+        if !now.is_paused {
+            return Ok(Look::Busy("it is not paused"));
+        }
+        if lost.is_empty() && self.bus.held_on(stream, gained).await?.messages == 0 {
+            return Ok(Look::NoMatter);
+        }
+        if now.in_flight > 0 {
+            return Ok(Look::Busy("deliveries of it are under way"));
+        }
+        // The settlement of a delivery may be on its way to the queue, so the messages are counted. One that comes between both
+        // looks is counted once: then another look says it.
+        let held = self.bus.held_on(stream, &plan.reads()).await?;
+        Ok(match (held.messages == now.pending, held.is_level) {
+            (true, true) => Look::Quiet,
+            (true, false) => Look::Busy("a server that has the queue is behind the others"),
+            (false, _) => {
+                Look::Busy("what it delivered and was given up lies in the queue until the keeper has seen to it")
+            }
+        })
+    }
+}
+
+enum Look {
+    Quiet,
+    NoMatter,
+    Busy(&'static str),
+}
+
+fn busy(ConsumerSpec { stream, durable, .. }: &ConsumerSpec, why: &str) -> Fault {
+    let message = format!("{durable} on {stream} is to read other methods than it does, and can't yet: {why}");
+    Fault::new(Code::Unavailable, Effect::None, Reason::PublishRefused, message)
+}
