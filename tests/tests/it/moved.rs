@@ -109,6 +109,23 @@ async fn a_method_that_nobody_served_waits_for_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_waits_for_work_meanwhile_is_given_it() {
+    let broker = TestBroker::start(&[serving(&["Charge"])]).await.unwrap();
+    let operator = broker.connect("operator").await.unwrap();
+    let (bus, jetstream) = (operator.bus(), foreign(&broker, "operator").await);
+    queue(bus, "Refund", "r1").await;
+    let waits = ids(&jetstream, WORKER, 1);
+    let moved = async {
+        let stream = jetstream.get_stream(WORK).await.unwrap();
+        let is_asked = || async { (stream.consumer_info(WORKER).await.unwrap().num_waiting == 1).then_some(()) };
+        eventually("a pull that waits", is_asked).await;
+        apply(bus, &[serving(&["Charge", "Refund"])]).await
+    };
+    let (came, applied) = tokio::join!(waits, moved);
+    assert_eq!((came, applied.waiting), (vec!["r1".into()], vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn services_that_swap_all_their_methods_are_changed_by_one_apply() {
     let broker = TestBroker::start(&[serving(&["Charge"]), served_by("agent", &["Refund"])]).await.unwrap();
     let operator = broker.connect("operator").await.unwrap();

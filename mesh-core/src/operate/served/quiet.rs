@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use chrono::DateTime;
+use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::Shift;
@@ -18,6 +20,8 @@ const PAUSE: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Until when the last step may begin: well within [`PAUSE`], for what is delivered after it would come twice.
 const LATEST: Duration = Duration::from_secs(50);
+/// How long a pause lasts that runs out at once: all that keep the consumer must have heard of it before it ends.
+const SOON_MS: i64 = 250;
 /// How long one look at a consumer comes after the other.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -42,12 +46,35 @@ impl<'a> Quiet<'a> {
 
     /// They go on. What the operator paused stays so.
     pub(super) async fn end(&self, shifts: &[Shift<'_>]) {
-        for Shift { spec, plan, .. } in shifts.iter().filter(|shift| !shift.plan.is_new()) {
-            let ConsumerSpec { stream, durable, .. } = spec;
-            if let Err(fault) = self.bus.pause(stream, durable, plan.paused_until()).await {
+        let standing = shifts.iter().filter(|shift| !shift.plan.is_new());
+        join_all(standing.map(|Shift { spec, plan, .. }| async move {
+            if let Err(fault) = self.go_on(spec, plan.paused_until()).await {
+                let ConsumerSpec { stream, durable, .. } = spec;
                 tracing::warn!(%fault, stream, durable, "it is not said that it goes on: it does so by itself within a minute");
             }
+        }))
+        .await;
+    }
+
+    /// Where a pause is taken away, the broker forgets the pulls that came meanwhile until something else happens. Where it runs
+    /// out, it serves them: so it has it run out.
+    async fn go_on(&self, spec: &ConsumerSpec, paused_before: Option<&str>) -> Result<(), Fault> {
+        let ConsumerSpec { stream, durable, .. } = spec;
+        let Some(now) = self.bus.under_way(stream, durable).await? else { return Ok(()) };
+        if let Some(until) = paused_before.filter(|until| is_after(until, now.now_ms)) {
+            return self.bus.pause(stream, durable, Some(until)).await;
         }
+        let soon_ms = now.now_ms.saturating_add(SOON_MS);
+        self.bus.pause(stream, durable, Some(&rfc3339(soon_ms))).await?;
+        while self
+            .bus
+            .under_way(stream, durable)
+            .await?
+            .is_some_and(|now| now.is_paused && now.now_ms < soon_ms + SOON_MS)
+        {
+            tokio::time::sleep(AGAIN).await;
+        }
+        self.bus.pause(stream, durable, None).await
     }
 
     pub(super) fn bus(&self) -> &'a Bus {
@@ -105,6 +132,10 @@ impl<'a> Quiet<'a> {
             }
         })
     }
+}
+
+fn is_after(until: &str, now_ms: i64) -> bool {
+    DateTime::parse_from_rfc3339(until).is_ok_and(|until| until.timestamp_millis() > now_ms)
 }
 
 enum Look {
