@@ -225,6 +225,23 @@ async fn the_clock_of_whoever_applies_may_be_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_paused_stays_paused() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let broker = TestBroker::start(&[serving(&["Charge", "Refund"])]).await.unwrap();
+    let operator = broker.connect("operator").await.unwrap();
+    let (bus, jetstream) = (operator.bus(), foreign(&broker, "operator").await);
+    queue(bus, "Refund", "r1").await;
+    let stream = jetstream.get_stream(WORK).await.unwrap();
+    let until = SystemTime::now() + HOUR;
+    stream.pause_consumer(WORKER, until.into()).await.unwrap();
+    let applied = apply(bus, &[serving(&["Charge"]), served_by("agent", &["Refund"])]).await;
+    assert_eq!(applied.waiting, []);
+    let left = stream.consumer_info(WORKER).await.unwrap().pause_remaining.unwrap();
+    assert!(left > HOUR / 2, "{left:?}");
+    assert_eq!(ids(&jetstream, AGENT, 1).await, ["r1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_lies_on_the_lane_of_the_old_service_is_told() {
     let broker = TestBroker::start(&[serving(&["Charge", "Refund"]), served_by("agent", &["Ship"])]).await.unwrap();
     let operator = broker.connect("operator").await.unwrap();

@@ -100,6 +100,18 @@ async fn what_the_old_consumer_gave_up_is_not_given_to_the_new_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_that_are_to_serve_the_same_are_both_refused() {
+    let broker = TestBroker::start(&[serving(&["Charge"])]).await.unwrap();
+    let operator = broker.connect("operator").await.unwrap();
+    let declared = [serving(&["Charge"]), served_by("agent", &["Pack"]), served_by("zoo", &["Pack"])];
+    let applied = apply(operator.bus(), &declared).await;
+    let (consumers, why) = waiting(&applied);
+    assert_eq!(consumers, [AGENT, "zoo_shop-payments-v1-payments"]);
+    assert!(why.contains("both to serve"), "{why}");
+    assert_eq!(operator.bus().consumer_state(WORK, AGENT).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_waits_is_not_printed_as_one_that_stands() {
     let broker = TestBroker::start(&[serving(&["Charge"])]).await.unwrap();
     let operator = Operator::at(&broker, "operator");
