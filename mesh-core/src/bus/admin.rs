@@ -29,6 +29,8 @@ pub struct StreamLimits {
     pub max_bytes: Option<i64>,
     /// Whether what a stream has may be lowered to what is said: copies go, and what is older than the age, at once.
     pub may_lower: bool,
+    /// Where a method moves: how long what the consumers have in hand may take to end. They are given nothing meanwhile.
+    pub patience: Duration,
     /// How long a delivery's lease lasts without a sign of life, of a consumer that is made.
     pub ack_wait: Duration,
     /// Deliveries of one consumer that may be under way, of a consumer that is made.
@@ -45,6 +47,7 @@ impl Default for StreamLimits {
             event_age: None,
             max_bytes: None,
             may_lower: false,
+            patience: Duration::from_secs(20),
             ack_wait: Duration::from_secs(30),
             max_ack_pending: 4096,
             max_deliver: 1000,

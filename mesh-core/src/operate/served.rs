@@ -14,6 +14,8 @@
 
 mod quiet;
 
+use std::time::Duration;
+
 use self::quiet::Quiet;
 use crate::{
     bus::{Bus, Change, Plan, StreamLimits, UnderWay},
@@ -60,7 +62,7 @@ pub(super) async fn serve(bus: &Bus, specs: &[&ConsumerSpec], limits: &StreamLim
         }
     }
     for shifts in together(shifts) {
-        let mut each = Move { bus, shifts };
+        let mut each = Move { bus, shifts, patience: limits.patience };
         let carried_out = Box::pin(each.carry_out()).await;
         each.tell(&mut served);
         if let Err(fault) = carried_out {
@@ -111,12 +113,13 @@ fn together(shifts: Vec<Shift<'_>>) -> Vec<Vec<Shift<'_>>> {
 struct Move<'a> {
     bus: &'a Bus,
     shifts: Vec<Shift<'a>>,
+    patience: Duration,
 }
 
 impl Move<'_> {
     async fn carry_out(&mut self) -> Result<(), Fault> {
         self.check().await?;
-        let quiet = Quiet::new(self.bus);
+        let quiet = Quiet::new(self.bus, self.patience);
         let done = self.change(&quiet).await;
         quiet.end(&self.shifts).await;
         done
@@ -197,7 +200,7 @@ impl Move<'_> {
     fn unchanged(&self, fault: &Fault) -> Fault {
         let names = self.names().join(", ");
         let message = format!(
-            "{}; nothing was changed of {names}: apply again later (mesh ledger shows what does not end)",
+            "{}; nothing was changed of {names}: apply again later, or with more --patience (mesh ledger shows what does not end)",
             fault.message()
         );
         fault.clone().with_message(message)

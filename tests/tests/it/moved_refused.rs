@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use mesh_core::{
-    bus::StreamLimits,
-    operate::topology::{Applied, Waiting},
+    bus::{Bus, StreamLimits},
+    operate::topology::{self, Applied, Waiting},
+    policy::compile::Declaration,
 };
 use mesh_tests::{TestBroker, eventually};
 use serde_json::json;
@@ -15,6 +16,12 @@ use crate::{
     moved::{apply, ids, read_by},
     topology::{AGENT, WORK, WORKER, accept, queue, served_by, serving, take_of},
 };
+
+/// Soon it is known that nothing ends.
+async fn apply_in_vain(bus: &Bus, declared: &[Declaration]) -> Applied {
+    let limits = StreamLimits { patience: Duration::from_secs(2), ..StreamLimits::default() };
+    topology::apply(bus, declared, &limits).await.unwrap()
+}
 
 /// What one apply left as it was, and why.
 fn waiting(applied: &Applied) -> (&[String], &str) {
@@ -35,7 +42,7 @@ async fn a_consumer_that_does_not_become_quiet_keeps_its_methods() {
     assert_eq!(taken, ["r1"]);
     // Of what has nothing to do with it, everything is done.
     let moved = [serving(&["Charge"]), served_by("agent", &["Ship", "Refund"]), served_by("zoo", &["Pack"])];
-    let applied = apply(bus, &moved).await;
+    let applied = apply_in_vain(bus, &moved).await;
     let (consumers, why) = waiting(&applied);
     assert_eq!(consumers, [AGENT, WORKER]);
     assert!(
@@ -62,7 +69,7 @@ async fn a_method_stays_where_it_is_while_the_new_consumer_is_busy() {
     let (taken, in_hand) = take_of(&jetstream, AGENT, 1).await;
     assert_eq!(taken, ["s1"]);
     let moved = [serving(&["Charge"]), served_by("agent", &["Ship", "Refund"])];
-    let applied = apply(bus, &moved).await;
+    let applied = apply_in_vain(bus, &moved).await;
     assert!(waiting(&applied).1.contains(&format!("{AGENT} on {WORK}")), "{applied:?}");
     assert_eq!(read_by(&jetstream, WORKER).await, ["Charge", "Refund"]);
     accept(in_hand).await;
@@ -86,7 +93,7 @@ async fn what_the_old_consumer_gave_up_is_not_given_to_the_new_one() {
     .await;
     queue(bus, "Refund", "r2").await;
     let moved = [serving(&["Charge"]), served_by("agent", &["Refund"])];
-    let applied = apply(bus, &moved).await;
+    let applied = apply_in_vain(bus, &moved).await;
     assert!(waiting(&applied).1.contains("given up"), "{applied:?}");
     assert_eq!(bus.consumer_state(WORK, AGENT).await.unwrap(), None);
     assert_eq!(read_by(&jetstream, WORKER).await, ["Charge", "Refund"]);
@@ -104,7 +111,7 @@ async fn two_that_are_to_serve_the_same_are_both_refused() {
     let broker = TestBroker::start(&[serving(&["Charge"])]).await.unwrap();
     let operator = broker.connect("operator").await.unwrap();
     let declared = [serving(&["Charge"]), served_by("agent", &["Pack"]), served_by("zoo", &["Pack"])];
-    let applied = apply(operator.bus(), &declared).await;
+    let applied = apply_in_vain(operator.bus(), &declared).await;
     let (consumers, why) = waiting(&applied);
     assert_eq!(consumers, [AGENT, "zoo_shop-payments-v1-payments"]);
     assert!(why.contains("both to serve"), "{why}");

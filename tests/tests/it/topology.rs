@@ -265,7 +265,8 @@ async fn a_delivery_that_does_not_end_keeps_a_consumer_as_it_was() {
     let (ids, came) = take(&jetstream, 1).await;
     assert_eq!(ids, ["c1"]);
     let declared = [serving(&["Charge", "Refund"])];
-    let applied = topology::apply(bus, &declared, &StreamLimits::default()).await.unwrap();
+    let limits = StreamLimits { patience: Duration::from_secs(2), ..StreamLimits::default() };
+    let applied = topology::apply(bus, &declared, &limits).await.unwrap();
     let [Waiting { fault, .. }] = applied.waiting.as_slice() else { panic!("{applied:?}") };
     assert_eq!((fault.code(), fault.effect()), (Code::Unavailable, Effect::None), "{fault}");
     let info = jetstream.get_stream(WORK).await.unwrap().consumer_info(WORKER).await.unwrap();

@@ -14,12 +14,11 @@ use crate::{
     policy::compile::ConsumerSpec,
 };
 
-/// How long a pause lasts if nobody ends it.
-const PAUSE: Duration = Duration::from_secs(60);
-/// How long what is under way may take to end.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Until when the last step may begin: well within [`PAUSE`], for what is delivered after it would come twice.
-const LATEST: Duration = Duration::from_secs(50);
+/// How much longer than the patience a pause lasts if nobody ends it.
+const LONGER: Duration = Duration::from_secs(40);
+/// How much longer than the patience the steps may take, so that the last one is done within the pause: what is delivered
+/// before it would come twice.
+const STEPS: Duration = Duration::from_secs(30);
 /// How long a pause lasts that runs out at once: all that keep the consumer must have heard of it before it ends.
 const SOON_MS: i64 = 250;
 /// How long one look at a consumer comes after the other.
@@ -29,18 +28,20 @@ const AGAIN: Duration = Duration::from_millis(20);
 pub(super) struct Quiet<'a> {
     bus: &'a Bus,
     begun: Instant,
+    patience: Duration,
 }
 
 impl<'a> Quiet<'a> {
-    pub(super) fn new(bus: &'a Bus) -> Quiet<'a> {
-        Quiet { bus, begun: Instant::now() }
+    pub(super) fn new(bus: &'a Bus, patience: Duration) -> Quiet<'a> {
+        Quiet { bus, begun: Instant::now(), patience }
     }
 
     /// Pauses a consumer. The end is told by the clock of who keeps it: that of whoever applies may be wrong.
     pub(super) async fn begin(&self, spec: &ConsumerSpec) -> Result<(), Fault> {
         let ConsumerSpec { stream, durable, .. } = spec;
         let Some(now) = self.bus.under_way(stream, durable).await? else { return Ok(()) };
-        let until_ms = now.now_ms.saturating_add(i64::try_from(PAUSE.as_millis()).unwrap_or(i64::MAX));
+        let until_ms =
+            now.now_ms.saturating_add(i64::try_from((self.patience + LONGER).as_millis()).unwrap_or(i64::MAX));
         self.bus.pause(stream, durable, Some(&rfc3339(until_ms))).await
     }
 
@@ -50,7 +51,7 @@ impl<'a> Quiet<'a> {
         join_all(standing.map(|Shift { spec, plan, .. }| async move {
             if let Err(fault) = self.go_on(spec, plan.paused_until()).await {
                 let ConsumerSpec { stream, durable, .. } = spec;
-                tracing::warn!(%fault, stream, durable, "it is not said that it goes on: it does so by itself within a minute");
+                tracing::warn!(%fault, stream, durable, "it is not said that it goes on: it does so by itself when its pause is over");
             }
         }))
         .await;
@@ -83,7 +84,7 @@ impl<'a> Quiet<'a> {
 
     /// Whether what was paused is so still, for as long as the next step takes.
     pub(super) fn is_in_time(&self, shift: &Shift<'_>) -> Result<(), Fault> {
-        if shift.plan.is_new() || self.begun.elapsed() < LATEST {
+        if shift.plan.is_new() || self.begun.elapsed() < self.patience + STEPS {
             return Ok(());
         }
         Err(busy(shift.spec, "the broker answers too slowly"))
@@ -101,7 +102,7 @@ impl<'a> Quiet<'a> {
                 Look::NoMatter => return Ok(false),
                 Look::Busy(why) => why,
             };
-            if self.begun.elapsed() >= PATIENCE {
+            if self.begun.elapsed() >= self.patience {
                 return Err(busy(shift.spec, why));
             }
             tokio::time::sleep(AGAIN).await;

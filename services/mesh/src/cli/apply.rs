@@ -20,8 +20,9 @@ pub(super) async fn run(args: ApplyArgs, global: &GlobalArgs, output: &Output) -
     let region = global.region.clone().unwrap_or(file.region);
     let place = Place::find(&GlobalArgs { region: Some(region), ..global.clone() })?;
     let bus = place.connect_as(&args.user).await?;
-    let ApplyArgs { replicas, event_age, force: may_lower, .. } = args;
-    let limits = StreamLimits { replicas: replicas.map(usize::from), event_age, may_lower, ..StreamLimits::default() };
+    let ApplyArgs { replicas, event_age, force: may_lower, patience, .. } = args;
+    let limits =
+        StreamLimits { replicas: replicas.map(usize::from), event_age, may_lower, patience, ..StreamLimits::default() };
     let applied = topology::apply(&bus, &file.declarations, &limits).await;
     bus.close().await;
     let applied = applied.map_err(advised)?;
