@@ -1,6 +1,9 @@
 //! Methods that move from one service to another while their queue is in use: each message goes to one of them, once.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Mutex,
+    time::{Duration, SystemTime},
+};
 
 use async_nats::jetstream::{
     Context as JetStream,
@@ -14,7 +17,7 @@ use mesh_core::{
     operate::topology::{self, Applied},
     policy::compile::Declaration,
 };
-use mesh_tests::{TestBroker, broker::REGION, eventually};
+use mesh_tests::{TestBroker, broker::REGION, campaign::cluster::TestCluster, eventually};
 
 use crate::{
     claims::foreign,
@@ -186,6 +189,55 @@ async fn what_was_cut_down_when_an_apply_ended_early_is_served_by_the_next_one()
     let applied = apply(bus, &declared).await;
     assert_eq!((applied.waiting, applied.warnings), (vec![], vec![]));
     assert_eq!(ids(&jetstream, WORKER, 2).await, ["c2", "c3"]);
+}
+
+/// Takes and accepts, and writes down what came.
+async fn write_down(jetstream: &JetStream, durable: &str, seen: &Mutex<Vec<String>>) {
+    let consumer: PullConsumer = jetstream.get_consumer_from_stream(durable, WORK).await.unwrap();
+    let mut messages = consumer.stream().max_messages_per_batch(20).messages().await.unwrap();
+    while let Some(message) = messages.next().await {
+        let message = message.unwrap();
+        let id = message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Id")).unwrap();
+        seen.lock().unwrap().push(id.to_string());
+        message.double_ack().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_queued_while_a_method_moves_to_and_fro_is_given_out_once() {
+    const EACH: usize = 300;
+    let with_agent = [serving(&["Charge"]), served_by("agent", &["Ship", "Refund"])];
+    let with_bank = [serving(&["Charge", "Refund"]), served_by("agent", &["Ship"])];
+    let cluster = TestCluster::of(&with_bank, &StreamLimits::default()).await.unwrap();
+    let operator = cluster.connect("operator").await.unwrap();
+    let (bus, jetstream) = (operator.bus(), cluster.jetstream().await.unwrap());
+    let seen = Mutex::new(Vec::new());
+    let queued = stream::iter(0..EACH).for_each_concurrent(4, |number| async move {
+        for method in ["Charge", "Refund", "Ship"] {
+            queue(bus, method, &format!("{method}{number:03}")).await;
+        }
+    });
+    let moved = async {
+        for declared in [&with_agent, &with_bank, &with_agent] {
+            assert_eq!(apply(bus, declared).await.waiting, []);
+        }
+    };
+    let all = async {
+        tokio::join!(queued, moved);
+        eventually("an empty queue", || async {
+            (bus.stream_state(WORK).await.unwrap().unwrap().messages == 0).then_some(())
+        })
+        .await;
+    };
+    tokio::select! {
+        () = all => {}
+        () = write_down(&jetstream, WORKER, &seen) => panic!("the bank ended"),
+        () = write_down(&jetstream, AGENT, &seen) => panic!("the agent ended"),
+    }
+    let mut seen = seen.into_inner().unwrap();
+    seen.sort_unstable();
+    let ids = |method: &'static str| (0..EACH).map(move |number| format!("{method}{number:03}"));
+    assert_eq!(seen, ["Charge", "Refund", "Ship"].into_iter().flat_map(ids).collect::<Vec<_>>());
 }
 
 /// An operator whose clock is wrong by so much.
