@@ -147,6 +147,21 @@ impl Plan {
         less
     }
 
+    /// What stands, and `nothing` besides: the broker counts anew what it has not delivered.
+    pub(crate) fn recount(&self, nothing: String) -> Plan {
+        let mut again = self.as_before();
+        let filters: Vec<_> = self.reads().into_iter().filter(|filter| *filter != nothing).collect();
+        again.wanted.remove("filter_subject");
+        again.wanted.insert("filter_subjects".into(), json!(filters.into_iter().chain([nothing]).collect::<Vec<_>>()));
+        again
+    }
+
+    /// What stood when it was planned, whatever was done since.
+    pub(crate) fn as_before(&self) -> Plan {
+        let stood = self.now.clone().unwrap_or_default();
+        Plan { wanted: stood, now: Some(Fields::new()), ..self.clone() }
+    }
+
     /// What a consumer that exists reads.
     pub(crate) fn reads(&self) -> Vec<String> {
         self.now.as_ref().map(shape::filters).unwrap_or_default()

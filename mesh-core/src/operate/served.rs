@@ -14,7 +14,7 @@
 
 mod quiet;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use self::quiet::Quiet;
 use crate::{
@@ -80,6 +80,8 @@ struct Shift<'a> {
     gained: Vec<String>,
     /// What was done of it.
     changes: Vec<Change>,
+    /// Whether the broker counted anew what it has not delivered.
+    is_recounted: bool,
 }
 
 impl Shift<'_> {
@@ -87,7 +89,7 @@ impl Shift<'_> {
         let (mut lost, gained) = (plan.lost(), plan.gained());
         // That nothing comes on it any more is no loss: it was cut down before, and did not get what it is to read instead.
         lost.retain(|filter| *filter != spec.nothing());
-        Shift { spec, plan, lost, gained, changes: Vec::new() }
+        Shift { spec, plan, lost, gained, changes: Vec::new(), is_recounted: false }
     }
 
     /// Whether one hands something to the other, or both want the same.
@@ -121,8 +123,28 @@ impl Move<'_> {
         self.check().await?;
         let quiet = Quiet::new(self.bus, self.patience);
         let done = self.change(&quiet).await;
+        for shift in self.shifts.iter().filter(|shift| shift.is_recounted && shift.changes.is_empty()) {
+            if let Err(fault) = self.bus.carry_out(&shift.plan.as_before()).await {
+                tracing::warn!(%fault, durable = shift.spec.durable, "it reads a subject besides that nobody sends to, until it is applied again");
+            }
+        }
         quiet.end(&self.shifts).await;
-        done
+        done?;
+        self.look_again().await
+    }
+
+    /// A pause is written with the configuration that the brokers' leader knew then: the end of it may bring back what was changed.
+    async fn look_again(&self) -> Result<(), Fault> {
+        for Shift { spec, .. } in self.shifts.iter().filter(|shift| !shift.plan.is_new()) {
+            let ConsumerSpec { stream, durable, filters, .. } = spec;
+            let now = self.bus.under_way(stream, durable).await?;
+            if !now.is_some_and(|now| now.filters.iter().eq(BTreeSet::from_iter(filters))) {
+                return Err(refusal(format!(
+                    "{durable} on {stream} was changed by somebody else meanwhile: apply again"
+                )));
+            }
+        }
+        Ok(())
     }
 
     async fn change(&mut self, quiet: &Quiet<'_>) -> Result<(), Fault> {
@@ -131,8 +153,9 @@ impl Move<'_> {
             quiet.begin(shift.spec).await.map_err(with_rights)?;
         }
         let mut is_quiet = Vec::new();
-        for shift in &self.shifts {
-            is_quiet.push(quiet.wait_for(shift).await.map_err(|fault| self.unchanged(&fault))?);
+        let names = self.names();
+        for shift in &mut self.shifts {
+            is_quiet.push(quiet.wait_for(shift).await.map_err(|fault| unchanged(&fault, &names))?);
         }
         self.cut_down(quiet).await?;
         let has_lost = self.shifts.iter().any(|shift| !shift.lost.is_empty());
@@ -196,16 +219,6 @@ impl Move<'_> {
         self.shifts.iter().map(|shift| shift.spec.durable.clone()).collect()
     }
 
-    /// One was not quiet in time: the others were left as they were for its sake.
-    fn unchanged(&self, fault: &Fault) -> Fault {
-        let names = self.names().join(", ");
-        let message = format!(
-            "{}; nothing was changed of {names}: apply again later, or with more --patience (mesh ledger shows what does not end)",
-            fault.message()
-        );
-        fault.clone().with_message(message)
-    }
-
     fn waiting(&self, fault: Fault) -> Waiting {
         let stream = self.shifts.first().map(|shift| shift.spec.stream.clone()).unwrap_or_default();
         Waiting { stream, consumers: self.names(), fault }
@@ -255,6 +268,16 @@ fn wanted_twice(spec: &ConsumerSpec, other: &str) -> Fault {
 
 fn refusal(message: String) -> Fault {
     Fault::new(Code::FailedPrecondition, Effect::None, Reason::PublishRefused, message)
+}
+
+/// One was not quiet in time: the others were left as they were for its sake.
+fn unchanged(fault: &Fault, names: &[String]) -> Fault {
+    let message = format!(
+        "{}; nothing was changed of {}: apply again later, or with more --patience (mesh ledger shows what does not end)",
+        fault.message(),
+        names.join(", ")
+    );
+    fault.clone().with_message(message)
 }
 
 /// It ended between the steps.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Shift;
 use crate::{
-    bus::Bus,
+    bus::{Bus, UnderWay},
     clock::rfc3339,
     fault::{Code, Effect, Fault, Reason},
     policy::compile::ConsumerSpec,
@@ -67,15 +67,11 @@ impl<'a> Quiet<'a> {
         }
         let soon_ms = now.now_ms.saturating_add(SOON_MS);
         self.bus.pause(stream, durable, Some(&rfc3339(soon_ms))).await?;
-        while self
-            .bus
-            .under_way(stream, durable)
-            .await?
-            .is_some_and(|now| now.is_paused && now.now_ms < soon_ms + SOON_MS)
-        {
+        let is_over = |now: &UnderWay| !now.is_paused || now.now_ms >= soon_ms + SOON_MS;
+        while self.bus.under_way(stream, durable).await?.is_some_and(|now| !is_over(&now)) {
             tokio::time::sleep(AGAIN).await;
         }
-        self.bus.pause(stream, durable, None).await
+        Ok(())
     }
 
     pub(super) fn bus(&self) -> &'a Bus {
@@ -92,13 +88,18 @@ impl<'a> Quiet<'a> {
 
     /// Waits until a consumer may be changed. `true`: it is quiet; `false`: that does not matter, for it is new, or it only gains
     /// what nothing is queued for.
-    pub(super) async fn wait_for(&self, shift: &Shift<'_>) -> Result<bool, Fault> {
+    pub(super) async fn wait_for(&self, shift: &mut Shift<'_>) -> Result<bool, Fault> {
         if shift.plan.is_new() {
             return Ok(false);
         }
         loop {
             let why = match self.look(shift).await? {
                 Look::Quiet => return Ok(true),
+                Look::NothingInHand => {
+                    shift.is_recounted = true;
+                    self.bus.carry_out(&shift.plan.recount(shift.spec.nothing())).await?;
+                    continue;
+                }
                 Look::NoMatter => return Ok(false),
                 Look::Busy(why) => why,
             };
@@ -109,7 +110,7 @@ impl<'a> Quiet<'a> {
         }
     }
 
-    async fn look(&self, Shift { spec, plan, lost, gained, .. }: &Shift<'_>) -> Result<Look, Fault> {
+    async fn look(&self, Shift { spec, plan, lost, gained, is_recounted, .. }: &Shift<'_>) -> Result<Look, Fault> {
         let ConsumerSpec { stream, durable, .. } = spec;
         let Some(now) = self.bus.under_way(stream, durable).await? else { return Ok(Look::Quiet) };
         // Its leader may hear of the pause a little later.
@@ -121,6 +122,11 @@ impl<'a> Quiet<'a> {
         }
         if now.in_flight > 0 {
             return Ok(Look::Busy("deliveries of it are under way"));
+        }
+        // Its leader counts what it has not delivered by what it hears, and INFO corrects it, so it may be off by some. It counts anew
+        // where its filters change.
+        if !is_recounted {
+            return Ok(Look::NothingInHand);
         }
         // The settlement of a delivery may be on its way to the queue, so the messages are counted. One that comes between both
         // looks is counted once: then another look says it.
@@ -140,7 +146,11 @@ fn is_after(until: &str, now_ms: i64) -> bool {
 }
 
 enum Look {
+    /// Nothing is under way, and what is left was never delivered.
     Quiet,
+    /// Nothing is under way; what is left is to be counted.
+    NothingInHand,
+    /// It need not be quiet.
     NoMatter,
     Busy(&'static str),
 }
