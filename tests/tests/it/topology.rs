@@ -157,8 +157,13 @@ pub(crate) async fn take_of(
     many: usize,
 ) -> (Vec<String>, Vec<async_nats::jetstream::Message>) {
     let consumer: PullConsumer = jetstream.get_consumer_from_stream(durable, WORK).await.unwrap();
-    let came = consumer.fetch().max_messages(many).expires(Duration::from_secs(5)).messages().await.unwrap();
-    let came: Vec<_> = came.try_collect().await.unwrap();
+    let (mut came, mut pulls) = (Vec::new(), 0);
+    // A server of a cluster may drop a pull whose inbox it has not heard of yet: who works asks again.
+    while came.len() < many && pulls < 5 {
+        let more = consumer.fetch().max_messages(many - came.len()).expires(Duration::from_secs(2));
+        came.extend(more.messages().await.unwrap().try_collect::<Vec<_>>().await.unwrap());
+        pulls += 1;
+    }
     let id = |message: &async_nats::jetstream::Message| {
         message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Id")).unwrap().to_string()
     };
