@@ -78,7 +78,7 @@ impl TestBroker {
         let operator = self.connect("operator").await?;
         let applied = mesh_core::operate::topology::apply(operator.bus(), declarations, limits).await?;
         operator.drain().await;
-        applied.waiting.into_iter().next().map_or(Ok(()), |fault| Err(fault.into()))
+        applied.waiting.into_iter().next().map_or(Ok(()), |waiting| Err(waiting.fault.into()))
     }
 
     /// Connects as a declared service, or as `operator`.

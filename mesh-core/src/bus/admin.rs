@@ -29,6 +29,8 @@ pub struct StreamLimits {
     pub max_bytes: Option<i64>,
     /// Whether what a stream has may be lowered to what is said: copies go, and what is older than the age, at once.
     pub may_lower: bool,
+    /// Where a method moves: how long what the consumers have in hand may take to end. They are given nothing meanwhile.
+    pub patience: Duration,
     /// How long a delivery's lease lasts without a sign of life, of a consumer that is made.
     pub ack_wait: Duration,
     /// Deliveries of one consumer that may be under way, of a consumer that is made.
@@ -45,6 +47,7 @@ impl Default for StreamLimits {
             event_age: None,
             max_bytes: None,
             may_lower: false,
+            patience: Duration::from_secs(20),
             ack_wait: Duration::from_secs(30),
             max_ack_pending: 4096,
             max_deliver: 1000,
@@ -83,24 +86,8 @@ pub struct ConsumerState {
 /// How long a question may take that was denied: it ends by its own time limit.
 const DENIED_LATELY: Duration = Duration::from_secs(15);
 
-/// What a consumer has under way.
-#[derive(Debug, Clone)]
-pub(crate) struct UnderWay {
-    /// The broker's name of it.
-    pub(crate) durable: String,
-    /// What it reads.
-    pub(crate) filters: Vec<String>,
-    /// Up to this sequence everything is settled or given up.
-    pub(crate) ack_floor: u64,
-    /// Whether it delivers nothing now.
-    pub(crate) is_paused: bool,
-    /// Delivered and not settled.
-    pub(crate) in_flight: u64,
-    /// Not delivered yet.
-    pub(crate) pending: u64,
-}
-
 /// A stream or a consumer: what stands, and what it is to be.
+#[derive(Clone)]
 pub(crate) struct Plan {
     stream: String,
     consumer: Option<String>,
@@ -141,19 +128,38 @@ impl Plan {
         shape::filters(&self.wanted).into_iter().filter(|filter| !before.contains(filter)).collect()
     }
 
-    /// What a consumer that exists goes on to read, where it is to read less besides.
-    pub(crate) fn kept(&self) -> Option<Vec<String>> {
-        let before = self.reads();
+    /// What a consumer that exists is to read no more.
+    pub(crate) fn lost(&self) -> Vec<String> {
         let after = shape::filters(&self.wanted);
-        let kept: Vec<_> = before.iter().filter(|filter| after.contains(filter)).cloned().collect();
-        (!kept.is_empty() && kept.len() < before.len()).then_some(kept)
+        self.reads().into_iter().filter(|filter| !after.contains(filter)).collect()
     }
 
-    /// The same plan, without what it gains.
-    pub(crate) fn cut_down(mut self, kept: &[String]) -> Plan {
-        self.wanted.remove("filter_subject");
-        self.wanted.insert("filter_subjects".into(), json!(kept));
-        self
+    /// The same plan, without what it gains. Who keeps nothing reads `nothing`: no filter would be all.
+    pub(crate) fn cut_down(&self, nothing: String) -> Plan {
+        let after = shape::filters(&self.wanted);
+        let mut kept: Vec<_> = self.reads().into_iter().filter(|filter| after.contains(filter)).collect();
+        if kept.is_empty() {
+            kept.push(nothing);
+        }
+        let mut less = self.clone();
+        less.wanted.remove("filter_subject");
+        less.wanted.insert("filter_subjects".into(), json!(kept));
+        less
+    }
+
+    /// What stands, and `nothing` besides: the broker counts anew what it has not delivered.
+    pub(crate) fn recount(&self, nothing: String) -> Plan {
+        let mut again = self.as_before();
+        let filters: Vec<_> = self.reads().into_iter().filter(|filter| *filter != nothing).collect();
+        again.wanted.remove("filter_subject");
+        again.wanted.insert("filter_subjects".into(), json!(filters.into_iter().chain([nothing]).collect::<Vec<_>>()));
+        again
+    }
+
+    /// What stood when it was planned, whatever was done since.
+    pub(crate) fn as_before(&self) -> Plan {
+        let stood = self.now.clone().unwrap_or_default();
+        Plan { wanted: stood, now: Some(Fields::new()), ..self.clone() }
     }
 
     /// What a consumer that exists reads.
@@ -223,7 +229,7 @@ impl Bus {
     }
 
     /// Has JetStream's API do something.
-    async fn order(&self, subject: String, request: &Value, named: (&str, &str)) -> Result<(), Fault> {
+    pub(super) async fn order(&self, subject: String, request: &Value, named: (&str, &str)) -> Result<(), Fault> {
         let answer: Result<Value, _> = self.jetstream().request(subject, request).await;
         let answer = answer.map_err(|error| self.unmade(named, &error, false))?;
         error_of(&answer).map_or(Ok(()), |error| Err(self.unmade(named, &error, true)))
@@ -239,31 +245,18 @@ impl Bus {
     }
 
     /// Asks JetStream's API. `None`: it knows no such thing.
-    async fn ask(&self, asked: &str, request: &Value, (what, name): (&str, &str)) -> Result<Option<Value>, Fault> {
+    pub(super) async fn ask(
+        &self,
+        asked: &str,
+        request: &Value,
+        (what, name): (&str, &str),
+    ) -> Result<Option<Value>, Fault> {
         let answer: Result<Value, _> = self.jetstream().request(asked.to_owned(), request).await;
         let answer = answer.map_err(|error| self.unshown((what, name), &error))?;
         if answer.pointer("/error/code") == Some(&json!(404)) {
             return Ok(None);
         }
         error_of(&answer).map_or(Ok(Some(answer)), |error| Err(self.unshown((what, name), &error)))
-    }
-
-    /// What is under way of a consumer, as its leader says. `None`: there is no such consumer.
-    ///
-    /// # Errors
-    /// The broker does not answer, or this identity may not ask.
-    pub(crate) async fn under_way(&self, stream: &str, durable: &str) -> Result<Option<UnderWay>, Fault> {
-        let asked = format!("CONSUMER.INFO.{stream}.{durable}");
-        let answer = self.ask(&asked, &json!({}), ("consumer", durable)).await?;
-        let number = |answer: &Value, path: &str| answer.pointer(path).and_then(Value::as_u64).unwrap_or(0);
-        Ok(answer.map(|answer| UnderWay {
-            durable: durable.to_owned(),
-            filters: answer.get("config").and_then(Value::as_object).map(shape::filters).unwrap_or_default(),
-            ack_floor: number(&answer, "/ack_floor/stream_seq"),
-            is_paused: answer.get("paused").and_then(Value::as_bool).unwrap_or(false),
-            in_flight: number(&answer, "/num_ack_pending"),
-            pending: number(&answer, "/num_pending"),
-        }))
     }
 
     /// Whether several servers have the stream.
@@ -274,57 +267,6 @@ impl Bus {
         let answer = self.ask(&format!("STREAM.INFO.{stream}"), &json!({}), ("stream", stream)).await?;
         let copies = answer.and_then(|answer| answer.pointer("/config/num_replicas").and_then(Value::as_u64));
         Ok(copies.is_some_and(|copies| copies > 1))
-    }
-
-    /// The names of a stream's consumers: of all, also of those whose leader does not answer.
-    ///
-    /// # Errors
-    /// The broker does not answer, or not for all, or this identity may not ask.
-    pub(crate) async fn consumer_names(&self, stream: &str) -> Result<Vec<String>, Fault> {
-        let answer = self.ask(&format!("CONSUMER.NAMES.{stream}"), &json!({}), ("stream", stream)).await?;
-        let answer = answer.unwrap_or_default();
-        let names = answer.get("consumers").and_then(Value::as_array).into_iter().flatten();
-        let names: Vec<_> = names.filter_map(Value::as_str).map(str::to_owned).collect();
-        match answer.get("total").and_then(Value::as_u64) {
-            Some(total) if total > names.len() as u64 => {
-                Err(self.unshown(("stream", stream), &"it has too many consumers"))
-            }
-            _ => Ok(names),
-        }
-    }
-
-    /// How many messages a stream holds on the subjects that `filters` match, and the sequence of its last message.
-    ///
-    /// # Errors
-    /// The broker does not answer, or this identity may not ask.
-    pub(crate) async fn held_on(&self, stream: &str, filters: &[String]) -> Result<(u64, u64), Fault> {
-        let (mut held, mut last) = (0u64, 0);
-        for filter in filters {
-            let request = json!({ "subjects_filter": filter });
-            let answer = self.ask(&format!("STREAM.INFO.{stream}"), &request, ("stream", stream)).await?;
-            let Some(answer) = answer else { continue };
-            let subjects = answer.pointer("/state/subjects").and_then(Value::as_object).into_iter().flatten();
-            held += subjects.filter_map(|(_, count)| count.as_u64()).sum::<u64>();
-            last = answer.pointer("/state/last_seq").and_then(Value::as_u64).unwrap_or(0);
-        }
-        Ok((held, last))
-    }
-
-    /// Has a consumer deliver nothing until then, RFC 3339. `None`: it delivers again.
-    ///
-    /// # Errors
-    /// The broker refuses or does not answer, or this identity may not.
-    pub(crate) async fn pause(&self, stream: &str, durable: &str, until: Option<&str>) -> Result<(), Fault> {
-        let request = until.map_or_else(|| json!({}), |until| json!({ "pause_until": until }));
-        self.order(format!("CONSUMER.PAUSE.{stream}.{durable}"), &request, ("consumer", durable)).await
-    }
-
-    /// Has a consumer begin again at the first message of its stream. What is under way is forgotten.
-    ///
-    /// # Errors
-    /// The broker refuses or does not answer, or this identity may not.
-    pub(crate) async fn begin_again(&self, stream: &str, durable: &str) -> Result<(), Fault> {
-        self.order(format!("CONSUMER.RESET.{stream}.{durable}"), &json!({ "seq": 1 }), ("consumer", durable)).await
     }
 
     /// What a stream holds. `None`: there is no such stream.
@@ -382,7 +324,7 @@ impl Bus {
         Fault::new(code, effect, Reason::PublishRefused, format!("the bus did not make the {what} {name:?}: {error}"))
     }
 
-    fn unshown(&self, (what, name): (&str, &str), error: &dyn std::fmt::Display) -> Fault {
+    pub(super) fn unshown(&self, (what, name): (&str, &str), error: &dyn std::fmt::Display) -> Fault {
         let message = format!("the bus did not show the {what} {name:?}: {error}");
         let fault = || Fault::new(Code::Unavailable, Effect::None, Reason::BusUnavailable, message);
         self.denied(name).unwrap_or_else(fault)

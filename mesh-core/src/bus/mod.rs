@@ -23,6 +23,7 @@ mod read;
 mod shape;
 mod subscribe;
 mod survey;
+mod under_way;
 
 use std::{
     borrow::Cow,
@@ -40,8 +41,8 @@ use crate::{
     identity::Identity,
 };
 
+pub(crate) use admin::Plan;
 pub use admin::{ConsumerState, StreamLimits, StreamState};
-pub(crate) use admin::{Plan, UnderWay};
 pub use error::{PublishError, Stored};
 pub use follow::{Follow, Followed};
 pub use link::LinkState;
@@ -52,6 +53,7 @@ pub use read::Stop;
 pub use shape::Change;
 pub use subscribe::Subscription;
 pub use survey::{ConsumerFacts, StreamFacts};
+pub(crate) use under_way::UnderWay;
 
 /// How to reach the broker and how long to wait for it.
 #[derive(Debug, Clone)]

@@ -7,8 +7,10 @@ use crate::{
     bus::{Bus, Change, Plan, StreamLimits},
     fault::{Code, Effect, Fault, Reason},
     policy::compile::{ConsumerSpec, Declaration, StreamSpec, own_streams},
-    subject::Name,
+    subject::{Name, Place},
 };
+
+pub use super::served::Waiting;
 
 /// The streams and consumers of a mesh, each once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,9 +58,11 @@ pub struct Applied {
     pub topology: Topology,
     /// What was changed of those that stood before.
     pub changes: Vec<Change>,
-    /// Why consumers of queued work are as they were, or are not made yet: what is under way did not end, another one reads the same
-    /// still, or the broker did not do it. Everything else stands; to be applied again.
-    pub waiting: Vec<Fault>,
+    /// Consumers of queued work that are as they were, or are not made yet: what is under way did not end, another one reads the
+    /// same still, or the broker did not do it. Everything else stands; to be applied again.
+    pub waiting: Vec<Waiting>,
+    /// What whoever applies should know: what became of methods that moved, beyond their queue.
+    pub warnings: Vec<String>,
 }
 
 /// Makes every stream and consumer what the declarations say, whether it exists or not. What nobody declares stays as it
@@ -73,7 +77,7 @@ pub async fn apply(bus: &Bus, declarations: &[Declaration], limits: &StreamLimit
     for spec in &topology.streams {
         streams.push(bus.plan_stream(spec, limits).await?);
     }
-    let mut changes: Vec<Change> = streams.iter().flat_map(Plan::changes).collect();
+    let changes: Vec<Change> = streams.iter().flat_map(Plan::changes).collect();
     if !limits.may_lower {
         refuse_less(&changes)?;
     }
@@ -83,44 +87,54 @@ pub async fn apply(bus: &Bus, declarations: &[Declaration], limits: &StreamLimit
         most.into_iter().for_each(|replicas| plan.beside(replicas));
         bus.carry_out(plan).await?;
     }
-    let waiting = apply_consumers(bus, &topology, (limits, &mut changes)).await?;
-    Ok(Applied { topology, changes, waiting })
+    let mut applied = Applied { topology, changes, ..Applied::default() };
+    apply_consumers(bus, limits, &mut applied).await?;
+    Ok(applied)
 }
 
-/// First those that are to read less, then whoever may read that instead: nobody reads what another one reads still.
-async fn apply_consumers(
-    bus: &Bus,
-    topology: &Topology,
-    (limits, changes): (&StreamLimits, &mut Vec<Change>),
-) -> Result<Vec<Fault>, Fault> {
+async fn apply_consumers(bus: &Bus, limits: &StreamLimits, applied: &mut Applied) -> Result<(), Fault> {
+    let Applied { topology, changes, waiting, warnings } = applied;
     let works = topology.work_streams();
-    let is_work = |spec: &&ConsumerSpec| works.contains(spec.stream.as_str());
-    for spec in topology.consumers.iter().filter(is_work) {
+    for spec in topology.consumers.iter().filter(|spec| !works.contains(spec.stream.as_str())) {
         let plan = bus.plan_consumer(spec, limits).await?;
-        if let Some(kept) = plan.kept() {
-            let less = plan.cut_down(&kept);
-            bus.carry_out(&less).await?;
-            changes.extend(less.changes());
+        bus.carry_out(&plan).await?;
+        changes.extend(plan.changes());
+    }
+    for stream in works {
+        let specs: Vec<_> = topology.consumers.iter().filter(|spec| spec.stream == stream).collect();
+        let served = served::serve(bus, &specs, limits).await?;
+        changes.extend(served.changes);
+        waiting.extend(served.waiting);
+        for (durable, lost) in served.lost {
+            warnings.extend(left_on_lane(bus, topology, (&durable, &lost)).await);
         }
     }
-    let (mut gaining, mut waiting) = (Vec::new(), Vec::new());
-    for spec in &topology.consumers {
-        let plan = bus.plan_consumer(spec, limits).await?;
-        if is_work(&spec) && !plan.gained().is_empty() {
-            gaining.push((spec, plan));
-        } else {
-            bus.carry_out(&plan).await?;
-            changes.extend(plan.changes());
+    Ok(())
+}
+
+/// A lane does not move with a method: what waits there becomes due at the old service. Whoever applies reads no message, so what
+/// lies there is counted, whichever method it is of.
+async fn left_on_lane(bus: &Bus, topology: &Topology, (durable, lost): (&str, &[String])) -> Option<String> {
+    let lanes = topology.lane_streams();
+    let lane = topology.consumers.iter().find(|it| it.durable == durable && lanes.contains(it.stream.as_str()))?;
+    let all = format!("{}.>", lane.filters.first()?.strip_suffix(".due.*.*")?);
+    let methods: Vec<_> = lost.iter().filter_map(|filter| Place::parse(filter)?.contract()).collect();
+    let methods = methods.join(", ");
+    let what = match bus.count_on(&lane.stream, &all).await {
+        Ok(0) => return None,
+        Ok(1) => "1 delayed message lies".to_owned(),
+        Ok(many) => format!("{many} delayed messages lie"),
+        Err(fault) => {
+            tracing::warn!(%fault, lane = lane.stream, "what lies on the lane is not counted");
+            "an unknown number of delayed messages lies".to_owned()
         }
-    }
-    for (spec, plan) in gaining {
-        // One that can't begin again now keeps no other from what it needs.
-        match Box::pin(served::serve_more(bus, spec, &plan)).await {
-            Ok(()) => changes.extend(plan.changes()),
-            Err(fault) => waiting.push(fault),
-        }
-    }
-    Ok(waiting)
+    };
+    Some(format!(
+        "{what} on the lane of {durable} ({}), perhaps of {methods}, which it is given no more: they become due at the old service \
+         all the same, and letters of it are replayed there; keep the method and its rights in the old service until they are gone \
+         (mesh ledger shows them)",
+        lane.stream
+    ))
 }
 
 /// Nobody loses copies or what is older because they left a word out or gave a wrong one.

@@ -177,6 +177,16 @@ pub struct ConsumerSpec {
     pub window: Option<i64>,
 }
 
+impl ConsumerSpec {
+    /// What a consumer of queued work reads while it is to read nothing: where no filter stands, the broker gives it all. It lies in
+    /// its stream, is its own, and nobody may send there: a method has three places behind it.
+    #[must_use]
+    pub fn nothing(&self) -> String {
+        let rpc = self.filters.first().and_then(|filter| filter.rsplitn(5, '.').nth(4)).unwrap_or(WIRE);
+        format!("{rpc}.nothing.{}", self.durable)
+    }
+}
+
 fn store_spec(service: &Name) -> StreamSpec {
     StreamSpec {
         name: subject::store_stream(service.as_str()),
@@ -383,6 +393,18 @@ mod tests {
                 "mesh1-store-payments",
                 "mesh1-work-shop-payments-v1-Payments"
             ]
+        );
+    }
+
+    #[test]
+    fn what_nobody_may_send_lies_in_the_queue_and_is_of_one_consumer() {
+        let mut bank = Declaration::new(name("bank"));
+        bank.serves.insert(("shop.payments.v1.Payments".into(), "Charge".into()));
+        let spec = bank.consumers(&name("local")).swap_remove(0);
+        let nothing = "mesh1.work.local.shop.payments.v1.Payments.nothing.bank_shop-payments-v1-payments";
+        assert_eq!(
+            (spec.nothing().as_str(), spec.filters[0].split('.').count()),
+            (nothing, nothing.split('.').count() + 2)
         );
     }
 

@@ -37,6 +37,8 @@ mod letters_terminals;
 mod letters_transfer;
 mod link_away;
 mod made_anew;
+mod moved;
+mod moved_refused;
 mod ordered;
 mod ordered_cluster;
 mod ordered_inbox;

@@ -5,7 +5,8 @@ use mesh_core::{
     bus::{Change, StreamLimits},
     config::{Problems, mesh_file},
     fault::Reason,
-    operate::topology::{self, Applied},
+    operate::topology::{self, Applied, Waiting},
+    policy::compile::ConsumerSpec,
 };
 use serde_json::{Value, json};
 
@@ -19,15 +20,19 @@ pub(super) async fn run(args: ApplyArgs, global: &GlobalArgs, output: &Output) -
     let region = global.region.clone().unwrap_or(file.region);
     let place = Place::find(&GlobalArgs { region: Some(region), ..global.clone() })?;
     let bus = place.connect_as(&args.user).await?;
-    let ApplyArgs { replicas, event_age, force: may_lower, .. } = args;
-    let limits = StreamLimits { replicas: replicas.map(usize::from), event_age, may_lower, ..StreamLimits::default() };
+    let ApplyArgs { replicas, event_age, force: may_lower, patience, .. } = args;
+    let limits =
+        StreamLimits { replicas: replicas.map(usize::from), event_age, may_lower, patience, ..StreamLimits::default() };
     let applied = topology::apply(&bus, &file.declarations, &limits).await;
     bus.close().await;
     let applied = applied.map_err(advised)?;
     show(&applied, output)?;
+    for warning in &applied.warnings {
+        output.remark(&format!("warning: {warning}"));
+    }
     let mut status = Status::Ok;
-    for fault in &applied.waiting {
-        status = failure::show(output, &fault.clone().into());
+    for waiting in &applied.waiting {
+        status = failure::show(output, &waiting.fault.clone().into());
     }
     Ok(status)
 }
@@ -41,26 +46,46 @@ fn advised(fault: Fault) -> anyhow::Error {
     Failure::new(fault, help).into()
 }
 
-fn show(Applied { topology, changes, .. }: &Applied, output: &Output) -> anyhow::Result<()> {
+fn show(applied: &Applied, output: &Output) -> anyhow::Result<()> {
+    let Applied { topology, changes, .. } = applied;
+    let (waiting, standing): (Vec<_>, Vec<_>) =
+        topology.consumers.iter().partition(|spec| why(applied, spec).is_some());
     if output.is_json() {
         let streams: Vec<_> = topology.streams.iter().map(|spec| &spec.name).collect();
-        let consumers: Vec<_> =
-            topology.consumers.iter().map(|spec| json!({ "stream": spec.stream, "name": spec.durable })).collect();
-        let changes: Vec<_> = changes.iter().map(change).collect();
-        output.json(&json!({ "streams": streams, "consumers": consumers, "changes": changes }))?;
+        let consumer = |spec: &&ConsumerSpec| json!({ "stream": spec.stream, "name": spec.durable });
+        let is_waiting = |spec: &&ConsumerSpec| {
+            let why = why(applied, spec).map(Fault::message);
+            json!({ "stream": spec.stream, "name": spec.durable, "why": why })
+        };
+        output.json(&json!({
+            "streams": streams,
+            "consumers": standing.iter().map(consumer).collect::<Vec<_>>(),
+            "waiting": waiting.iter().map(is_waiting).collect::<Vec<_>>(),
+            "changes": changes.iter().map(change).collect::<Vec<_>>(),
+            "warnings": applied.warnings,
+        }))?;
         return Ok(());
     }
     for spec in &topology.streams {
         output.line(&format!("stream    {}", spec.name))?;
     }
-    for spec in &topology.consumers {
+    for spec in standing {
         output.line(&format!("consumer  {} on {}", spec.durable, spec.stream))?;
+    }
+    for spec in waiting {
+        output.line(&format!("waiting   {} on {}: not as declared yet", spec.durable, spec.stream))?;
     }
     for Change { stream, consumer, field, from, to, .. } in changes {
         let what = consumer.as_ref().map_or_else(|| stream.clone(), |durable| format!("{durable} on {stream}"));
         output.line(&format!("changed   {what}: {field} {from} -> {to}"))?;
     }
     Ok(())
+}
+
+/// Why a consumer is not as it is declared. `None`: it is.
+fn why<'a>(applied: &'a Applied, spec: &ConsumerSpec) -> Option<&'a Fault> {
+    let is_it = |waiting: &&Waiting| waiting.stream == spec.stream && waiting.consumers.contains(&spec.durable);
+    applied.waiting.iter().find(is_it).map(|waiting| &waiting.fault)
 }
 
 fn change(change: &Change) -> Value {

@@ -215,6 +215,9 @@ pub(super) struct ApplyArgs {
     /// Lower copies and ages too: what is older is deleted at once
     #[arg(long)]
     pub(super) force: bool,
+    /// Where methods move: how long what the services have in hand may take to end: 20s, 10m. They are given nothing meanwhile
+    #[arg(long, value_parser = super::text::duration, value_name = "TIME", default_value = "20s")]
+    pub(super) patience: Duration,
     /// The broker's user that may make streams and consumers
     #[arg(long = "as", value_name = "USER", default_value = MAKER)]
     pub(super) user: Name,

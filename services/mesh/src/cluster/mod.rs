@@ -166,9 +166,12 @@ async fn make(context: &ClusterContext, file: &MeshFile) -> Result<Topology, Fau
     let applied = topology::apply(&bus, &file.declarations, &StreamLimits::default()).await;
     bus.close().await;
     let applied = applied?;
-    for fault in &applied.waiting {
+    for waiting in &applied.waiting {
         // Nobody is there yet who could end what is under way: what stands does its work, and the next start asks again.
-        tracing::warn!(%fault, "a consumer is as it was before");
+        tracing::warn!(fault = %waiting.fault, "a consumer is as it was before");
+    }
+    for warning in &applied.warnings {
+        tracing::warn!("{warning}");
     }
     Ok(applied.topology)
 }

@@ -1,0 +1,122 @@
+//! What consumers have under way, stopping one for a while, and having it begin again: for whoever moves methods.
+
+use chrono::DateTime;
+use futures_util::future::try_join_all;
+use serde_json::{Value, json};
+
+use super::{Bus, shape};
+use crate::fault::Fault;
+
+/// What a consumer has under way.
+#[derive(Debug, Clone)]
+pub(crate) struct UnderWay {
+    /// The broker's name of it.
+    pub(crate) durable: String,
+    /// What it reads. None: all.
+    pub(crate) filters: Vec<String>,
+    /// Whether it delivers nothing now.
+    pub(crate) is_paused: bool,
+    /// Delivered and not settled.
+    pub(crate) in_flight: u64,
+    /// Not delivered yet.
+    pub(crate) pending: u64,
+    /// What time it is at the consumer's leader, Unix milliseconds.
+    pub(crate) now_ms: i64,
+}
+
+/// What a stream holds on some subjects.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held {
+    /// Messages.
+    pub(crate) messages: u64,
+    /// Whether every server that has the stream and is there was told all that its leader was.
+    pub(crate) is_level: bool,
+}
+
+impl Bus {
+    /// What is under way of a consumer, as its leader says. `None`: there is no such consumer.
+    ///
+    /// # Errors
+    /// The broker does not answer, or this identity may not ask.
+    pub(crate) async fn under_way(&self, stream: &str, durable: &str) -> Result<Option<UnderWay>, Fault> {
+        let asked = format!("CONSUMER.INFO.{stream}.{durable}");
+        let Some(answer) = self.ask(&asked, &json!({}), ("consumer", durable)).await? else { return Ok(None) };
+        let number = |path: &str| answer.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+        let now = answer.get("ts").and_then(Value::as_str).map(DateTime::parse_from_rfc3339);
+        let Some(Ok(now)) = now else {
+            return Err(self.unshown(("consumer", durable), &"the answer has no time"));
+        };
+        Ok(Some(UnderWay {
+            durable: durable.to_owned(),
+            filters: answer.get("config").and_then(Value::as_object).map(shape::filters).unwrap_or_default(),
+            is_paused: answer.get("paused").and_then(Value::as_bool).unwrap_or(false),
+            in_flight: number("/num_ack_pending"),
+            pending: number("/num_pending"),
+            now_ms: now.timestamp_millis(),
+        }))
+    }
+
+    /// The names of a stream's consumers: of all, also of those whose leader does not answer.
+    ///
+    /// # Errors
+    /// The broker does not answer, or not for all, or this identity may not ask.
+    pub(crate) async fn consumer_names(&self, stream: &str) -> Result<Vec<String>, Fault> {
+        let answer = self.ask(&format!("CONSUMER.NAMES.{stream}"), &json!({}), ("stream", stream)).await?;
+        let answer = answer.unwrap_or_default();
+        let names = answer.get("consumers").and_then(Value::as_array).into_iter().flatten();
+        let names: Vec<_> = names.filter_map(Value::as_str).map(str::to_owned).collect();
+        match answer.get("total").and_then(Value::as_u64) {
+            Some(total) if total > names.len() as u64 => {
+                Err(self.unshown(("stream", stream), &"it has too many consumers"))
+            }
+            _ => Ok(names),
+        }
+    }
+
+    /// What a stream holds on the subjects that `filters` match, of which no two match the same, as its leader says.
+    ///
+    /// # Errors
+    /// The broker does not answer, or not for all, or this identity may not ask.
+    pub(crate) async fn held_on(&self, stream: &str, filters: &[String]) -> Result<Held, Fault> {
+        let each = try_join_all(filters.iter().map(|filter| self.held_on_one(stream, filter))).await?;
+        let add = |sum: Held, one: Held| Held {
+            messages: sum.messages + one.messages,
+            is_level: sum.is_level && one.is_level,
+        };
+        Ok(each.into_iter().fold(Held { messages: 0, is_level: true }, add))
+    }
+
+    async fn held_on_one(&self, stream: &str, filter: &str) -> Result<Held, Fault> {
+        let request = json!({ "subjects_filter": filter });
+        let answer = self.ask(&format!("STREAM.INFO.{stream}"), &request, ("stream", stream)).await?;
+        let Some(answer) = answer else { return Ok(Held { messages: 0, is_level: true }) };
+        let counts = answer.pointer("/state/subjects").and_then(Value::as_object);
+        let told = counts.map_or(0, serde_json::Map::len) as u64;
+        if answer.get("total").and_then(Value::as_u64).is_some_and(|total| total > told) {
+            return Err(self.unshown(("stream", stream), &"it has too many subjects"));
+        }
+        let replicas = answer.pointer("/cluster/replicas").and_then(Value::as_array).into_iter().flatten();
+        let is = |replica: &Value, what: &str| replica.get(what).and_then(Value::as_bool).unwrap_or(false);
+        Ok(Held {
+            messages: counts.into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum(),
+            is_level: replicas.into_iter().all(|replica| is(replica, "current") || is(replica, "offline")),
+        })
+    }
+
+    /// Has a consumer deliver nothing until then, RFC 3339. `None`: it delivers again.
+    ///
+    /// # Errors
+    /// The broker refuses or does not answer, or this identity may not.
+    pub(crate) async fn pause(&self, stream: &str, durable: &str, until: Option<&str>) -> Result<(), Fault> {
+        let request = until.map_or_else(|| json!({}), |until| json!({ "pause_until": until }));
+        self.order(format!("CONSUMER.PAUSE.{stream}.{durable}"), &request, ("consumer", durable)).await
+    }
+
+    /// Has a consumer begin again at the first message of its stream. What is under way is forgotten.
+    ///
+    /// # Errors
+    /// The broker refuses or does not answer, or this identity may not.
+    pub(crate) async fn begin_again(&self, stream: &str, durable: &str) -> Result<(), Fault> {
+        self.order(format!("CONSUMER.RESET.{stream}.{durable}"), &json!({ "seq": 1 }), ("consumer", durable)).await
+    }
+}
