@@ -13,6 +13,7 @@ mod import;
 mod indexed;
 mod jobs;
 mod list;
+mod part;
 mod preview;
 mod replay;
 mod rollout;
