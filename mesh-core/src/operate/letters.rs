@@ -44,7 +44,7 @@ pub use transfer::{History, Imported, import};
 pub use watch::await_end;
 
 /// The length of a whole letter id.
-const ID_LENGTH: usize = 32;
+pub const ID_LENGTH: usize = 32;
 /// So many letters are asked for by their ids; for more, those of all are read.
 const FEW: usize = 32;
 /// Letters that are read at once.
