@@ -33,6 +33,7 @@ mod letters_cluster;
 mod letters_contested;
 mod letters_edit;
 mod letters_full;
+mod letters_many;
 mod letters_terminals;
 mod letters_transfer;
 mod link_away;

@@ -1,5 +1,6 @@
 //! `mesh dead-letter`: what failed, why, and again.
 
+mod account;
 mod acts;
 mod ask;
 mod attach;
