@@ -1,6 +1,11 @@
 //! Orders for very many letters: each once, as they stood at the moment of asking, and few of them in memory.
 
-use std::{collections::BTreeSet, fs::File, process::Child};
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{Read, Write as _},
+    process::{Child, Command, Stdio},
+};
 
 use futures_util::TryStreamExt as _;
 use mesh_core::{
@@ -111,6 +116,55 @@ async fn what_changed_since_the_moment_of_asking_is_not_meant() {
     assert_eq!(meant(cut_off).await, BTreeSet::from(unchanged));
     let now = letters::cut_off(bus, &selector).await.unwrap();
     assert_eq!(meant(now).await.len(), 5);
+}
+
+/// The same command at a terminal of its own, which its input and output are those of.
+fn at_terminal(command: &Command) -> Command {
+    let spawn = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
+    let mut at_terminal = Command::new("python3");
+    at_terminal.args(["-c", spawn]).arg(command.get_program()).args(command.get_args());
+    at_terminal.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    at_terminal
+}
+
+/// Reads what a process says until it waits for an answer.
+fn question(from: &mut impl Read) -> String {
+    let mut said = Vec::new();
+    while !said.ends_with(b"[y/N] ") {
+        let mut byte = [0];
+        from.read_exact(&mut byte).unwrap();
+        said.push(byte[0]);
+    }
+    String::from_utf8(said).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_does_while_a_person_thinks_is_left_as_it_is() {
+    let broker = TestBroker::start(&[orders(), consumer("mail", "work")]).await.unwrap();
+    let mesh = broker.connect("operator").await.unwrap();
+    capture(mesh.bus(), "mail", (0..30).map(|number| (number, order(7)))).await;
+    let operator = Operator::at(&broker, "operator");
+    let mut command = at_terminal(&operator.command(&["dead-letter", "discard", "--all", "--why", "a test"]));
+    let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut screen = process.stdout.take().unwrap();
+    let (asked, mut screen) = tokio::task::spawn_blocking(move || (question(&mut screen), screen)).await.unwrap();
+    assert_eq!(asked, "discard 30 letters of mail/work? [y/N] ");
+    let by = Order { by: "eve".into(), why: "meanwhile".into(), ..Order::default() };
+    letters::hold(mesh.bus(), &all(mesh.bus()).await[0], &by).await.unwrap();
+    capture(mesh.bus(), "mail", [(30, order(7))]).await;
+    process.stdin.as_mut().unwrap().write_all(b"y\n").unwrap();
+    let rest = move || {
+        let mut said = String::new();
+        screen.read_to_string(&mut said).unwrap();
+        (said, process.wait().unwrap())
+    };
+    let (said, ended) = tokio::task::spawn_blocking(rest).await.unwrap();
+    assert!(ended.success() && said.contains("discarded 29 letters"), "{said}");
+    assert!(said.contains("1 letter changed meanwhile: left as they are"), "{said}");
+    let mut states: Vec<_> = all(mesh.bus()).await.into_iter().map(|letter| letter.state).collect();
+    states.sort_unstable();
+    let expected = [&[LetterState::Open, LetterState::Held][..], &[LetterState::Discarded; 29]].concat();
+    assert_eq!(states, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
