@@ -21,14 +21,21 @@ use clap::Parser;
 use futures_util::{StreamExt as _, stream};
 use mesh_core::{
     bus::{Bus, StreamLimits},
-    operate::keeper::ask,
+    operate::{jobs, keeper::ask},
+    policy::{
+        compile::{Consumes, Declaration},
+        replay::Counts,
+    },
     proto::v1,
     subject::{DEAD_LETTER_STREAM, KEEPER, Name, dead_letter},
 };
-use mesh_tests::{TestBroker, mesh_binary};
+use mesh_tests::{Growing, TestBroker, letters::EVENT, mesh_binary};
 use prost::Message as _;
 use tokio::process::{Child, Command};
 
+/// Of the letters.
+const SERVICES: u64 = 5;
+const CONSUMERS: u64 = 20;
 /// Writers that wait for their acknowledgement at once.
 const WRITERS: usize = 4096;
 
@@ -37,6 +44,9 @@ struct Options {
     /// How many letters
     #[arg(long, default_value_t = 1_000_000)]
     letters: u64,
+    /// Jobs that replay all of them, at the same time and to nobody: what the keeper's memory is then
+    #[arg(long, default_value_t = 0)]
+    jobs: u64,
     /// What cargo says to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -45,7 +55,7 @@ struct Options {
 #[tokio::main]
 async fn main() {
     let options = Options::parse();
-    let broker = TestBroker::with(&[], false, &StreamLimits::default()).await.unwrap();
+    let broker = TestBroker::with(&declarations(), false, &StreamLimits::default()).await.unwrap();
     let operator = broker.connect("operator").await.unwrap();
     let wrote = Instant::now();
     write(operator.bus(), options.letters).await;
@@ -66,6 +76,10 @@ async fn main() {
     }
     println!("rebuilt                     {:>8.1} s", started.elapsed().as_secs_f32());
     ask_everything(&broker, operator.bus()).await;
+    if options.jobs > 0 {
+        println!("memory of the keeper, before {:>7} MiB", memory(&keeper, "VmHWM:").unwrap() / 1024);
+        replay(operator.bus(), options.jobs, options.letters).await;
+    }
     for (what, field) in [("memory of the keeper, peak", "VmHWM:"), ("memory of the keeper, now", "VmRSS:")] {
         println!("{what:<27} {:>8} MiB", memory(&keeper, field).unwrap() / 1024);
     }
@@ -127,6 +141,58 @@ async fn commands(broker: &TestBroker, short_id: &str) {
     }
 }
 
+/// Several jobs for all letters, until each is sent or skipped by all of them.
+async fn replay(bus: &Bus, count: u64, letters: u64) {
+    let asked = Instant::now();
+    let preview = jobs::preview(bus, &jobs::Selection::default()).await.unwrap();
+    for _ in 0..count {
+        let ask = jobs::Ask {
+            selection: jobs::Selection::default(),
+            cut_off: preview.cut_off,
+            selected: preview.letters,
+            rate: None,
+            canary: Default::default(),
+            abort_if: None,
+            at_ms: None,
+            max_in_flight: u32::try_from(letters).unwrap(),
+            by: "bench".into(),
+            why: String::new(),
+        };
+        jobs::create(bus, ask).await.unwrap();
+    }
+    let mut growing = Growing::new("letters that the jobs have looked at");
+    loop {
+        let counts: Vec<_> = jobs::list(bus).await.unwrap().iter().map(|job| job.counts()).collect();
+        let looked_at = |counts: &Counts| counts.dispatched + counts.skipped.total();
+        if counts.len() as u64 == count && counts.iter().all(|counts| looked_at(counts) >= preview.letters) {
+            let sent: Vec<_> = counts.iter().map(|counts| counts.dispatched).collect();
+            println!("{count} jobs, sent {sent:?}     {:>8.1} s", asked.elapsed().as_secs_f32());
+            return;
+        }
+        growing.look(counts.iter().map(looked_at).sum()).unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The consumers of the letters.
+fn declarations() -> Vec<Declaration> {
+    let mut orders = Declaration::new("orders".parse().unwrap());
+    orders.publishes.insert(EVENT.into());
+    let of_service = |service: u64| {
+        let mut declaration = Declaration::new(format!("service-{service}").parse().unwrap());
+        declaration.consumes.extend((service..CONSUMERS).step_by(usize::try_from(SERVICES).unwrap()).map(|number| {
+            Consumes {
+                consumer: format!("consumer-{number}").parse().unwrap(),
+                producer: "orders".into(),
+                event: EVENT.into(),
+                ordered: false,
+            }
+        }));
+        declaration
+    };
+    (0..SERVICES).map(of_service).chain([orders]).collect()
+}
+
 fn all() -> v1::LetterQuery {
     v1::LetterQuery::default()
 }
@@ -174,7 +240,7 @@ fn letter(number: u64) -> v1::DeadLetter {
         message: format!("the vendor said no to order {number}"),
         detail: "HTTP 400 invalid_request_error".into(),
         origin: Some(v1::Origin {
-            service: text("service", 5),
+            service: text("service", SERVICES),
             vendor: text("vendor", 3),
             operation: "shop.payments.v1.Payments/Charge".into(),
             request_id: format!("req_{number}"),
@@ -185,8 +251,8 @@ fn letter(number: u64) -> v1::DeadLetter {
     };
     v1::DeadLetter {
         id: format!("{:016x}{:016x}", spread(0x9e37_79b9_7f4a_7c15), number),
-        service: text("service", 5),
-        consumer: text("consumer", 20),
+        service: text("service", SERVICES),
+        consumer: text("consumer", CONSUMERS),
         source: Some(v1::Source {
             stream: "mesh1-work-shop-payments-v1-Payments".into(),
             sequence: number,

@@ -259,14 +259,13 @@ impl Bus {
         error_of(&answer).map_or(Ok(Some(answer)), |error| Err(self.unshown((what, name), &error)))
     }
 
-    /// Whether several servers have the stream.
+    /// How many servers have the stream. `None`: there is no such stream.
     ///
     /// # Errors
     /// The broker does not answer, or this identity may not ask.
-    pub(crate) async fn is_replicated(&self, stream: &str) -> Result<bool, Fault> {
-        let answer = self.ask(&format!("STREAM.INFO.{stream}"), &json!({}), ("stream", stream)).await?;
-        let copies = answer.and_then(|answer| answer.pointer("/config/num_replicas").and_then(Value::as_u64));
-        Ok(copies.is_some_and(|copies| copies > 1))
+    pub(crate) async fn copies(&self, stream: &str) -> Result<Option<u64>, Fault> {
+        let config = self.standing(&format!("STREAM.INFO.{stream}"), ("stream", stream)).await?;
+        Ok(config.map(|config| config.get("num_replicas").and_then(Value::as_u64).unwrap_or(1)))
     }
 
     /// What a stream holds. `None`: there is no such stream.

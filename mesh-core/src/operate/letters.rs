@@ -39,12 +39,12 @@ pub use news::News;
 pub(crate) use order::is_passing;
 pub use order::{Order, Replayed, Replays, discard, replay};
 pub use selection::{Answer, Selection, Selector};
-pub use sift::{Sifted, export, sift};
+pub use sift::{Sifted, cut_off, export, sift};
 pub use transfer::{History, Imported, import};
 pub use watch::await_end;
 
 /// The length of a whole letter id.
-const ID_LENGTH: usize = 32;
+pub const ID_LENGTH: usize = 32;
 /// So many letters are asked for by their ids; for more, those of all are read.
 const FEW: usize = 32;
 /// Letters that are read at once.
@@ -69,11 +69,14 @@ impl Listing {
         match selector.ask(&letter) {
             Answer::Yes => self.letters.push(letter),
             Answer::No | Answer::Ask => {}
-            Answer::Unclear(why) => {
-                self.unclear += 1;
-                self.why.get_or_insert(why);
-            }
+            Answer::Unclear(why) => self.leave_out(why),
         }
+    }
+
+    /// Counts a letter that is left out because the condition does not fit its values, and why.
+    pub fn leave_out(&mut self, why: String) {
+        self.unclear += 1;
+        self.why.get_or_insert(why);
     }
 }
 

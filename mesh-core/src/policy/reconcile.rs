@@ -70,6 +70,22 @@ pub fn decide(notice: &Notice, stored_at_ms: Option<i64>) -> Verdict {
     }
 }
 
+/// Whether a word that a message was deleted may speak of an acknowledgement, so that it says nothing of a loss: on a queue an
+/// acknowledgement deletes. Whether it does, [`is_taken_for_settled`] says.
+#[must_use]
+pub fn may_be_settled(notice: &Notice) -> bool {
+    notice.word == Word::Deleted && is_queue(&notice.stream)
+}
+
+/// Whether such a word is taken for an acknowledgement's. `copies`: how many servers have the stream; `None`: it is gone.
+///
+/// With several, each says of a deleted message that it was not acknowledged if it has not heard of that yet: the two come to it by
+/// different ways. One alone knows both. A queue that was removed was removed by a person, with all that lay in it.
+#[must_use]
+pub fn is_taken_for_settled(notice: &Notice, copies: Option<u64>) -> bool {
+    may_be_settled(notice) && copies.is_none_or(|copies| copies > 1)
+}
+
 /// How far a consumer is, as the broker says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConsumerView {
@@ -174,6 +190,36 @@ mod tests {
         }
         let foreign = Notice { durable: "alone".into(), ..notice("mesh1-event-orders", Word::GivenUp) };
         assert_eq!(decide(&foreign, Some(50)), Verdict::NotOurs);
+    }
+
+    #[test]
+    fn a_deletion_is_taken_for_an_acknowledgement_only_where_a_server_may_not_have_heard_of_it() {
+        let term = || Word::Terminated { reason: "no".into() };
+        for (stream, word, copies, expected) in [
+            ("mesh1-work-a-B", Word::Deleted, Some(1), false),
+            ("mesh1-work-a-B", Word::Deleted, Some(2), true),
+            ("mesh1-work-a-B", Word::Deleted, Some(3), true),
+            ("mesh1-lane-a", Word::Deleted, Some(1), false),
+            ("mesh1-lane-a", Word::Deleted, Some(3), true),
+            // The queue itself is gone.
+            ("mesh1-work-a-B", Word::Deleted, None, true),
+            ("mesh1-lane-a", Word::Deleted, None, true),
+            // An acknowledgement takes no event away.
+            ("mesh1-event-orders", Word::Deleted, Some(3), false),
+            ("mesh1-event-orders", Word::Deleted, None, false),
+            ("mesh1-dead-letter", Word::Deleted, Some(3), false),
+            ("somebody-elses", Word::Deleted, None, false),
+            // Of these the broker says what it did itself.
+            ("mesh1-work-a-B", Word::GivenUp, Some(3), false),
+            ("mesh1-work-a-B", term(), Some(3), false),
+            ("mesh1-lane-a", term(), None, false),
+            ("mesh1-lane-a", Word::Nothing, Some(3), false),
+        ] {
+            let notice = notice(stream, word.clone());
+            assert_eq!(is_taken_for_settled(&notice, copies), expected, "{stream} {word:?} {copies:?}");
+            // Who is not asked about the copies would say the same.
+            assert!(may_be_settled(&notice) || !expected, "{stream} {word:?}");
+        }
     }
 
     proptest! {

@@ -19,12 +19,20 @@ use tokio::{
 
 use mesh_core::clock::TaskScope;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// What the broker says is thrown away.
     deaf: AtomicBool,
+    /// Bytes of the broker that still go through.
+    left: AtomicU64,
     /// Bytes of the broker that were thrown away.
     lost: AtomicU64,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State { deaf: AtomicBool::new(false), left: AtomicU64::new(u64::MAX), lost: AtomicU64::new(0) }
+    }
 }
 
 /// Forwards connections to one address.
@@ -79,9 +87,15 @@ impl Proxy {
         self.state.deaf.store(true, Ordering::SeqCst);
     }
 
+    /// The same once the broker has said about so many bytes more.
+    pub fn lose_answers_after(&self, bytes: u64) {
+        self.state.left.store(bytes, Ordering::SeqCst);
+    }
+
     /// Cuts every connection, and lets new ones hear again.
     pub fn cut(&self) {
         self.state.deaf.store(false, Ordering::SeqCst);
+        self.state.left.store(u64::MAX, Ordering::SeqCst);
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
@@ -123,6 +137,10 @@ async fn down(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
     let mut deaf = false;
     loop {
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        let takes = |left: u64| left.checked_sub(read as u64);
+        if state.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, takes).is_err() {
+            state.deaf.store(true, Ordering::SeqCst);
+        }
         deaf |= state.deaf.load(Ordering::SeqCst);
         if deaf {
             state.lost.fetch_add(read as u64, Ordering::SeqCst);

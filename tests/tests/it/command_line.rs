@@ -33,6 +33,11 @@ impl Operator {
         Operator { seed: seed.display().to_string(), url: broker.server.client_url(), home }
     }
 
+    /// The same by another way to the broker.
+    pub(crate) fn through(self, url: String) -> Operator {
+        Operator { url, ..self }
+    }
+
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(mesh_binary());
         command.env_clear().env("HOME", self.home.path()).env("USER", "ada");

@@ -37,7 +37,7 @@ use tokio::{
 use crate::shop::{Bank, bank, charge_of, consumer, order, orders, till};
 
 const MAX_DELIVER: i64 = 3;
-const WORK: (&str, &str) = ("mesh1-work-shop-payments-v1-Payments", "bank_shop-payments-v1-payments");
+pub(crate) const WORK: (&str, &str) = ("mesh1-work-shop-payments-v1-Payments", "bank_shop-payments-v1-payments");
 pub(crate) const EVENTS: (&str, &str) = ("mesh1-event-orders", "mail_confirm");
 pub(crate) const LANE: (&str, &str) = ("mesh1-lane-mail", "mail_confirm");
 

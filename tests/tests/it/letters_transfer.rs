@@ -1,19 +1,26 @@
 //! Letters out of one mesh and into another.
 
+use std::process::Stdio;
+
 use mesh_core::{
     dead_letter::{Letter, LetterState},
     operate::letters,
     proto::v1,
     subject::DEAD_LETTER_STREAM,
 };
-use mesh_tests::{TestBroker, foreign};
+use mesh_tests::{TestBroker, campaign::proxy::Proxy, eventually, foreign, letters as captured};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use prost::Message as _;
 use serde_json::Value;
+use shop_proto::shop::orders::v1::OrderPlaced;
 
 use crate::{
     command_line::Operator,
     letters_cli::{WORKER, all, some_letters},
-    shop::{bank, till},
+    shop::{bank, consumer, order, orders, till},
 };
 
 /// Writes a record that does not follow from the state of an open letter.
@@ -84,6 +91,34 @@ async fn letters_are_taken_out_and_put_into_another_mesh_as_they_are() {
     let counts = other.json(0, &["dead-letter", "import", &file]).await;
     assert_eq!(counts["skipped"], 5);
     assert_eq!(letters::find(two.bus(), &ids[0]).await.unwrap().state, LetterState::Discarded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_is_stopped_leaves_nothing_and_the_next_one_has_its_name() {
+    let broker = TestBroker::start(&[orders(), consumer("mail", "work")]).await.unwrap();
+    let mesh = broker.connect("operator").await.unwrap();
+    let long = |number| (number, OrderPlaced { customer_id: "x".repeat(4096), ..order(0) });
+    captured::capture(mesh.bus(), "mail", (0..200).map(long)).await;
+    // Of all that is asked for, the middle never comes.
+    let proxy = Proxy::start(broker.server.client_url().trim_start_matches("nats://").parse().unwrap()).await.unwrap();
+    proxy.lose_answers_after(200_000);
+    let operator = Operator::at(&broker, "operator");
+    let file = operator.home.path().join("letters.ndjson");
+    let part = operator.home.path().join("letters.ndjson.part");
+    let words = ["dead-letter", "export", "--to", file.to_str().unwrap()];
+    let stuck = Operator::at(&broker, "operator").through(proxy.url());
+    let child = stuck.command(&words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("an export that waits", || async { (proxy.lost_bytes() > 0 && part.exists()).then_some(()) }).await;
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    kill(pid, Signal::SIGINT).unwrap();
+    eventually("nothing of it to be left", || async { (!part.exists()).then_some(()) }).await;
+    let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(1) && said.contains("nothing was exported"), "{said}");
+    assert!(!file.exists());
+    let again = operator.run(&words).await;
+    assert!(again.status.success(), "{again:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

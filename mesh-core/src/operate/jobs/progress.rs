@@ -9,15 +9,15 @@ use mesh_proto::v1::{LetterRecord, letter_record::Record};
 
 use crate::policy::replay::Counts;
 
-/// A letter's id in 16 bytes: many are kept.
+/// A letter's id in 16 bytes: many are kept. Not as a number: beside one, most of what is kept of a letter would be empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Key(u128);
+pub(super) struct Key([u8; 16]);
 
 impl Key {
     /// `None`: it is no letter's id.
     pub(super) fn of(id: &str) -> Option<Key> {
         let is_id = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
-        if is_id { u128::from_str_radix(id, 16).ok().map(Key) } else { None }
+        if is_id { u128::from_str_radix(id, 16).ok().map(|id| Key(id.to_be_bytes())) } else { None }
     }
 }
 
@@ -134,6 +134,10 @@ mod tests {
 
     use super::*;
 
+    fn key(id: u128) -> Key {
+        Key(id.to_be_bytes())
+    }
+
     fn record(record: Record) -> LetterRecord {
         LetterRecord { record: Some(record) }
     }
@@ -158,18 +162,18 @@ mod tests {
     #[test]
     fn only_ours_is_counted_and_each_end_once() {
         let mut progress = Progress::new("j", 10);
-        assert!(!progress.apply(Key(1), (10, ""), &order("j", 1)), "before the cut-off");
-        assert!(progress.apply(Key(1), (11, ""), &order("j", 1)));
-        assert!(!progress.apply(Key(2), (12, ""), &order("other", 1)));
-        progress.apply(Key(2), (13, ""), &resolved(1));
-        progress.apply(Key(3), (14, ""), &captured(0));
+        assert!(!progress.apply(key(1), (10, ""), &order("j", 1)), "before the cut-off");
+        assert!(progress.apply(key(1), (11, ""), &order("j", 1)));
+        assert!(!progress.apply(key(2), (12, ""), &order("other", 1)));
+        progress.apply(key(2), (13, ""), &resolved(1));
+        progress.apply(key(3), (14, ""), &captured(0));
         assert_eq!(numbers(&progress), (1, 0, 0));
-        progress.apply(Key(1), (15, ""), &captured(1));
-        progress.apply(Key(1), (15, ""), &captured(1));
+        progress.apply(key(1), (15, ""), &captured(1));
+        progress.apply(key(1), (15, ""), &captured(1));
         assert_eq!(numbers(&progress), (1, 0, 1));
         // Somebody else replays what failed here: not ours any more.
-        progress.apply(Key(1), (16, ""), &order("", 2));
-        progress.apply(Key(1), (17, ""), &resolved(2));
+        progress.apply(key(1), (16, ""), &order("", 2));
+        progress.apply(key(1), (17, ""), &resolved(2));
         assert_eq!((numbers(&progress), progress.counts().in_flight()), ((1, 0, 1), 0));
     }
 
@@ -178,12 +182,12 @@ mod tests {
         let mut progress = Progress::new("j", 0);
         progress.copied(2);
         for at in 1..=3 {
-            progress.apply(Key(at.into()), (at, ""), &order("j", 1));
+            progress.apply(key(at.into()), (at, ""), &order("j", 1));
         }
         assert_eq!((progress.copied_through(), progress.uncopied_after(0).len()), (0, 2));
         progress.copied(1);
         assert_eq!(progress.copied_through(), 2);
-        progress.apply(Key(3), (4, ""), &resolved(1));
+        progress.apply(key(3), (4, ""), &resolved(1));
         assert!(progress.uncopied_after(0).is_empty(), "what ended had its copy");
         assert_eq!(progress.copied_through(), 4);
     }
@@ -199,7 +203,7 @@ mod tests {
                     2 => resolved(generation),
                     _ => captured(generation),
                 };
-                (Key(letter), at, record)
+                (key(letter), at, record)
             }).collect();
             let mut once = Progress::new("j", 0);
             records.iter().for_each(|(key, at, record)| { once.apply(*key, (*at, ""), record); });

@@ -14,11 +14,13 @@ use tokio::time::Instant;
 
 use super::{
     Selection,
+    dispatch::Skip,
     progress::Key,
     share::{Came, Fate, Mark, Share},
     since::{Others, Since},
     walk::Candidate,
 };
+use crate::policy::replay::Skips;
 
 /// Letters that wait for their moment.
 const READY: usize = 256;
@@ -119,6 +121,16 @@ impl Queue {
     /// Nothing will be found any more.
     pub(super) fn end(&mut self) {
         self.others.end();
+    }
+
+    /// Counts a letter as skipped for another reason than before, or no more.
+    pub(super) fn skip(&mut self, letter: Key, skip: Option<Skip>) {
+        self.others.skip(letter, skip);
+    }
+
+    /// How many are skipped, and why.
+    pub(super) fn skips(&self) -> Skips {
+        self.others.skips()
     }
 
     /// A record of a letter was heard: of one that the job has not ordered, what it says is kept.

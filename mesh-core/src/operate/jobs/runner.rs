@@ -33,7 +33,7 @@ use crate::{
     bus::{Bus, PublishError},
     envelope::Envelope,
     operate::letters::{Order, Replays},
-    policy::replay::{Counts, Next, Pace, Plan, Skips, View, checkpoint_every_ms, next},
+    policy::replay::{Counts, Next, Pace, Plan, View, checkpoint_every_ms, next},
     subject::{DEAD_LETTER_STREAM, Place},
 };
 
@@ -82,8 +82,6 @@ pub(super) struct Runner {
     job: watch::Receiver<Job>,
     plan: Plan,
     progress: Progress,
-    skipped: HashMap<Key, Skip>,
-    skips: Skips,
     /// Letters that were begun and whose order has not been read back yet. Other jobs leave those that are marked.
     starting: HashMap<Key, Option<Mark>>,
     /// Letters that are under way here, and their bytes.
@@ -148,8 +146,6 @@ impl Runner {
             pace: plan.rate.map(|rate| Pace::new(rate, Duration::ZERO)),
             plan,
             progress: Progress::new(&it.id, it.replay.cut_off),
-            skipped: HashMap::new(),
-            skips: Skips::default(),
             starting: HashMap::new(),
             letters: 0,
             bytes: 0,
@@ -288,17 +284,7 @@ impl Runner {
     }
 
     fn counts(&self) -> Counts {
-        Counts { skipped: self.skips, ..self.progress.counts() }
-    }
-
-    /// Counts a letter as skipped for another reason than before, or no more.
-    fn skip(&mut self, key: Key, skip: Option<Skip>) {
-        let before = match skip {
-            Some(skip) => self.skipped.insert(key, skip),
-            None => self.skipped.remove(&key),
-        };
-        before.into_iter().for_each(|skip| *count_of(&mut self.skips, skip) -= 1);
-        skip.into_iter().for_each(|skip| *count_of(&mut self.skips, skip) += 1);
+        Counts { skipped: self.queue.skips(), ..self.progress.counts() }
     }
 
     fn dispatch(&mut self) -> Dispatched {
@@ -311,7 +297,7 @@ impl Runner {
         match self.queue.turn(&self.errand.selection, self.progress.read_to()) {
             Turn::Nothing => return Dispatched::NothingToSend,
             Turn::Gone => {}
-            Turn::Taken(key) => self.skip(key, Some(Skip::ReplayedByOthers)),
+            Turn::Taken(key) => self.queue.skip(key, Some(Skip::ReplayedByOthers)),
             Turn::Send if is_full => return Dispatched::NothingToSend,
             Turn::Send => {
                 if let Some(pace) = &mut self.pace
@@ -401,7 +387,7 @@ impl Runner {
             }
             Outcome::Skipped(skip) => {
                 self.starting.remove(&key);
-                self.skip(key, Some(skip));
+                self.queue.skip(key, Some(skip));
             }
             Outcome::NotMeant => {
                 self.starting.remove(&key);
@@ -468,7 +454,7 @@ impl Runner {
         let is_order = self.progress.apply(key, (delivery.sequence, &envelope.subject), &record);
         self.queue.heard(key, (!self.progress.is_ours(key)).then_some(&record));
         if is_order {
-            self.skip(key, None);
+            self.queue.skip(key, None);
             let begun = self.starting.remove(&key);
             if let Some(Some(mark)) = &begun {
                 mark.ordered(delivery.sequence);
@@ -557,16 +543,6 @@ impl Runner {
                 self.log.not_before = Instant::now() + WRITE_AGAIN;
             }
         }
-    }
-}
-
-fn count_of(skips: &mut Skips, skip: Skip) -> &mut u64 {
-    match skip {
-        Skip::Held => &mut skips.held,
-        Skip::Discarded => &mut skips.discarded,
-        Skip::ReplayedByOthers => &mut skips.replayed_by_others,
-        Skip::WithoutConsumer => &mut skips.without_consumer,
-        Skip::Refused => &mut skips.refused,
     }
 }
 

@@ -68,6 +68,7 @@ pub fn query(selection: &Selection) -> Option<v1::LetterQuery> {
             [one] if one.number() != 0 => one.number(),
             _ => return None,
         },
+        id_prefix: String::new(),
     })
 }
 
@@ -85,15 +86,23 @@ fn one(wanted: &[String]) -> Option<String> {
 /// # Errors
 /// No keeper answers ([`Reason::NobodyAnswers`]) or has read far enough; the bus can't be reached.
 pub async fn page(bus: &Bus, query: v1::LetterQuery, size: u32, token: &str) -> Result<Page, Fault> {
+    let reply = entries(bus, query, size, token).await?;
+    let letters = letters(bus, reply.letters).await?;
+    Ok(Page { letters, next: reply.next_page_token, total: reply.total })
+}
+
+/// The same page, as the index has it: no letter is read.
+///
+/// # Errors
+/// As for [`page`].
+pub async fn entries(bus: &Bus, query: v1::LetterQuery, size: u32, token: &str) -> Result<v1::ListLettersReply, Fault> {
     let request = v1::ListLettersRequest {
         query: Some(query),
         page_size: size,
         page_token: token.to_owned(),
         read_to: newest(bus).await?,
     };
-    let reply: v1::ListLettersReply = ask(bus, "ListLetters", &request).await?;
-    let letters = letters(bus, reply.letters).await?;
-    Ok(Page { letters, next: reply.next_page_token, total: reply.total })
+    ask(bus, "ListLetters", &request).await
 }
 
 /// The letters of some entries, in their order.

@@ -7,6 +7,7 @@
 mod advisory;
 pub mod ask;
 mod claims;
+mod deletions;
 mod hear;
 mod index;
 mod outcomes;

@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{
     KeeperSettings, advisory,
+    deletions::Deletions,
     hear::{self, AFTER_THE_STREAM, Heard},
     outcomes::CLOCKS_DIFFER_MS,
     position::Position,
@@ -37,7 +38,8 @@ const AT_ONCE: usize = 64;
 
 /// Reconciles until it is dropped.
 pub(super) async fn run(bus: &Bus, metrics: &Metrics, (settings, heard): (&KeeperSettings, &Heard)) {
-    let rescue = Rescue { bus, metrics };
+    let deletions = Deletions::default();
+    let rescue = Rescue { bus, metrics, deletions: &deletions };
     tokio::join!(heed_all(&rescue), heed_heard(&rescue, heard), sweep_all(rescue, settings));
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use mesh_proto::v1::{self, letter_record::Record};
 use prost::Message as _;
 
-use super::outcomes;
+use super::{deletions::Deletions, outcomes};
 use crate::{
     bus::{Bus, PublishError, Stop},
     dead_letter::{self, Captured},
@@ -42,6 +42,7 @@ const BEFORE_THE_WORD_MS: i64 = 3_600_000;
 pub(super) struct Rescue<'a> {
     pub(super) bus: &'a Bus,
     pub(super) metrics: &'a Metrics,
+    pub(super) deletions: &'a Deletions,
 }
 
 impl Rescue<'_> {
@@ -50,10 +51,14 @@ impl Rescue<'_> {
     /// # Errors
     /// The bus did not answer or did not confirm it.
     pub(super) async fn reconcile(&self, notice: &Notice) -> Result<(), Fault> {
+        let Some(lane) = self.lane(&notice.durable) else { return Ok(()) };
+        // First of all: it costs little, and there may be very many.
+        if self.deletions.are_settlements(notice, (self.bus, self.metrics)).await? {
+            return Ok(());
+        }
         let found = self.bus.message_at(&notice.stream, notice.sequence).await?;
         let found = found.map(|message| message.open().envelope);
         let stored_at_ms = found.as_ref().and_then(|envelope| envelope.delivery.as_ref()).map(|d| d.stored_at_ms);
-        let Some(lane) = self.lane(&notice.durable) else { return Ok(()) };
         match (decide(notice, stored_at_ms), found) {
             (Verdict::NotOurs | Verdict::Settled, _) => Ok(()),
             (Verdict::Capture, Some(envelope)) if self.is_elsewhere(&envelope) => Ok(()),
@@ -65,26 +70,8 @@ impl Rescue<'_> {
             {
                 Ok(())
             }
-            (Verdict::Lost, _) if self.may_be_settled(notice).await? => {
-                let Notice { stream, sequence, .. } = notice;
-                tracing::warn!(
-                    stream,
-                    sequence,
-                    consumer = notice.durable,
-                    "a server says that a message of a queue was deleted before it was settled; a server that is behind the others says \
-                     so of what was acknowledged too, so it is taken for that"
-                );
-                Ok(())
-            }
             (Verdict::Capture | Verdict::Lost, _) => self.report_loss(notice, &lane).await,
         }
-    }
-
-    /// Whether the deletion that the broker speaks of may be that of an acknowledgement. With several servers, each says of a
-    /// deleted message that it was not acknowledged if it has not heard of that yet: the two come to it by different ways.
-    async fn may_be_settled(&self, notice: &Notice) -> Result<bool, Fault> {
-        let is_of_queue = notice.word == Word::Deleted && is_queue(&notice.stream);
-        Ok(is_of_queue && self.bus.is_replicated(&notice.stream).await?)
     }
 
     /// Whether a letter stands for a message that is gone: its id is not known any more, but its place is.

@@ -28,9 +28,19 @@ pub enum Sifted {
     Unclear(String),
 }
 
-/// The letters that are meant, in the order of their newest records. An error may come last: then some of them may be old.
-pub fn sift<'a>(bus: &'a Bus, selector: &'a Selector) -> impl Stream<Item = Result<Sifted, Fault>> + 'a {
-    each(bus, selector).try_filter_map(|(answer, whole)| async move {
+/// The moment of asking: the sequence of the last record of the letters that may be meant. 0: there are none.
+///
+/// # Errors
+/// The bus can't be reached, or this identity may not read letters.
+pub async fn cut_off(bus: &Bus, selector: &Selector) -> Result<u64, Fault> {
+    Ok(bus.last_sequence_on(DEAD_LETTER_STREAM, &selector.subject()).await?.unwrap_or(0))
+}
+
+/// The letters that are meant, in the order of their newest records: those to which nothing was done after `cut_off`. So whoever
+/// orders something for each as it comes does not meet what that wrote. An error may come last: then some of them may be old, or not
+/// be among them.
+pub fn sift<'a>(bus: &'a Bus, selector: &'a Selector, cut_off: u64) -> impl Stream<Item = Result<Sifted, Fault>> + 'a {
+    each(bus, selector, cut_off).try_filter_map(|(answer, whole)| async move {
         Ok(match answer {
             Answer::Yes => Some(Sifted::Letter(Box::new(whole.letter))),
             Answer::Unclear(why) => Some(Sifted::Unclear(why)),
@@ -39,21 +49,27 @@ pub fn sift<'a>(bus: &'a Bus, selector: &'a Selector) -> impl Stream<Item = Resu
     })
 }
 
-/// The same with their histories. What lies apart is not taken along yet: [`take_along`](super::take_along).
+/// The same with their histories, whatever is done to them meanwhile. What lies apart is not taken along yet:
+/// [`take_along`](super::take_along).
 pub fn export<'a>(bus: &'a Bus, selector: &'a Selector) -> impl Stream<Item = Result<History, Fault>> + 'a {
-    each(bus, selector).try_filter_map(|(answer, whole)| async move {
+    each(bus, selector, u64::MAX).try_filter_map(|(answer, whole)| async move {
         let history = if answer == Answer::Yes { whole.history() } else { None };
         Ok(history.map(History::that_follows))
     })
 }
 
-fn each<'a>(bus: &'a Bus, selector: &'a Selector) -> impl Stream<Item = Result<(Answer, Whole), Fault>> + 'a {
+fn each<'a>(
+    bus: &'a Bus,
+    selector: &'a Selector,
+    cut_off: u64,
+) -> impl Stream<Item = Result<(Answer, Whole), Fault>> + 'a {
     stream::once(Walk::begin(bus, selector))
         .map_ok(|walk| stream::try_unfold(walk, Walk::step))
         .try_flatten()
         .map(move |newest| async move {
             let newest = newest?;
-            if !may_be_meant(selector, &newest) {
+            let is_later = newest.delivery.as_ref().is_some_and(|delivery| delivery.sequence > cut_off);
+            if is_later || !may_be_meant(selector, &newest) {
                 return Ok(None);
             }
             let whole = Whole::of(bus, newest).await?;
@@ -104,22 +120,27 @@ struct Whole {
 }
 
 impl Whole {
-    /// Of a newest record. `None`: it is none of a letter.
+    /// As of its newest record: what is done to it while it is read is not met. `None`: it is no letter's.
     async fn of(bus: &Bus, newest: Envelope) -> Result<Option<Whole>, Fault> {
         let Ok(record) = v1::LetterRecord::decode(newest.payload.clone()) else { return Ok(None) };
+        let last = newest.delivery.as_ref().map_or(0, |delivery| delivery.sequence);
         let (mut letters, mut records) = (Letters::default(), Vec::new());
-        if matches!(&record.record, Some(Record::Captured(captured)) if captured.generation == 0) {
-            letters.apply(&newest);
-            records.push(record);
-        } else {
-            let mut next = 1;
-            while let Some(message) = bus.next_on(DEAD_LETTER_STREAM, &newest.subject, next).await? {
-                let envelope = message.open().envelope;
-                next = envelope.delivery.as_ref().map_or(next, |delivery| delivery.sequence) + 1;
+        let is_first = matches!(&record.record, Some(Record::Captured(captured)) if captured.generation == 0);
+        let mut next = if is_first { last } else { 1 };
+        // What there is after the newest is not asked for: the broker looks through all to its end for nothing.
+        while next < last
+            && let Some(message) = bus.next_on(DEAD_LETTER_STREAM, &newest.subject, next).await?
+        {
+            let envelope = message.open().envelope;
+            let sequence = envelope.delivery.as_ref().map_or(last, |delivery| delivery.sequence);
+            next = sequence + 1;
+            if sequence < last {
                 letters.apply(&envelope);
                 records.extend(v1::LetterRecord::decode(envelope.payload));
             }
         }
+        letters.apply(&newest);
+        records.push(record);
         let letter = letters.into_map().into_values().next();
         Ok(letter.map(|letter| Whole { letter, subject: newest.subject, records }))
     }

@@ -57,6 +57,7 @@ struct Families {
     vendor_seconds: Family<2, Seconds>,
     relayed: Family<1, Counter>,
     outbox_stuck: Family<1, Gauge>,
+    deletions_not_believed: Family<1, Counter>,
     denied: Family<1, Counter>,
     reconnects: Counter,
 }
@@ -116,6 +117,11 @@ impl Metrics {
                 "What the outbox can't send now: refused rows, paused places",
                 ["what"],
             ),
+            deletions_not_believed: names.family(
+                "deletions_not_believed",
+                "Words that a message of a queue was deleted unsettled, taken for those of acknowledgements",
+                ["stream"],
+            ),
             denied: names.family("denied", "Acts refused by a rule", ["what"]),
             reconnects: names.plain("reconnects", "Connections to the bus that were made anew"),
         };
@@ -155,6 +161,12 @@ impl Metrics {
     /// Counts one act that a rule refused, such as `publish`. Rare, so without a handle.
     pub fn denied(&self, what: &'static str) {
         self.0.families.denied.get([what]).inc();
+    }
+
+    /// Counts one word of the broker that a message of a queue was deleted before it was settled, which was taken for that of an
+    /// acknowledgement.
+    pub fn deletion_not_believed(&self, stream: &str) {
+        self.0.families.deletions_not_believed.get([stream]).inc();
     }
 
     /// Counts one connection to the bus that was made anew.

@@ -111,3 +111,41 @@ impl Output {
         table
     }
 }
+
+/// A JSON array on stdout, written item by item: however long it is, little of it is in memory.
+#[derive(Debug)]
+pub(super) struct JsonList {
+    out: io::BufWriter<io::Stdout>,
+    is_begun: bool,
+    /// Between two items.
+    between: &'static str,
+}
+
+impl Default for JsonList {
+    fn default() -> JsonList {
+        let between = if io::stdout().is_terminal() { ",\n " } else { "," };
+        JsonList { out: io::BufWriter::new(io::stdout()), is_begun: false, between }
+    }
+}
+
+impl JsonList {
+    /// Writes one more.
+    ///
+    /// # Errors
+    /// Nobody reads any more.
+    pub(super) fn add(&mut self, item: &impl Serialize) -> io::Result<()> {
+        let before = if self.is_begun { self.between } else { "[" };
+        self.is_begun = true;
+        self.out.write_all(before.as_bytes())?;
+        Ok(serde_json::to_writer(&mut self.out, item)?)
+    }
+
+    /// There are no more.
+    ///
+    /// # Errors
+    /// Nobody reads any more.
+    pub(super) fn end(mut self) -> io::Result<()> {
+        self.out.write_all(if self.is_begun { b"]\n" } else { b"[]\n" })?;
+        self.out.flush()
+    }
+}

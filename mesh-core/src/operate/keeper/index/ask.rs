@@ -27,10 +27,35 @@ struct Wanted {
     /// A bit for each standing. 0: all.
     standings: u32,
     fingerprint: u64,
+    id: Beginning,
+}
+
+/// How an id begins.
+struct Beginning {
+    digits: u128,
+    /// Which bits of an id are said.
+    said: u128,
+}
+
+impl Beginning {
+    /// `None`: no id begins so.
+    fn of(text: &str) -> Option<Beginning> {
+        if text.is_empty() {
+            return Some(Beginning { digits: 0, said: 0 });
+        }
+        let unsaid = 128u32.checked_sub(u32::try_from(text.len()).ok()?.checked_mul(4)?)?;
+        let are_digits = text.bytes().all(|b| b.is_ascii_hexdigit());
+        let digits = u128::from_str_radix(text, 16).ok().filter(|_| are_digits)?;
+        Some(Beginning { digits: digits << unsaid, said: u128::MAX << unsaid })
+    }
+
+    fn is_of(&self, id: [u8; 16]) -> bool {
+        u128::from_be_bytes(id) & self.said == self.digits
+    }
 }
 
 impl Wanted {
-    /// `None`: a name of the query stands in no letter.
+    /// `None`: a name of the query stands in no letter, or no id begins so.
     fn of(index: &Index, query: &v1::LetterQuery) -> Option<Wanted> {
         let named = |text: &str| if text.is_empty() { Some(None) } else { index.names.find(text).map(Some) };
         let standings = query.standings().map(|standing| 1 << standing as u32).fold(0, |all, bit: u32| all | bit);
@@ -45,6 +70,7 @@ impl Wanted {
             before_ms: if query.captured_before_ms == 0 { i64::MAX } else { query.captured_before_ms },
             standings,
             fingerprint: query.fingerprint,
+            id: Beginning::of(&query.id_prefix)?,
         })
     }
 
@@ -54,6 +80,7 @@ impl Wanted {
             && (self.places.is_empty() || self.places.get(entry.place as usize).copied().unwrap_or(false))
             && (self.from_ms..self.before_ms).contains(&entry.captured_at_ms)
             && (self.fingerprint == 0 || self.fingerprint == entry.fingerprint)
+            && self.id.is_of(entry.id)
             && self.code.is_none_or(|code| code == entry.code)
             && fits(self.message_type, entry.message_type)
             && fits(self.reason, entry.reason)

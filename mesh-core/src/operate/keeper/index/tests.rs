@@ -102,6 +102,33 @@ fn every_part_of_a_query_is_heeded() {
 }
 
 #[test]
+fn letters_are_found_by_how_their_ids_begin() {
+    let mut index = Index::default();
+    let ids = ["00ab", "00ac", "10ab"].map(|beginning| format!("{beginning:0<32}"));
+    for (sequence, id) in (1..).zip(&ids) {
+        let mut envelope = envelope(0, "even", sequence, captured(0, "MESH-0001", 0));
+        envelope.subject = format!("mesh1.dead.local.bank.even.{id}");
+        index.apply(&envelope);
+    }
+    for (beginning, expected) in [
+        ("", 3),
+        ("0", 2),
+        ("00a", 2),
+        ("00ab", 1),
+        ("10", 1),
+        ("2", 0),
+        (ids[1].as_str(), 1),
+        (&format!("{}0", ids[1]), 0),
+        ("+0", 0),
+        ("x", 0),
+    ] {
+        let query = v1::LetterQuery { id_prefix: beginning.into(), ..Default::default() };
+        let reply = index.count(&v1::CountLettersRequest { query: Some(query), read_to: 0 });
+        assert_eq!(reply.total, expected, "{beginning:?}");
+    }
+}
+
+#[test]
 fn groups_are_of_one_fingerprint_the_largest_first() {
     let groups = hundred().group(&v1::GroupLettersRequest { limit: 2, ..Default::default() });
     assert_eq!((groups.total, groups.total_groups, groups.groups.len()), (100, 3, 2));

@@ -1,25 +1,31 @@
 //! Hold, release and discard: one letter, several, or all that fit.
+//!
+//! All that fit may be a million: they are read one after the other and ordered as they come, so that only a few are in memory. They
+//! are those of the moment of asking; what changes after it is left as it is, and the orders' own records are not met again.
 
+use std::{collections::BTreeSet, pin::pin};
+
+use bytes::Bytes;
 use clap::Args;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::FuturesOrdered};
 use mesh_core::{
     bus::Bus,
     dead_letter::{ActKind, Letter},
-    fault::Fault,
-    operate::letters::{self, Order},
+    fault::{Effect, Fault},
+    operate::letters::{self, Listing, Order, Selector, Sifted},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
-    super::{failure, place, place::Place},
-    GlobalArgs, Output, Status, ask, counted, short,
-    which::WhichArgs,
+    super::{Failure, place, place::Place},
+    GlobalArgs, Output, Status,
+    account::Account,
+    ask, consumer, counted, indexed,
+    which::{Wanted, WhichArgs, tell_unclear},
 };
 
 /// Orders that are under way at once.
 pub(super) const UNDER_WAY: usize = 256;
-/// Up to so many letters are named one by one.
-const FEW: usize = 20;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ActArgs {
@@ -35,73 +41,151 @@ pub(in crate::cli) struct ActArgs {
 
 pub(super) async fn run(kind: ActKind, args: ActArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     args.which.check()?;
+    let selector = args.which.selector(Wanted::Waiting, global)?;
     let bus = Place::find(global)?.connect().await?;
-    let chosen = args.which.choose(&bus, kind, global).await?;
-    let verb = verb(kind);
-    if chosen.letters.is_empty() {
-        output.remark(&format!("no letters to {verb}"));
-    } else if chosen.by_filter && !args.yes && !ask::agreed(verb, &chosen.letters)? {
-        output.remark("nothing was done");
-        return Ok(Status::Failed);
-    }
     let order = Order { by: place::person(), why: args.why, again: false, job: String::new() };
-    let ends = all(chosen.letters, output, |letter| order_one(&bus, kind, letter, &order)).await;
-    bus.close().await;
-    tell(kind, &ends, output)
-}
-
-async fn order_one(bus: &Bus, kind: ActKind, letter: Letter, order: &Order) -> End {
-    let done = match kind {
-        ActKind::Held => letters::hold(bus, &letter, order).await,
-        ActKind::Released => letters::release(bus, &letter, order).await,
-        _ => letters::discard(bus, &letter, order).await,
+    let acts = Acts { bus: &bus, kind, order, output };
+    let ended = match args.which.ids() {
+        [] => acts.filtered(&selector, args.yes).await,
+        ids => acts.named(ids).await,
     };
-    (letter, done)
+    bus.close().await;
+    ended
 }
 
-/// A letter and what became of the order for it.
-pub(super) type End = (Letter, Result<(), Fault>);
-
-/// Carries out one order for each, many at once, with a bar; in their order.
-pub(super) async fn all<T, F: Future<Output = End>>(items: Vec<T>, output: &Output, each: impl Fn(T) -> F) -> Vec<End> {
-    let bar = ask::bar(items.len(), output);
-    let mut under_way = stream::iter(items.into_iter().map(each)).buffered(UNDER_WAY);
-    let mut ends = Vec::new();
-    while let Some(end) = under_way.next().await {
-        ends.push(end);
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    ends
+/// One command's orders.
+struct Acts<'a> {
+    bus: &'a Bus,
+    kind: ActKind,
+    order: Order,
+    output: &'a Output,
 }
 
-/// Says what became of them; the refusals last.
-pub(super) fn tell(kind: ActKind, ends: &[End], output: &Output) -> anyhow::Result<Status> {
-    let word = kind.word();
-    let done: Vec<&Letter> = ends.iter().filter(|(_, end)| end.is_ok()).map(|(letter, _)| letter).collect();
-    if output.is_json() {
-        let ends = ends.iter().map(|(letter, end)| {
-            let state = if end.is_ok() { letter.state.after(kind).unwrap_or(letter.state) } else { letter.state };
-            json!({ "id": letter.letter.id, "done": end.is_ok(), "state": state.word() })
-        });
-        output.json(&ends.collect::<Vec<_>>())?;
-    } else if done.len() > FEW {
-        output.line(&format!("{word} {}", counted(done.len() as u64, "letter")))?;
-    } else {
-        for letter in &done {
-            output.line(&format!("{word} {}{}", short(&letter.letter.id), after(kind)))?;
+/// What a filter holds, before anything is done.
+#[derive(Default)]
+struct Look {
+    letters: u64,
+    consumers: BTreeSet<String>,
+}
+
+impl Acts<'_> {
+    async fn named(&self, ids: &[String]) -> anyhow::Result<Status> {
+        let letters = indexed::find_each(self.bus, ids).await?;
+        let mut account = Account::begin(self.kind, Some(letters.len() as u64), self.output);
+        let mut under_way = stream::iter(letters).map(|letter| self.order_one(letter)).buffered(UNDER_WAY);
+        while let Some((letter, end)) = under_way.next().await {
+            account.add(&letter.letter.id, &document(self.kind, &letter, &end), &end);
         }
+        Ok(account.end()?)
     }
-    tell_refused(ends, output)
+
+    async fn filtered(&self, selector: &Selector, is_agreed: bool) -> anyhow::Result<Status> {
+        let cut_off = letters::cut_off(self.bus, selector).await?;
+        let mut asked = None;
+        if !is_agreed {
+            let look = self.look(selector, cut_off).await?;
+            let consumers: Vec<_> = look.consumers.into_iter().collect();
+            if look.letters > 0 && !ask::agreed(verb(self.kind), look.letters, &consumers)? {
+                self.output.remark("nothing was done");
+                return Ok(Status::Failed);
+            }
+            asked = Some(look.letters);
+        }
+        let mut account = Account::begin(self.kind, asked, self.output);
+        let read = match asked {
+            Some(0) => Ok(Listing::default()),
+            _ => self.order_all((selector, cut_off), &mut account).await,
+        };
+        if let (None, Ok(unclear)) = (asked, &read) {
+            tell_unclear(unclear);
+        }
+        let (done, refused) = account.counts();
+        let status = account.end()?;
+        read.map_err(|fault| self.not_all(&fault, done))?;
+        let changed = asked.unwrap_or(0).saturating_sub(done + refused);
+        if changed > 0 {
+            self.output.remark(&format!("{} changed meanwhile: left as they are", counted(changed, "letter")));
+        } else if done + refused == 0 {
+            self.output.remark(&format!("no letters to {}", verb(self.kind)));
+        }
+        Ok(status)
+    }
+
+    /// What is meant, without keeping any of it.
+    async fn look(&self, selector: &Selector, cut_off: u64) -> anyhow::Result<Look> {
+        let (mut look, mut unclear) = (Look::default(), Listing::default());
+        let mut sifted = pin!(letters::sift(self.bus, selector, cut_off));
+        while let Some(sifted) = sifted.try_next().await? {
+            match sifted {
+                Sifted::Letter(letter) if letter.state.after(self.kind).is_none() => {}
+                Sifted::Letter(letter) => {
+                    look.letters += 1;
+                    look.consumers.insert(consumer(&letter));
+                }
+                Sifted::Unclear(why) => unclear.leave_out(why),
+            }
+        }
+        tell_unclear(&unclear);
+        Ok(look)
+    }
+
+    /// Orders each letter as it is read. What the condition did not fit is left out and counted.
+    async fn order_all(
+        &self,
+        (selector, cut_off): (&Selector, u64),
+        account: &mut Account<'_>,
+    ) -> Result<Listing, Fault> {
+        let (mut unclear, mut read) = (Listing::default(), None);
+        let mut sifted = pin!(letters::sift(self.bus, selector, cut_off));
+        let mut under_way = FuturesOrdered::new();
+        while read.is_none() || !under_way.is_empty() {
+            tokio::select! {
+                next = sifted.try_next(), if read.is_none() && under_way.len() < UNDER_WAY => match next {
+                    Ok(Some(Sifted::Letter(letter))) if letter.state.after(self.kind).is_none() => {}
+                    Ok(Some(Sifted::Letter(letter))) => under_way.push_back(self.order_one(slim(*letter))),
+                    Ok(Some(Sifted::Unclear(why))) => unclear.leave_out(why),
+                    // What is under way comes to its end in any case.
+                    Ok(None) => read = Some(Ok(())),
+                    Err(fault) => read = Some(Err(fault)),
+                },
+                Some((letter, end)) = under_way.next(), if !under_way.is_empty() => {
+                    account.add(&letter.letter.id, &document(self.kind, &letter, &end), &end);
+                }
+            }
+        }
+        read.unwrap_or(Ok(())).map(|()| unclear)
+    }
+
+    async fn order_one(&self, letter: Letter) -> (Letter, Result<(), Fault>) {
+        let done = match self.kind {
+            ActKind::Held => letters::hold(self.bus, &letter, &self.order).await,
+            ActKind::Released => letters::release(self.bus, &letter, &self.order).await,
+            _ => letters::discard(self.bus, &letter, &self.order).await,
+        };
+        (letter, done)
+    }
+
+    /// The reading ended too soon: what was done until then stands.
+    fn not_all(&self, fault: &Fault, done: u64) -> Failure {
+        let word = self.kind.word();
+        let effect = if done == 0 { fault.effect() } else { Effect::Done };
+        let message = format!("not all letters were read: {}; {word} before that: {done}", fault.message());
+        let fault = Fault::new(fault.code(), effect, fault.reason(), message).with_detail(fault.detail().to_owned());
+        Failure::new(fault, "the same command again goes on with the others: nothing is done twice")
+    }
 }
 
-/// Says which orders were refused, and why.
-pub(super) fn tell_refused(ends: &[End], output: &Output) -> anyhow::Result<Status> {
-    let mut status = Status::Ok;
-    for fault in ends.iter().filter_map(|(_, end)| end.as_ref().err()) {
-        status = failure::show(output, &fault.clone().into());
-    }
-    Ok(status)
+/// What an order needs of a letter: many are under way, and what they hold may be large.
+fn slim(mut letter: Letter) -> Letter {
+    letter.letter.payload = Bytes::new();
+    (letter.letter.headers, letter.letter.attempts) = (Vec::new(), Vec::new());
+    letter.history = Vec::new();
+    letter
+}
+
+fn document(kind: ActKind, letter: &Letter, end: &Result<(), Fault>) -> Value {
+    let state = if end.is_ok() { letter.state.after(kind).unwrap_or(letter.state) } else { letter.state };
+    json!({ "id": letter.letter.id, "done": end.is_ok(), "state": state.word() })
 }
 
 fn verb(kind: ActKind) -> &'static str {
@@ -109,14 +193,5 @@ fn verb(kind: ActKind) -> &'static str {
         ActKind::Held => "hold",
         ActKind::Released => "release",
         _ => "discard",
-    }
-}
-
-fn after(kind: ActKind) -> &'static str {
-    match kind {
-        ActKind::Held => ": it is not replayed until it is released",
-        ActKind::Released => ": it may be replayed",
-        ActKind::Discarded => ": it is never sent again",
-        _ => "",
     }
 }

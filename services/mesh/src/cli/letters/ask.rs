@@ -8,12 +8,12 @@ use mesh_core::dead_letter::Letter;
 use super::{super::Failure, Output, consumer, counted};
 
 /// From so many letters on there is a bar.
-const MANY: usize = 50;
+const MANY: u64 = 50;
 
-/// Asks whether something is to be done to these letters.
-pub(super) fn agreed(what: &str, letters: &[Letter]) -> anyhow::Result<bool> {
-    let count = counted(letters.len() as u64, "letter");
-    answered(&format!("{what} {count} of {}?", consumers(letters).join(", ")), "say --yes to do it")
+/// Asks whether something is to be done to so many letters of these consumers.
+pub(super) fn agreed(what: &str, letters: u64, consumers: &[String]) -> anyhow::Result<bool> {
+    let count = counted(letters, "letter");
+    answered(&format!("{what} {count} of {}?", consumers.join(", ")), "say --yes to do it")
 }
 
 /// Asks whether so many letters are to be replayed to these consumers.
@@ -24,8 +24,8 @@ pub(super) fn replay_agreed(letters: u64, consumers: &[impl AsRef<str>]) -> anyh
 }
 
 /// The consumers of letters, each once.
-pub(super) fn consumers(letters: &[Letter]) -> Vec<String> {
-    let mut consumers: Vec<_> = letters.iter().map(consumer).collect();
+pub(super) fn consumers<'l>(letters: impl IntoIterator<Item = &'l Letter>) -> Vec<String> {
+    let mut consumers: Vec<_> = letters.into_iter().map(consumer).collect();
     consumers.sort();
     consumers.dedup();
     consumers
@@ -43,11 +43,20 @@ fn answered(question: &str, otherwise: &'static str) -> anyhow::Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// A bar on the terminal, where there is one and it is worth it.
-pub(super) fn bar(length: usize, output: &Output) -> ProgressBar {
-    if length < MANY || output.is_json() || !std::io::stderr().is_terminal() {
+/// A bar on the terminal, where there is one and it is worth it; a running count where nobody knows the length.
+pub(super) fn bar(length: Option<u64>, output: &Output) -> ProgressBar {
+    let is_few = length.is_some_and(|length| length < MANY);
+    if is_few || output.is_json() || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{wide_bar} {human_pos} of {human_len}  {eta} left");
-    ProgressBar::new(length as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    match length.map(ProgressBar::new) {
+        Some(bar) => {
+            let style = ProgressStyle::with_template("{wide_bar} {human_pos} of {human_len}  {eta} left");
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        }
+        None => {
+            let style = ProgressStyle::with_template("{human_pos} letters, {per_sec}");
+            ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use clap::Args;
+use futures_util::{StreamExt as _, stream};
 use mesh_core::{
     bus::Bus,
     contract::{Catalog, catalog},
@@ -15,7 +16,10 @@ use serde_json::{Value, json};
 
 use super::{
     super::{Failure, contracts, mask::Mask, place, place::Place},
-    GlobalArgs, Output, Status, acts, ask,
+    GlobalArgs, Output, Status,
+    account::Account,
+    acts::UNDER_WAY,
+    ask,
     diff::{self, Change, Payloads},
     editor::{self, Draft},
     payload_name, short,
@@ -65,7 +69,7 @@ pub(super) async fn run(args: EditArgs, global: &GlobalArgs, output: &Output) ->
     args.which.check()?;
     let catalog = contracts::catalog(global)?;
     let bus = Place::find(global)?.connect().await?;
-    let chosen = args.which.choose(&bus, ActKind::Edited, global).await?;
+    let chosen = args.which.to_edit(&bus, global).await?;
     if chosen.letters.is_empty() {
         output.remark("no letters to edit");
         return finish(&[], output);
@@ -82,28 +86,28 @@ pub(super) async fn run(args: EditArgs, global: &GlobalArgs, output: &Output) ->
     if plans.is_empty() || args.dry_run {
         return finish(&plans, output);
     }
-    let letters: Vec<Letter> = plans.iter().map(|plan| plan.letter.clone()).collect();
-    if chosen.by_filter && !args.yes && !ask::agreed("edit", &letters)? {
+    let consumers = ask::consumers(plans.iter().map(|plan| &plan.letter));
+    if chosen.by_filter && !args.yes && !ask::agreed("edit", plans.len() as u64, &consumers)? {
         output.remark("nothing was written");
         return Ok(Status::Failed);
     }
     let order = Order { by: place::person(), why: args.why.clone(), again: false, job: String::new() };
-    let documents: Vec<Value> = plans.iter().map(document).collect();
-    let written = acts::all(plans, output, |plan| async {
-        let done = letters::edit(&bus, &plan.letter, plan.payload, &order).await;
-        (plan.letter, done)
-    })
-    .await;
-    bus.close().await;
-    if output.is_json() {
-        let ends = documents.into_iter().zip(&written).map(|(mut document, (_, end))| {
-            document["written"] = end.is_ok().into();
-            document
-        });
-        output.json(&ends.collect::<Vec<_>>())?;
-        return acts::tell_refused(&written, output);
+    let mut account = Account::begin(ActKind::Edited, Some(plans.len() as u64), output);
+    let mut under_way = stream::iter(plans).map(|plan| write(&bus, plan, &order)).buffered(UNDER_WAY);
+    while let Some((mut document, end)) = under_way.next().await {
+        document["written"] = end.is_ok().into();
+        let id = document["id"].as_str().unwrap_or_default().to_owned();
+        account.add(&id, &document, &end);
     }
-    acts::tell(ActKind::Edited, &written, output)
+    bus.close().await;
+    Ok(account.end()?)
+}
+
+/// Writes one edit; what it is, for programs, and what became of it.
+async fn write(bus: &Bus, plan: Plan, order: &Order) -> (Value, Result<(), Fault>) {
+    let document = document(&plan);
+    let end = letters::edit(bus, &plan.letter, plan.payload, order).await;
+    (document, end)
 }
 
 /// Every new payload is held until all are known to fit: of what lies apart, only so much at once.

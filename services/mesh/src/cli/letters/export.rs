@@ -1,8 +1,7 @@
 //! Letters with their whole histories, one a line: to keep, to look at elsewhere, to bring into another mesh.
 
 use std::{
-    io::{BufWriter, ErrorKind, Write},
-    os::unix::fs::OpenOptionsExt as _,
+    io::{BufWriter, Write},
     path::{Path, PathBuf},
     pin::pin,
 };
@@ -22,10 +21,13 @@ use prost::Message as _;
 use serde_json::{Value, json};
 
 use super::{
-    super::{Failure, contracts, mask::Mask, place::Place},
-    GlobalArgs, Output, Status, counted, mention, payload_name,
+    super::{contracts, mask::Mask, place::Place},
+    GlobalArgs, Output, Status, counted, mention,
+    part::Part,
+    payload_name,
     which::{FilterArgs, Wanted},
 };
+use crate::stop::Stop;
 
 /// The message type of a record.
 pub(super) const RECORD: &str = "mesh.v1.LetterRecord";
@@ -49,10 +51,13 @@ pub(super) async fn run(args: ExportArgs, global: &GlobalArgs, output: &Output) 
     let what = What { bus: &bus, selector: &selector, catalog: &catalog, reveal: args.reveal };
     let written = match &args.to {
         Some(path) => what.write_file(path).await,
-        None => what.write(std::io::stdout().lock()).await,
+        None => what.write(std::io::stdout().lock()).await.map(Some),
     };
     bus.close().await;
-    let (count, gone) = written?;
+    let Some((count, gone)) = written? else {
+        output.remark("stopped: nothing was exported, and no file is left");
+        return Ok(Status::Failed);
+    };
     if gone > 0 {
         let gone = counted(gone as u64, "payload");
         mention(&format!("note: {gone} that lay apart can't be found any more (MESH-0031): exported without"));
@@ -71,19 +76,16 @@ struct What<'a> {
 }
 
 impl What<'_> {
-    /// Under another name first: what has the name is whole.
-    async fn write_file(&self, path: &Path) -> anyhow::Result<(u64, usize)> {
-        if path.exists() {
-            return Err(not_made(path, "it exists already").into());
-        }
-        let mut part = path.to_owned().into_os_string();
-        part.push(".part");
-        let part = PathBuf::from(part);
-        let written = self.write(create(&part)?).await;
-        let ended = written.and_then(|counts| Ok(publish(&part, path).map(|()| counts)?));
-        // It is this command's own, and has done its duty or is worth nothing.
-        let _ = std::fs::remove_file(&part);
-        ended
+    /// Under another name first: what has the name is whole. `None`: it was told to stop, and leaves nothing.
+    async fn write_file(&self, path: &Path) -> anyhow::Result<Option<(u64, usize)>> {
+        let stop = Stop::listen()?;
+        let (part, file) = Part::create(path)?;
+        let counts = tokio::select! {
+            written = self.write(&file) => written?,
+            () = stop.told() => return Ok(None),
+        };
+        part.finish(&file)?;
+        Ok(Some(counts))
     }
 
     /// How many letters were written, and how many payloads that lay apart are gone.
@@ -100,29 +102,6 @@ impl What<'_> {
         out.flush()?;
         Ok((count, gone))
     }
-}
-
-fn create(path: &Path) -> Result<std::fs::File, Failure> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600).open(path).map_err(|error| not_made(path, &error.to_string()))
-}
-
-/// Gives it its name, unless something has that by now.
-fn publish(part: &Path, path: &Path) -> Result<(), Failure> {
-    match std::fs::hard_link(part, path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(not_made(path, &error.to_string())),
-        // There are file systems without links.
-        Err(_) => std::fs::rename(part, path).map_err(|error| not_made(path, &error.to_string())),
-    }
-}
-
-fn not_made(path: &Path, why: &str) -> Failure {
-    let message = format!("{} can't be made: {why}", path.display());
-    Failure::input(
-        message,
-        "name a file that does not exist yet, in a folder that does (NAME.part is made there first)",
-    )
 }
 
 pub(super) fn line(history: &History, catalog: &Catalog, reveal: bool) -> anyhow::Result<Value> {

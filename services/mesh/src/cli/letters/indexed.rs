@@ -8,7 +8,7 @@ use mesh_core::{
     fault::{Code, Effect, Fault, Reason},
     operate::{
         keeper::ask,
-        letters::{Group, Groups, Selection},
+        letters::{self, Group, Groups, Selection},
     },
     proto::v1::{LetterGroup, LetterQuery},
 };
@@ -17,6 +17,8 @@ use super::{Output, mention};
 
 /// Groups of one answer, at most: a person reads no more.
 const GROUPS: u32 = 1000;
+/// Beginnings of ids that the index is asked for, at most: each is a question.
+const ASKED: usize = 32;
 
 /// At most `limit` letters, the oldest capture first, and how many there are. `None`: only reading every letter says.
 pub(super) async fn page(
@@ -28,6 +30,31 @@ pub(super) async fn page(
     let query = if limit == 0 { None } else { ask::query(selection) };
     let Some(query) = query else { return Ok(None) };
     heard(pages(bus, &query, limit).await, output)
+}
+
+/// The letters whose ids begin so, each once, in the order of the ids.
+pub(super) async fn find_each(bus: &Bus, ids: &[String]) -> Result<Vec<Letter>, Fault> {
+    letters::find_each(bus, &whole(bus, ids).await).await
+}
+
+/// The whole ids, where a keeper knows the one letter that each means. What it does not know is left as it is: without the index,
+/// the heads of all letters are read, and say what is wrong with it.
+async fn whole(bus: &Bus, ids: &[String]) -> Vec<String> {
+    let mut all = ids.to_vec();
+    if ids.len() <= ASKED {
+        for id in all.iter_mut().filter(|id| id.len() < letters::ID_LENGTH) {
+            // One that is wrong is not asked for, and where one is not known the rest would be in vain.
+            let is_beginning = !id.is_empty() && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            let query = LetterQuery { id_prefix: id.clone(), ..LetterQuery::default() };
+            let known = if is_beginning { ask::entries(bus, query, 2, "").await.ok() } else { None };
+            match known.as_ref().map(|reply| reply.letters.as_slice()) {
+                // An older keeper does not heed how an id begins.
+                Some([one]) if one.id.starts_with(id.as_str()) => id.clone_from(&one.id),
+                _ => break,
+            }
+        }
+    }
+    all
 }
 
 /// Whether more letters than `limit` are meant. `None`: only reading them says.

@@ -1,5 +1,6 @@
 //! `mesh dead-letter`: what failed, why, and again.
 
+mod account;
 mod acts;
 mod ask;
 mod attach;
@@ -13,6 +14,7 @@ mod import;
 mod indexed;
 mod jobs;
 mod list;
+mod part;
 mod preview;
 mod replay;
 mod rollout;

@@ -101,7 +101,7 @@ pub(super) fn nothing(why: &str, status: Status, output: &Output) -> anyhow::Res
 /// are not read here.
 async fn chosen(bus: &Bus, args: &ReplayArgs, global: &GlobalArgs) -> anyhow::Result<Option<Vec<Letter>>> {
     if !args.ids.is_empty() {
-        return Ok(Some(letters::find_each(bus, &args.ids).await?));
+        return Ok(Some(indexed::find_each(bus, &args.ids).await?));
     }
     let selector = args.filters.selector(Wanted::Open, global)?;
     if indexed::are_more_than(bus, selector.selection(), rollout::AT_ONCE).await == Some(true) {

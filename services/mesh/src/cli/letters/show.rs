@@ -13,13 +13,13 @@ use super::{
     super::{contracts, hints, mask::Mask, place::Place, text},
     GlobalArgs, MASKED, Output, ShowArgs, Status, consumer,
     diff::{self, Change, Payloads},
-    fault, payload_name, short, shown_key, state,
+    fault, indexed, payload_name, short, shown_key, state,
 };
 
 pub(super) async fn run(args: ShowArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let catalog = contracts::catalog(global)?;
     let bus = Place::find(global)?.connect().await?;
-    let letter = letters::find(&bus, &args.id).await?;
+    let letter = indexed::find_each(&bus, std::slice::from_ref(&args.id)).await?.swap_remove(0);
     let brought = letters::bring(&bus, &letter).await;
     bus.close().await;
     // The letter can be read without its payload, and says what can be done.

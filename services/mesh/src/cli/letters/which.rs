@@ -2,7 +2,6 @@
 
 use std::pin::pin;
 
-use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use futures_util::TryStreamExt as _;
 use mesh_core::{
@@ -16,7 +15,7 @@ use mesh_core::{
 
 use super::{
     super::{Failure, contracts, text},
-    GlobalArgs, mention,
+    GlobalArgs, indexed, mention,
 };
 
 /// The filters. Each narrows; a value that may be given several times means any of them.
@@ -186,30 +185,30 @@ impl WhichArgs {
         }
     }
 
-    /// The letters: those that are named, or those that fit and that `kind` can be done to.
-    pub(super) async fn choose(&self, bus: &Bus, kind: ActKind, global: &GlobalArgs) -> anyhow::Result<Chosen> {
+    /// The ids that are named; none: filters say which letters.
+    pub(super) fn ids(&self) -> &[String] {
+        &self.ids
+    }
+
+    /// What the filters mean, ready to be asked; `state` where none is said.
+    pub(super) fn selector(&self, state: Wanted, global: &GlobalArgs) -> anyhow::Result<Selector> {
+        self.filters.selector(state, global)
+    }
+
+    /// The letters to edit, whole: those that are named, or those that fit and can be edited.
+    pub(super) async fn to_edit(&self, bus: &Bus, global: &GlobalArgs) -> anyhow::Result<Chosen> {
         if !self.ids.is_empty() {
-            return Ok(Chosen { letters: letters::find_each(bus, &self.ids).await?, by_filter: false });
+            return Ok(Chosen { letters: indexed::find_each(bus, &self.ids).await?, by_filter: false });
         }
         let selector = self.filters.selector(Wanted::Waiting, global)?;
+        let cut_off = letters::cut_off(bus, &selector).await?;
         let mut chosen = Listing::default();
-        let mut sifted = pin!(letters::sift(bus, &selector));
+        let mut sifted = pin!(letters::sift(bus, &selector, cut_off));
         while let Some(sifted) = sifted.try_next().await? {
             match sifted {
-                Sifted::Letter(letter) if letter.state.after(kind).is_none() => {}
-                Sifted::Letter(mut letter) => {
-                    // They may be very many, and only an edit looks at what they hold.
-                    if kind != ActKind::Edited {
-                        letter.letter.payload = Bytes::new();
-                        letter.history.iter_mut().for_each(|act| act.payload = None);
-                        (letter.letter.headers, letter.letter.attempts) = (Vec::new(), Vec::new());
-                    }
-                    chosen.letters.push(*letter);
-                }
-                Sifted::Unclear(why) => {
-                    chosen.unclear += 1;
-                    chosen.why.get_or_insert(why);
-                }
+                Sifted::Letter(letter) if letter.state.after(ActKind::Edited).is_none() => {}
+                Sifted::Letter(letter) => chosen.letters.push(*letter),
+                Sifted::Unclear(why) => chosen.leave_out(why),
             }
         }
         tell_unclear(&chosen);

@@ -1,0 +1,197 @@
+//! Orders for very many letters: each once, as they stood at the moment of asking, and few of them in memory.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{Read, Write as _},
+    process::{Child, Command, Stdio},
+};
+
+use futures_util::TryStreamExt as _;
+use mesh_core::{
+    dead_letter::LetterState,
+    operate::{
+        keeper::{KeeperSettings, ask},
+        letters::{self, Order, Selector, Sifted},
+    },
+    proto::v1,
+    subject::DEAD_LETTER_STREAM,
+};
+use mesh_tests::{TestBroker, eventually, keeper::Running, letters::capture};
+use serde_json::Value;
+use shop_proto::shop::orders::v1::OrderPlaced;
+
+use crate::{
+    command_line::Operator,
+    letters_cli::all,
+    shop::{consumer, order, orders},
+};
+
+const MANY: u64 = 20_000;
+/// What so many may need more than one alone: it is 2 MiB. All of them at once would be about 90 MiB.
+const MORE_KIB: u64 = 16 * 1024;
+
+/// What a process needed at most, in KiB. `None`: it has ended.
+fn peak(process: &Child) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
+}
+
+/// Runs a command to its end: what it printed, and what it needed of memory at its peak.
+async fn measured(operator: &Operator, words: &[&str]) -> (Value, u64) {
+    let path = operator.home.path().join("printed");
+    let mut command = operator.command(&[words, &["-o", "json"]].concat());
+    command.stdout(File::create(&path).unwrap());
+    let mut process = command.spawn().unwrap();
+    let mut most = 0;
+    let ended = loop {
+        // What a process needed at most is known to the system as long as it lives.
+        most = most.max(peak(&process).unwrap_or(0));
+        match process.try_wait().unwrap() {
+            Some(ended) => break ended,
+            None => tokio::time::sleep(std::time::Duration::from_millis(2)).await,
+        }
+    };
+    assert!(ended.success(), "{words:?}");
+    (serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap(), most)
+}
+
+/// The letters that were done, each once.
+fn done(printed: &Value, state: &str) -> BTreeSet<String> {
+    let ends = printed.as_array().unwrap();
+    assert!(ends.iter().all(|end| end["done"] == true && end["state"] == state));
+    let ids: BTreeSet<String> = ends.iter().map(|end| end["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids.len(), ends.len());
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn very_many_letters_are_each_ordered_once_and_few_of_them_are_in_memory() {
+    let broker = TestBroker::start(&[orders(), consumer("mail", "work"), consumer("post", "work")]).await.unwrap();
+    let mesh = broker.connect("operator").await.unwrap();
+    let long = |number| (number, OrderPlaced { customer_id: "x".repeat(400), ..order(7) });
+    capture(mesh.bus(), "post", [long(0)]).await;
+    capture(mesh.bus(), "mail", (0..MANY).map(long)).await;
+    let operator = Operator::at(&broker, "operator");
+    let words = |verb, consumer| ["dead-letter", verb, "--consumer", consumer, "--why", "a test", "--yes"];
+    let (one, alone) = measured(&operator, &words("hold", "post/work")).await;
+    assert_eq!(done(&one, "held").len(), 1);
+    let mut ids = None;
+    for (turn, (verb, state)) in (2..).zip([("hold", "held"), ("discard", "discarded")]) {
+        let (printed, most) = measured(&operator, &words(verb, "mail/work")).await;
+        let these = done(&printed, state);
+        assert_eq!(these.len() as u64, MANY, "{verb}");
+        assert_eq!(*ids.get_or_insert(these.clone()), these, "{verb}");
+        assert!(most < alone + MORE_KIB, "{verb}: {most} KiB, and {alone} KiB for one");
+        let records = mesh.bus().stream_state(DEAD_LETTER_STREAM).await.unwrap().unwrap().messages;
+        assert_eq!(records, 2 + MANY * turn, "{verb}: one record for each");
+    }
+    let none = operator.json(0, &words("discard", "mail/work")).await;
+    assert_eq!(none, Value::Array(Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_since_the_moment_of_asking_is_not_meant() {
+    let broker = TestBroker::start(&[orders(), consumer("mail", "work")]).await.unwrap();
+    let mesh = broker.connect("operator").await.unwrap();
+    let bus = mesh.bus();
+    let selector = Selector::default();
+    assert_eq!(letters::cut_off(bus, &selector).await.unwrap(), 0);
+    capture(bus, "mail", (0..4).map(|number| (number, order(7)))).await;
+    let before = all(bus).await;
+    let cut_off = letters::cut_off(bus, &selector).await.unwrap();
+    capture(bus, "mail", [(4, order(7))]).await;
+    let by = Order { by: "eve".into(), why: "meanwhile".into(), ..Order::default() };
+    letters::hold(bus, &before[1], &by).await.unwrap();
+    let meant = async |cut_off| {
+        let sifted: Vec<Sifted> = letters::sift(bus, &selector, cut_off).try_collect().await.unwrap();
+        let letter = |sifted| match sifted {
+            Sifted::Letter(letter) => (letter.letter.id, letter.state),
+            Sifted::Unclear(why) => panic!("{why}"),
+        };
+        sifted.into_iter().map(letter).collect::<BTreeSet<_>>()
+    };
+    let unchanged = [&before[0], &before[2], &before[3]].map(|letter| (letter.letter.id.clone(), LetterState::Open));
+    assert_eq!(meant(cut_off).await, BTreeSet::from(unchanged));
+    let now = letters::cut_off(bus, &selector).await.unwrap();
+    assert_eq!(meant(now).await.len(), 5);
+}
+
+/// The same command at a terminal of its own, which its input and output are those of.
+fn at_terminal(command: &Command) -> Command {
+    let spawn = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
+    let mut at_terminal = Command::new("python3");
+    at_terminal.args(["-c", spawn]).arg(command.get_program()).args(command.get_args());
+    at_terminal.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    at_terminal
+}
+
+/// Reads what a process says until it waits for an answer.
+fn question(from: &mut impl Read) -> String {
+    let mut said = Vec::new();
+    while !said.ends_with(b"[y/N] ") {
+        let mut byte = [0];
+        from.read_exact(&mut byte).unwrap();
+        said.push(byte[0]);
+    }
+    String::from_utf8(said).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_does_while_a_person_thinks_is_left_as_it_is() {
+    let broker = TestBroker::start(&[orders(), consumer("mail", "work")]).await.unwrap();
+    let mesh = broker.connect("operator").await.unwrap();
+    capture(mesh.bus(), "mail", (0..30).map(|number| (number, order(7)))).await;
+    let operator = Operator::at(&broker, "operator");
+    let mut command = at_terminal(&operator.command(&["dead-letter", "discard", "--all", "--why", "a test"]));
+    let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut screen = process.stdout.take().unwrap();
+    let (asked, mut screen) = tokio::task::spawn_blocking(move || (question(&mut screen), screen)).await.unwrap();
+    assert_eq!(asked, "discard 30 letters of mail/work? [y/N] ");
+    let by = Order { by: "eve".into(), why: "meanwhile".into(), ..Order::default() };
+    letters::hold(mesh.bus(), &all(mesh.bus()).await[0], &by).await.unwrap();
+    capture(mesh.bus(), "mail", [(30, order(7))]).await;
+    process.stdin.as_mut().unwrap().write_all(b"y\n").unwrap();
+    let rest = move || {
+        let mut said = String::new();
+        screen.read_to_string(&mut said).unwrap();
+        (said, process.wait().unwrap())
+    };
+    let (said, ended) = tokio::task::spawn_blocking(rest).await.unwrap();
+    assert!(ended.success() && said.contains("discarded 29 letters"), "{said}");
+    assert!(said.contains("1 letter changed meanwhile: left as they are"), "{said}");
+    let mut states: Vec<_> = all(mesh.bus()).await.into_iter().map(|letter| letter.state).collect();
+    states.sort_unstable();
+    let expected = [&[LetterState::Open, LetterState::Held][..], &[LetterState::Discarded; 29]].concat();
+    assert_eq!(states, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_id_is_found_by_the_keepers_index() {
+    let broker = TestBroker::start(&[orders(), consumer("mail", "work")]).await.unwrap();
+    let mesh = broker.connect("operator").await.unwrap();
+    capture(mesh.bus(), "mail", (0..20).map(|number| (number, order(7)))).await;
+    let ids: Vec<String> = all(mesh.bus()).await.into_iter().map(|letter| letter.letter.id).collect();
+    let keeper = Running::start(&broker, KeeperSettings::default()).await.unwrap();
+    eventually("an answer", || async { ask::count(mesh.bus(), v1::LetterQuery::default()).await.ok() }).await;
+    let operator = Operator::at(&broker, "operator");
+    let asked = || {
+        let metrics = keeper.mesh.metrics().encode();
+        let series = r#"mesh_served_total{operation="mesh.v1.Keeper/ListLetters",code="OK"} "#;
+        metrics.lines().find_map(|line| line.strip_prefix(series)).map_or(0, |count| count.parse().unwrap())
+    };
+    let shown = operator.json(0, &["dead-letter", "show", &ids[3][..8]]).await;
+    assert_eq!((&shown["id"], asked()), (&ids[3].clone().into(), 1));
+    let held = operator.json(0, &["dead-letter", "hold", &ids[4][..8], &ids[5], &ids[6][..9], "--why", "x"]).await;
+    assert_eq!(done(&held, "held"), BTreeSet::from([4, 5, 6].map(|at| ids[at].clone())));
+    assert_eq!(asked(), 3, "a whole id is not asked for");
+    // What is wrong is said as without an index: of 20 letters, several begin alike.
+    let twice = ids.iter().find(|id| ids.iter().filter(|other| other[..1] == id[..1]).count() > 1).unwrap();
+    for (id, said) in [(&twice[..1], "give more of it"), ("0123456789abc", "no letter's id begins with")] {
+        let ended = operator.run(&["dead-letter", "show", id]).await;
+        let text = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.code() == Some(2) && text.contains(said), "{text}");
+    }
+    keeper.stop().await;
+}
