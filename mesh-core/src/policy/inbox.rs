@@ -51,6 +51,8 @@ pub struct Now<'a> {
     pub at_ms: i64,
     /// How long a delivery stays with whoever gives no sign of life.
     pub lease: Duration,
+    /// How long after its start a handler may be at work at most.
+    pub longest: Duration,
     /// How long it has been waited with so far.
     pub waited: Duration,
     /// The original's sequence, where the order of keys is kept: one process alone has all deliveries of a message then.
@@ -182,9 +184,7 @@ fn sent_again(record: &InboxRecord, now: &Now<'_>) -> Begin {
 /// work and renews a lease that nobody knows of any more. Where the broker says that this is the first delivery, the start is
 /// believed for as long as a lease.
 fn may_be_at_work(record: &InboxRecord, now: &Now<'_>) -> bool {
-    // A clock that is behind says nothing of its age: how long it is waited with has its own end.
-    let age_ms = now.at_ms.saturating_sub(record.at_ms).max(0);
-    now.deliveries <= 1 && now.waited < now.lease && u128::from(age_ms.unsigned_abs()) < now.lease.as_millis()
+    now.deliveries <= 1 && now.waited < now.lease && age_of(record, now) < now.lease
 }
 
 /// Nothing is remembered. Delivered before, it may have ended its process beside others.
@@ -204,22 +204,37 @@ fn unrecorded(now: &Now<'_>) -> Begin {
 
 /// The record speaks of another delivery of the same message: its original, a copy on the lane, or the same id sent again.
 ///
-/// Overtaken is one only where somebody else carries the message: what is written there is a final end, or its place is newer,
-/// or it was begun and is not settled before its end is written. What is put aside is so written before it is settled.
+/// Whoever wrote the record may have had that delivery for so long that somebody else had put it aside or dropped it, and settled
+/// it. So what is written there of the same attempt is no proof that it is carried by that place, and this one is dropped for it
+/// only when the message has come to its end. A later attempt is proof: only what an earlier one stored can have begun it, and
+/// what is stored goes on as long as no later attempt has begun.
 fn of_another(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>) -> Begin {
-    let newer = is_newer(record, now);
+    let is_of_copies = is_lane(&record.stream) || is_lane(now.stream);
+    let is_older = now.attempt < record.attempt;
     match (record.state(), &record.end) {
         // Done is done, whichever of them did it.
-        (State::Ended, Some(End::Reply(_) | End::Refused(_))) => Begin::Overtaken,
-        // Whoever wrote the record had the later copy in hand, so that copy is where the message is.
-        _ if is_lane(&record.stream) && !is_lane(now.stream) => Begin::Overtaken,
+        (State::Ended, Some(End::Reply(_) | End::Refused(_))) if is_older || !is_of_copies => Begin::Overtaken,
+        _ if is_lane(&record.stream) && !is_lane(now.stream) && is_older => Begin::Overtaken,
+        // Whoever did it may have ended before that was said, and have had nothing to settle.
+        (State::Ended, Some(End::Reply(_) | End::Refused(_))) => Begin::Ended,
+        (State::Ended, Some(End::DeadLetter(_))) if is_of_copies && !is_older => Begin::Ended,
         // A copy that was delivered before is a suspect, as an original is.
-        (State::Ended, Some(End::Again(_))) if newer && is_lane(now.stream) => match is_known(record, now) {
-            true => Begin::Start(FRESH),
-            false => unrecorded(now),
-        },
-        (State::HandedBack, _) if newer => handed_back(rule, record, now),
-        // Where everything is written down, the other one goes on by itself; this is a second copy of it.
+        (State::Ended, Some(End::Again(_))) if is_lane(now.stream) && is_newer(record, now) => {
+            match is_known(record, now) {
+                true => Begin::Start(FRESH),
+                false => unrecorded(now),
+            }
+        }
+        // Its copy may not have been stored.
+        (State::Ended, Some(End::Again(_))) if is_lane(&record.stream) && !is_older => Begin::Ended,
+        (State::HandedBack, _) if !is_older => handed_back(rule, record, now),
+        (State::Begun | State::Unspecified, _) if is_of_copies && !is_older => {
+            match may_be_at_work_there(record, now) {
+                true => Begin::Wait,
+                false => without_a_word(rule, record, now, record.alone),
+            }
+        }
+        // Where everything is written down, the other one goes on by itself.
         _ if now.exact => Begin::Overtaken,
         // Where only suspects are, it may have moved on without a word of it here.
         (State::Begun | State::Unspecified, _) if !now.safe_to_repeat => Begin::Park,
@@ -228,6 +243,16 @@ fn of_another(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>) -> Begin {
         }
         _ => unrecorded(now),
     }
+}
+
+/// Whoever began it at another place renews a lease that is not this one's. Until its handler must have ended, it is believed.
+fn may_be_at_work_there(record: &InboxRecord, now: &Now<'_>) -> bool {
+    now.waited < now.longest && age_of(record, now) < now.longest
+}
+
+/// A clock that is behind says nothing of a start's age: how long it is waited with has its own end.
+fn age_of(record: &InboxRecord, now: &Now<'_>) -> Duration {
+    Duration::from_millis(now.at_ms.saturating_sub(record.at_ms).max(0).unsigned_abs())
 }
 
 /// A copy on the lane is newer than its original; of two copies, the one that was stored later.
@@ -271,7 +296,7 @@ mod tests {
     }
 
     fn now(stream: &str, sequence: u64, deliveries: u64) -> Now<'_> {
-        let (lease, waited) = (Duration::ZERO, Duration::ZERO);
+        let (lease, longest, waited) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
         Now {
             attempt: 1,
             stream,
@@ -281,6 +306,7 @@ mod tests {
             exact: false,
             at_ms: 0,
             lease,
+            longest,
             waited,
             original: None,
             goes_on: false,
@@ -393,7 +419,7 @@ mod tests {
         assert_eq!(decide(Some(&again), &now(LANE, 3, 1)), Begin::Start(FRESH), "its copy");
         assert_eq!(decide(Some(&again), &now(ORIGINAL, 7, 2)), Begin::Ended, "its ack was lost: the same copy again");
         for state in [State::Begun, State::HandedBack, State::Ended] {
-            let copy = record(state, LANE, 3);
+            let copy = InboxRecord { attempt: 2, ..record(state, LANE, 3) };
             assert_eq!(decide(Some(&copy), &now(ORIGINAL, 7, 3)), Begin::Overtaken, "{state:?}: the copy is newer");
         }
         let suspect = Start { suspect: true, alone: true, begun: true, ended_alone: 0, ended_beside: 1 };
@@ -402,9 +428,35 @@ mod tests {
             Begin::Start(suspect),
             "its copy, whose process left no word"
         );
-        let second_copy = Now { exact: true, ..now(LANE, 4, 1) };
-        // A place whose record says that it was begun is not settled: nothing is put aside without a word of it.
-        assert_eq!(decide(Some(&record(State::Begun, LANE, 3)), &second_copy), Begin::Overtaken);
+    }
+
+    /// Whoever began the one may have had it for so long that another one had settled it: then it is carried by the other.
+    #[test]
+    fn of_two_places_of_one_attempt_none_is_dropped_for_what_the_other_only_began() {
+        let longest = Duration::from_secs(330);
+        let begun = InboxRecord { at_ms: 1000, ..record(State::Begun, LANE, 3) };
+        for (stream, sequence) in [(ORIGINAL, 7), (LANE, 2), (LANE, 4)] {
+            for safe_to_repeat in [true, false] {
+                let other = Now { exact: true, safe_to_repeat, at_ms: 2000, longest, ..now(stream, sequence, 2) };
+                assert_eq!(decide(Some(&begun), &other), Begin::Wait, "it may be at work");
+                let late = decide(Some(&begun), &Now { at_ms: 331_000, ..other });
+                let waited = decide(Some(&begun), &Now { waited: longest, ..other });
+                assert_eq!(late, waited, "whatever the clocks say");
+                match safe_to_repeat {
+                    true => assert!(matches!(late, Begin::Start(start) if start.begun && start.suspect), "{late:?}"),
+                    false => assert_eq!(late, Begin::Park),
+                }
+                let cut_off = InboxRecord { begun: true, ..record(State::HandedBack, LANE, 3) };
+                match safe_to_repeat {
+                    true => assert!(matches!(decide(Some(&cut_off), &other), Begin::Start(start) if start.begun)),
+                    false => assert_eq!(decide(Some(&cut_off), &Now { deliveries: 1, ..other }), Begin::Park),
+                }
+            }
+        }
+        for end in [End::Reply(Default::default()), End::DeadLetter(Default::default())] {
+            let ended = InboxRecord { end: Some(end), ..record(State::Ended, LANE, 3) };
+            assert_eq!(decide(Some(&ended), &now(ORIGINAL, 7, 2)), Begin::Ended, "it may not have been said");
+        }
     }
 
     #[test]
