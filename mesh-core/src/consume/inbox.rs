@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     age::is_replay,
     attempt::Ended,
+    key_locks::KeyLock,
     lease::Lease,
     quarantine::{Alone, PATIENCE, Place},
     settle::GivenUp,
@@ -99,12 +100,7 @@ impl Worker {
         };
         let (key, repeat) = (self.inbox_key(envelope), self.work.repeat(envelope));
         // Delivered once more while it is in hand here: the broker was killed and forgot. What is written down says then what to do.
-        let _turn = tokio::select! {
-            biased;
-            turn = self.remembering.lock(&key) => turn,
-            // Whoever has it settles it; else its lease runs out.
-            () = ending(&self.scope, trial.tenure) => return Ended::TakenOver,
-        };
+        let Some(mut turn) = self.turn(&key, trial.tenure).await else { return Ended::TakenOver };
         // All that is written of this trial is signed alike: a write whose confirmation did not come in time may be there later.
         let (by, mut written) = (self.signature(), None);
         // A first delivery is tried without a look: if something is there, the write says so.
@@ -127,11 +123,15 @@ impl Worker {
             };
             let start = match verdict {
                 Begin::Wait => {
+                    // The place whose record is waited for may be delivered here as well: it goes on without a wait.
+                    drop(turn);
                     tokio::select! {
                         biased;
                         () = self.scope.stopped() => return Ended::TakenOver,
                         () = tokio::time::sleep(LOOK_AGAIN) => {}
                     }
+                    let Some(next) = self.turn(&key, trial.tenure).await else { return Ended::TakenOver };
+                    turn = next;
                     found = match self.recall(&key).await {
                         Ok(found) => found,
                         Err(GivenUp) => return Ended::TakenOver,
@@ -194,6 +194,16 @@ impl Worker {
                 Ok(found) => found,
                 Err(GivenUp) => return Ended::HandedBack,
             };
+        }
+    }
+
+    /// Alone with what is remembered of a message, in this process. `None`: nothing more is to be begun. Whoever has it settles it;
+    /// else its lease runs out.
+    async fn turn<'k>(&'k self, key: &str, tenure: Option<Tenure<'_>>) -> Option<KeyLock<'k>> {
+        tokio::select! {
+            biased;
+            turn = self.remembering.lock(key) => Some(turn),
+            () = ending(&self.scope, tenure) => None,
         }
     }
 
@@ -372,6 +382,7 @@ impl Worker {
             exact: self.is_always_remembered(envelope),
             at_ms: self.bus.gate().clock().now_ms(),
             lease: self.settings.ack_wait,
+            longest: self.settings.handler_limit.saturating_add(self.settings.ack_wait),
             waited: since.elapsed(),
             original: self.settings.order.is_some().then(|| original(envelope)),
             goes_on,

@@ -31,10 +31,14 @@ struct Place {
 enum Plan {
     Done,
     Again,
+    /// The same attempt again: its target asked for time.
+    Throttled,
     PutAside,
     Late,
-    /// The process drains before it is its turn. It may have had it so long that somebody else has settled it.
+    /// The process drains before it is its turn.
     HandBack,
+    /// The process drains while its handler runs, which is cut off.
+    CutOff,
 }
 
 /// One delivery: of which place, what it is for, and after which of its steps the process ends.
@@ -45,6 +49,8 @@ struct Step {
     ends_after: u32,
     /// The broker forgot what it delivered, and that this place was settled.
     is_forgotten: bool,
+    /// The process had it for so long that somebody else may have settled it meanwhile.
+    is_stale: bool,
 }
 
 #[derive(Debug)]
@@ -98,12 +104,14 @@ impl World {
         let Some(place) = self.places.get_mut(at) else { return };
         // Only a stream of events keeps what was acknowledged.
         place.is_settled &= !(step.is_forgotten && at == 0);
-        if place.is_settled && step.plan != Plan::HandBack {
+        if place.is_settled && !step.is_stale {
             return;
         }
         if !place.is_settled {
             place.deliveries = if step.is_forgotten { 1 } else { place.deliveries + 1 };
         }
+        // It gave no sign of life. Whoever hands back in peace what it had for too long does no harm all the same.
+        self.is_silent |= step.is_stale && step.plan != Plan::HandBack;
         self.steps_left = step.ends_after;
         let ended = self.attempt(at, step.plan);
         self.is_silent |= ended.is_err() || step.is_forgotten;
@@ -120,6 +128,7 @@ impl World {
             exact: true,
             at_ms: 0,
             lease: Duration::ZERO,
+            longest: Duration::ZERO,
             waited: Duration::ZERO,
             original: None,
             goes_on: false,
@@ -152,8 +161,17 @@ impl World {
                 self.check(self.done == 0, "done, and begun again");
                 self.in_doubt = true;
                 self.goes_on()?;
+                if plan == Plan::CutOff {
+                    // What may not be repeated stays begun.
+                    if self.safe {
+                        self.write(&now, State::HandedBack, Start { begun: true, ..start }, None);
+                    }
+                    self.is_silent = true;
+                    return Ok(());
+                }
                 let end = match plan {
                     Plan::Again => End::Again(Again { attempt: place.attempt + 1, due_ms: 0 }),
+                    Plan::Throttled => End::Again(Again { attempt: place.attempt, due_ms: 0 }),
                     _ => End::Reply(Default::default()),
                 };
                 let end = self.written(&now, start, end)?;
@@ -258,38 +276,77 @@ impl World {
     fn comes_to_rest(&mut self) {
         for _ in 0..100 {
             let Some(place) = self.places.iter().position(|place| !place.is_settled) else { return };
-            self.deliver(Step { place, plan: Plan::Done, ends_after: u32::MAX, is_forgotten: false });
+            self.deliver(Step { place, plan: Plan::Done, ends_after: u32::MAX, is_forgotten: false, is_stale: false });
         }
         self.check(false, "it does not come to rest");
     }
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let plans = vec![Plan::Done, Plan::Again, Plan::PutAside, Plan::Late, Plan::HandBack];
+    let plans =
+        [Plan::Done, Plan::Again, Plan::Throttled, Plan::PutAside, Plan::Late, Plan::HandBack, Plan::CutOff].to_vec();
     let plan = prop::sample::select(plans);
-    (0usize..6, plan, 0u32..9, 0u32..8).prop_map(|(place, plan, ends_after, forgotten)| Step {
+    (0usize..6, plan, 0u32..9, 0u32..8, 0u32..4).prop_map(|(place, plan, ends_after, forgotten, stale)| Step {
         place,
         plan,
         ends_after,
         is_forgotten: forgotten == 0,
+        is_stale: stale == 0,
     })
 }
 
-/// Its copy was dropped while the message itself was in hand. Whoever had the copy for long hands it back: the message is still
-/// where it was put aside.
+fn step(place: usize, plan: Plan, ends_after: u32, is_stale: bool) -> Step {
+    Step { place, plan, ends_after, is_forgotten: false, is_stale }
+}
+
+/// A message that was put aside by a process that ended before its ack. Its copy was settled by somebody who saw the message in
+/// hand: it is still where it was put aside.
+fn copy_was_dropped(safe: bool) -> World {
+    let mut world = World::new(safe);
+    world.deliver(step(0, Plan::PutAside, 2, false));
+    world.settle(1);
+    let is_settled: Vec<_> = world.places.iter().map(|place| place.is_settled).collect();
+    assert_eq!(is_settled, [false, true], "{world:?}");
+    world
+}
+
+/// Whoever had the copy for long hands it back.
 #[test]
 fn a_copy_that_another_one_settled_is_handed_back_and_the_message_is_not_lost() {
-    let step = |place, plan, ends_after| Step { place, plan, ends_after, is_forgotten: false };
-    let mut world = World::new(true);
-    world.deliver(step(0, Plan::PutAside, 2));
-    world.deliver(step(0, Plan::Done, 2));
-    world.deliver(step(1, Plan::Done, u32::MAX));
-    let is_settled = |world: &World| world.places.iter().map(|place| place.is_settled).collect::<Vec<_>>();
-    assert_eq!(is_settled(&world), [false, true], "{world:?}");
-    world.deliver(step(0, Plan::PutAside, 1));
-    world.deliver(step(1, Plan::HandBack, u32::MAX));
+    let mut world = copy_was_dropped(true);
+    world.deliver(step(1, Plan::HandBack, u32::MAX, true));
     world.comes_to_rest();
     assert!(world.announced && world.done == 1 && world.trouble.is_none(), "{world:?}");
+}
+
+/// How a late start may go, and where its process may end.
+fn late_starts() -> impl Iterator<Item = (bool, Plan, u32)> {
+    let plans = [Plan::Done, Plan::Again, Plan::Throttled, Plan::PutAside, Plan::Late, Plan::CutOff];
+    let of = |safe| plans.into_iter().flat_map(move |plan| (0..9).map(move |ends_after| (safe, plan, ends_after)));
+    of(true).chain(of(false))
+}
+
+/// Whoever had the copy for long begins it, and is cut off by a drain or ends anywhere: the message is not where that one says.
+#[test]
+fn a_copy_that_another_one_settled_is_begun_and_the_message_is_not_lost() {
+    for (safe, plan, ends_after) in late_starts() {
+        let mut world = copy_was_dropped(safe);
+        world.deliver(step(1, plan, ends_after, true));
+        world.comes_to_rest();
+        assert!(world.announced && world.trouble.is_none(), "{plan:?} {ends_after}: {world:?}");
+    }
+}
+
+/// The same the other way round: another one put the message aside and settled it, so it is where its copy waits.
+#[test]
+fn a_message_that_another_one_put_aside_is_begun_and_its_copy_is_not_dropped() {
+    for (safe, plan, ends_after) in late_starts() {
+        let mut world = World::new(safe);
+        world.deliver(step(0, Plan::PutAside, u32::MAX, false));
+        world.deliver(step(0, plan, ends_after, true));
+        world.comes_to_rest();
+        assert!(world.announced && world.trouble.is_none(), "{plan:?} {ends_after}: {world:?}");
+    }
 }
 
 proptest! {
@@ -312,7 +369,9 @@ proptest! {
     fn nobody_is_suspected_while_every_process_leaves_a_word(steps in prop::collection::vec(any_step(), 1..14), safe: bool) {
         let mut world = World::new(safe);
         for step in &steps {
-            world.deliver(Step { ends_after: u32::MAX, is_forgotten: false, ..*step });
+            // Each has what it has in hand for no longer than its lease, or hands it back.
+            let is_stale = step.plan == Plan::HandBack;
+            world.deliver(Step { ends_after: u32::MAX, is_forgotten: false, is_stale, ..*step });
         }
         world.comes_to_rest();
         prop_assert!(world.trouble.is_none(), "{:?}: {:?}", world.trouble, world);

@@ -101,8 +101,8 @@ async fn serves(broker: &TestBroker, places: usize, begun: &Begun, may_end: MayE
     mesh
 }
 
-/// What is remembered of every message.
-async fn records(broker: &TestBroker) -> Vec<InboxRecord> {
+/// What is remembered of every message, and where.
+async fn records(broker: &TestBroker) -> Vec<(String, InboxRecord)> {
     let jetstream = jetstream::new(foreign::client(broker, "operator").await);
     let stream = jetstream.get_stream(subject::store_stream("mail")).await.unwrap();
     let subjects: Vec<(String, usize)> =
@@ -110,7 +110,7 @@ async fn records(broker: &TestBroker) -> Vec<InboxRecord> {
     let mut records = Vec::new();
     for (subject, _) in subjects {
         let message = stream.get_last_raw_message_by_subject(&subject).await.unwrap();
-        records.push(InboxRecord::decode(message.payload).unwrap());
+        records.push((subject, InboxRecord::decode(message.payload).unwrap()));
     }
     records
 }
@@ -142,9 +142,34 @@ async fn copies_that_a_drain_hands_back_before_their_turn_are_no_suspects() {
     assert_eq!(attempts, (1..=COUNT).map(expected).collect(), "none is lost, and to be handed back is no attempt");
     let records = records(&broker).await;
     assert_eq!(records.len(), COUNT);
-    for record in records {
+    for (_, record) in records {
         assert_eq!(record.state(), State::Ended, "{record:?}");
         assert_eq!((record.ended_alone, record.ended_beside, record.alone), (0, 0, false), "{record:?}");
     }
+    assert!(letters(&broker).await.is_empty());
+}
+
+/// A process that had the originals for long begins them after another one has put them aside and settled them, and ends or is cut
+/// off: the copies carry the messages, whatever it wrote.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_are_not_dropped_for_what_a_late_process_only_began() {
+    let broker = TestBroker::start(&[orders(), consumer("mail", "confirm")]).await.unwrap();
+    puts_aside(&broker).await;
+    let of_late = jetstream::new(foreign::client(&broker, "mail").await);
+    let aside: Vec<_> =
+        records(&broker).await.into_iter().filter(|(_, record)| record.state() == State::HandedBack).collect();
+    assert_eq!(aside.len(), COUNT - TRIED);
+    for (number, (subject, record)) in aside.into_iter().enumerate() {
+        // One that drained in the middle; the others ended.
+        let state = if number == 0 { State::HandedBack } else { State::Begun };
+        let late = InboxRecord { state: state.into(), begun: number == 0, at_ms: 0, by: "late".into(), ..record };
+        of_late.publish(subject, late.encode_to_vec().into()).await.unwrap().await.unwrap();
+    }
+    let (begun, (_tell, told)) = (Begun::default(), watch::channel(true));
+    let _mesh = serves(&broker, COUNT, &begun, MayEnd::Told(told)).await;
+    eventually("all are begun", || async { (begun.lock().await.len() == COUNT).then_some(()) }).await;
+    settled(&broker, (&subject::lane_stream("mail"), PLACE.1)).await;
+    let records = records(&broker).await;
+    assert!(records.iter().all(|(_, record)| record.state() == State::Ended), "{records:?}");
     assert!(letters(&broker).await.is_empty());
 }

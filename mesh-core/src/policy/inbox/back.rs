@@ -78,6 +78,7 @@ mod tests {
             exact: true,
             at_ms: 0,
             lease: Duration::ZERO,
+            longest: Duration::ZERO,
             waited: Duration::ZERO,
             original: None,
             goes_on: false,
