@@ -87,20 +87,17 @@ impl Worker {
         Ok(Granted { admitted, is_retry })
     }
 
-    /// Tells budget and target what came of it.
-    /// `before`: how many attempts there were before.
-    pub(super) fn learn(&self, granted: Granted<'_>, ended: &Ended, (attempts, before): (&v1::Attempts, usize)) {
+    /// Tells budget and target what came of it. `ran`: a handler was begun for this delivery. Without one nothing was learned.
+    pub(super) fn learn(&self, granted: Granted<'_>, ended: &Ended, (attempts, ran): (&v1::Attempts, bool)) {
+        if !ran {
+            return;
+        }
         if granted.is_retry && matches!(ended, Ended::Done(_) | Ended::Refused(_)) {
             let mut budget = self.budget();
             *budget = budget.succeeded(&self.settings.retry_budget);
         }
         if let Some(mut admitted) = granted.admitted {
-            // Without an attempt of this delivery nothing was learned of the target.
-            let mut new = attempts.attempts.iter().skip(before);
-            let ran = new.any(|attempt| !is_doubt(attempt)) || matches!(ended, Ended::Done(_) | Ended::Refused(_));
-            if ran {
-                admitted.came(came(ended, attempts));
-            }
+            admitted.came(came(ended, attempts));
         }
     }
 
@@ -160,7 +157,8 @@ impl Worker {
             let message = format!("it is older than the rule allows, and may still not begin: {why}");
             return Ended::DeadLetter(Fault::new(Code::Unavailable, Effect::None, Reason::AttemptsExhausted, message));
         }
-        // Back in time to be begun, also where nobody calls it.
+        // Back in time to be begun, also where nobody calls it. Nobody is too old for one that is slow.
+        let too_old_ms = if is_down { too_old_ms } else { i64::MAX };
         let last_ms = deadline_ms.map_or(too_old_ms, |deadline_ms| too_old_ms.min(deadline_ms)).max(earliest_ms);
         let in_time_ms = earliest_ms.saturating_add(last_ms.saturating_sub(earliest_ms) / 2);
         Ended::PutAside { due_ms: due_ms.min(in_time_ms), turn: String::new(), target: None }

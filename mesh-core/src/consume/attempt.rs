@@ -82,7 +82,6 @@ impl Worker {
                 return;
             }
         };
-        let before = attempts.attempts.len();
         let Some(_permit) = self.place().await else {
             Box::pin(self.hand_over_back(&envelope, &reply, false)).await;
             return;
@@ -101,7 +100,7 @@ impl Worker {
             let trial = Trial { envelope: &envelope, attempts: &mut attempts, trace, lease: &lease, tenure: None };
             let ended = self.run(trial).await;
             crash_point("attempt.handled");
-            self.learn(granted, &ended, (&attempts, before));
+            self.learn(granted, &ended, (&attempts, lease.has_begun()));
             self.settle(&envelope, &reply, (ended, attempts), started).await;
         }
         .instrument(span)

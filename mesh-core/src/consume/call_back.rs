@@ -35,11 +35,11 @@ impl Worker {
             let called = tokio::select! {
                 biased;
                 () = self.scope.stopped() => break,
-                called = targets.called() => called,
                 _ = reminds.tick() => {
                     targets.remind();
                     continue;
                 }
+                called = targets.called() => called,
             };
             // What is being called when the process drains is called to its end.
             let over = async {
@@ -62,10 +62,11 @@ impl Worker {
     /// Calls one back, or in its place another one of its target.
     async fn call_one(&self, targets: &Targets, called: Called, failed: &Once) {
         let mut next = Some(called);
-        for _ in 0..LOOKS {
-            let Some(called) = next.take() else { return };
+        for look in 1..=LOOKS {
+            let Some(called) = next.take().filter(|called| targets.may_call(called)) else { return };
             match delayed::bring_forward(&self.bus, &self.lane, &called.unique, called.at_ms).await {
-                Ok(true) => {}
+                Ok(true) => return,
+                Ok(false) if look == LOOKS => return,
                 Ok(false) => next = targets.instead(called),
                 Err(fault) => {
                     failed.call_once(|| tracing::warn!(

@@ -60,7 +60,8 @@ impl Worker {
             Back::Itself(start) => {
                 let mut record = self.begun(envelope, start, false);
                 record.set_state(State::HandedBack);
-                record.deliveries = deliveries(envelope);
+                // Whoever had an older delivery of it says nothing of a newer one.
+                record.deliveries = deliveries(envelope).max(there.map_or(0, |there| there.deliveries));
                 record.handed_back = there.and_then(|there| there.handed_back.clone());
                 Some(record)
             }

@@ -22,7 +22,7 @@ use super::{
     age::is_replay,
     attempt::Ended,
     key_locks::KeyLock,
-    lease::Lease,
+    lease::{self, Lease},
     quarantine::{Alone, PATIENCE, Place},
     settle::GivenUp,
     tenure::{Tenure, ending},
@@ -122,6 +122,8 @@ impl Worker {
                 _ => inbox::begin(&self.settings.inbox_rule, record, &now),
             };
             let start = match verdict {
+                // It keeps a place, which the one that it waits for may need: it comes again when its lease is over.
+                Begin::Wait if since.elapsed() > self.settings.ack_wait => return Ended::TakenOver,
                 Begin::Wait => {
                     // The place whose record is waited for may be delivered here as well: it goes on without a wait.
                     drop(turn);
@@ -382,7 +384,7 @@ impl Worker {
             exact: self.is_always_remembered(envelope),
             at_ms: self.bus.gate().clock().now_ms(),
             lease: self.settings.ack_wait,
-            longest: self.settings.handler_limit.saturating_add(self.settings.ack_wait),
+            longest: lease::longest(self.settings.handler_limit).saturating_add(self.settings.ack_wait),
             waited: since.elapsed(),
             original: self.settings.order.is_some().then(|| original(envelope)),
             goes_on,
@@ -403,6 +405,7 @@ impl Worker {
             begun: start.begun,
             at_ms: self.bus.gate().clock().now_ms(),
             by: self.signature(),
+            deliveries: deliveries(envelope),
             original: if self.settings.order.is_some() { original(envelope) } else { 0 },
             ..InboxRecord::default()
         }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -52,6 +52,7 @@ pub(super) struct Leases(Arc<Held>);
 pub(super) struct Lease {
     leases: Leases,
     id: u64,
+    has_begun: AtomicBool,
 }
 
 impl Drop for Lease {
@@ -63,10 +64,16 @@ impl Drop for Lease {
 impl Lease {
     /// Says that the handler begins, which yields or ends within `limit`.
     pub(super) fn begin(&self, limit: Duration) -> AtWork<'_> {
+        self.has_begun.store(true, Ordering::Relaxed);
         // A limit beyond all clocks is none.
-        let grace = (limit / 4).max(LEAST_GRACE);
-        self.set_overdue(limit.checked_add(grace).and_then(|after| WallInstant::now().checked_add(after)));
+        let after = limit.checked_add(grace(limit));
+        self.set_overdue(after.and_then(|after| WallInstant::now().checked_add(after)));
         AtWork(self)
+    }
+
+    /// Whether a handler was begun under it.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
     }
 
     fn set_overdue(&self, overdue: Option<WallInstant>) {
@@ -78,6 +85,16 @@ impl Lease {
 
 /// A handler that yields is cancelled at its limit. So much later one that has not ended is known to hold a core.
 const LEAST_GRACE: Duration = Duration::from_secs(1);
+
+/// How much later than at its limit a handler that holds a core is known to do so.
+fn grace(limit: Duration) -> Duration {
+    (limit / 4).max(LEAST_GRACE)
+}
+
+/// How long a handler with this limit may be at work, at most, until its process is ended; the watchdog looks each second.
+pub(super) fn longest(limit: Duration) -> Duration {
+    limit.saturating_add(grace(limit)).saturating_add(Duration::from_secs(2))
+}
 
 impl Leases {
     /// Ends the process when a handler holds a core past its limit, from a thread of its own.
@@ -110,7 +127,7 @@ impl Leases {
     pub(super) fn hold(&self, reply: Arc<str>) -> Lease {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         self.lock().insert(id, Held1 { reply, renewed: Instant::now(), overdue: None });
-        Lease { leases: self.clone(), id }
+        Lease { leases: self.clone(), id, has_begun: AtomicBool::new(false) }
     }
 
     #[cfg(test)]

@@ -134,6 +134,9 @@ impl Targets {
     /// A copy waits on the lane until `due_ms`, unless its target calls it back.
     pub(super) fn shelve(&self, target: &str, unique: String, due_ms: i64) {
         let now_ms = self.clock.now_ms();
+        if due_ms <= now_ms.saturating_add(FALLS_DUE_MS) {
+            return;
+        }
         let mut all = self.lock();
         all.forget_returned(target, now_ms);
         if let Some(known) = all.by_name.get_mut(target) {
@@ -176,6 +179,11 @@ impl Targets {
         let mut all = self.lock();
         let next = all.take(&gone.target, self.clock.now_ms())?;
         (gone.at_ms < next.due_ms).then_some(Called { unique: next.unique, due_ms: next.due_ms, ..gone })
+    }
+
+    /// Whether it may be called still: it has waited for its turn.
+    pub(super) fn may_call(&self, called: &Called) -> bool {
+        self.clock.now_ms().saturating_add(FALLS_DUE_MS) < called.due_ms
     }
 
     /// It could not be called back: the next answer calls it again.

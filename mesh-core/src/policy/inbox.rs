@@ -184,9 +184,11 @@ fn sent_again(record: &InboxRecord, now: &Now<'_>) -> Begin {
 
 /// A broker that was killed forgets what it delivered, and delivers it again at once: to somebody else, while the first is at
 /// work and renews a lease that nobody knows of any more. Where the broker says that this is the first delivery, the start is
-/// believed for as long as a lease.
+/// believed for as long as a lease. Where a later delivery was begun, whoever has this one was silent for longer than its lease:
+/// the other one is believed until its handler must have ended.
 fn may_be_at_work(record: &InboxRecord, now: &Now<'_>) -> bool {
-    now.deliveries <= 1 && now.waited < now.lease && age_of(record, now) < now.lease
+    let is_superseded = now.deliveries < record.deliveries && age_of(record, now) < now.longest;
+    is_superseded || now.deliveries <= 1 && now.waited < now.lease && age_of(record, now) < now.lease
 }
 
 /// Nothing is remembered. Delivered before, it may have ended its process beside others.
@@ -269,6 +271,18 @@ mod tests {
 
     pub(super) fn decide(found: Option<&InboxRecord>, now: &Now<'_>) -> Begin {
         begin(&InboxRule::default(), found, now)
+    }
+
+    #[test]
+    fn whoever_was_silent_for_longer_than_its_lease_waits_for_the_one_that_was_given_it_since() {
+        let longest = Duration::from_secs(400);
+        let begun = InboxRecord { deliveries: 3, at_ms: 1000, ..record(State::Begun, ORIGINAL, 7) };
+        for exact in [true, false] {
+            let stale = Now { exact, safe_to_repeat: false, at_ms: 120_000, longest, ..now(ORIGINAL, 7, 2) };
+            assert_eq!(decide(Some(&begun), &stale), Begin::Wait, "its handler may run still");
+            assert_eq!(decide(Some(&begun), &Now { at_ms: 500_000, ..stale }), Begin::Park);
+            assert_eq!(decide(Some(&begun), &Now { deliveries: 4, ..stale }), Begin::Park, "its lease is over");
+        }
     }
 
     #[test]

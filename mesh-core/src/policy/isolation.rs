@@ -150,9 +150,10 @@ impl Target {
         if asking.aside == 0 {
             self.late_ms = 0;
         }
-        if self.is_down(rule) && (now_ms < self.probe_at_ms || !self.running.is_empty()) {
+        let is_probed = self.is_probed(rule, now_ms);
+        if self.is_down(rule) && (now_ms < self.probe_at_ms || is_probed) {
             // One comes back for the next probe. Retries have been begun, and know best when they are too late.
-            let is_awaited = self.soon_ms.max(self.called_ms) >= self.probe_at_ms.max(now_ms);
+            let is_awaited = is_probed || self.soon_ms.max(self.called_ms) >= self.probe_at_ms;
             let is_soon = !asking.may_wait || !is_awaited;
             return Admit::PutAside(self.aside(rule, (true, is_soon), (now_ms.max(self.probe_at_ms), now_ms)));
         }
@@ -241,6 +242,12 @@ impl Target {
     #[must_use]
     pub fn is_down(&self, rule: &IsolationRule) -> bool {
         self.failures >= rule.failures
+    }
+
+    /// Whether a probe runs. What began before the pause is none, and one that hangs keeps others away for no longer than a pause.
+    fn is_probed(&self, rule: &IsolationRule, now_ms: i64) -> bool {
+        let since_ms = self.probe_at_ms.max(now_ms.saturating_sub(millis(rule.max_pause)));
+        self.running.iter().any(|began_ms| *began_ms >= since_ms)
     }
 
     /// A clock that was set back must not keep a target shut for as long as it was set back.
@@ -368,6 +375,19 @@ mod tests {
         end(&mut target, 1010, Came::Failed, 1010);
         aside_of(target.admit(&rule, FREE, FIRST, 3000));
         assert_eq!(target.admit(&rule, FREE, FIRST, 3010), Admit::Begin, "only a probe that fails doubles the pause");
+    }
+
+    #[test]
+    fn what_began_before_the_pause_and_hangs_keeps_no_probe_away_and_a_probe_that_hangs_only_for_a_while() {
+        let (rule, mut target) = (IsolationRule::default(), Target::default());
+        assert_eq!(target.admit(&rule, FREE, FIRST, 0), Admit::Begin, "it hangs");
+        for _ in 0..rule.failures {
+            assert_eq!(target.admit(&rule, FREE, FIRST, 1), Admit::Begin);
+            end(&mut target, 1, Came::Failed, 2);
+        }
+        assert_eq!(target.admit(&rule, FREE, FIRST, 1500), Admit::Begin, "a probe, which hangs too");
+        assert!(aside_of(target.admit(&rule, FREE, FIRST, 20_000)).waits_for_call, "none is to come back meanwhile");
+        assert_eq!(target.admit(&rule, FREE, FIRST, 31_501), Admit::Begin);
     }
 
     #[test]
