@@ -48,6 +48,14 @@ impl Hand {
     }
 }
 
+/// How many to ask for, of a target of so many here. Few large pulls are better than many small ones; but where many stay in hand
+/// for long (a target that hangs), what comes in one burst must find enough that is asked for.
+fn wanted(target: usize, asked: usize, in_hand: usize) -> usize {
+    let room = target.saturating_sub(asked + in_hand);
+    let is_low = asked < target / 4 && room >= (target / 4).max(1);
+    if room >= target.div_ceil(2) || is_low { room } else { 0 }
+}
+
 impl Worker {
     /// Feeds deliveries into attempts until the scope stops.
     pub(super) async fn feed(self: Arc<Self>, mut pull: Pull) {
@@ -85,12 +93,11 @@ impl Worker {
     }
 
     async fn ask(&self, pull: &mut Pull, hand: &Arc<Hand>, target: usize) {
-        let here = pull.asked() + hand.count();
-        // Few large pulls instead of many small ones.
-        if here > target / 2 {
+        let count = wanted(target, pull.asked(), hand.count());
+        if count == 0 {
             return;
         }
-        if let Err(error) = pull.ask(target - here).await {
+        if let Err(error) = pull.ask(count).await {
             tracing::warn!(%error, consumer = %self.lane.durable(), "the pull was not sent");
         }
     }
@@ -111,5 +118,26 @@ impl Worker {
             Some(async move { self.hand_over_back(&delivery.open().envelope, &reply, false).await })
         });
         join_all(left).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wanted;
+
+    #[test]
+    fn pulls_are_large_and_what_stays_in_hand_leaves_enough_that_is_asked_for() {
+        assert_eq!(wanted(128, 0, 0), 128);
+        assert_eq!(wanted(128, 65, 0), 0);
+        assert_eq!(wanted(128, 64, 0), 64);
+        assert_eq!(wanted(128, 0, 97), 0);
+        assert_eq!(wanted(128, 0, 96), 32);
+        // 51 hang.
+        assert_eq!(wanted(128, 32, 51), 0);
+        assert_eq!(wanted(128, 31, 51), 46);
+        assert_eq!((wanted(1, 0, 0), wanted(1, 1, 0), wanted(1, 0, 1), wanted(2, 0, 1)), (1, 0, 0, 1));
+        for (asked, in_hand) in [(0, 128), (128, 0), (70, 128)] {
+            assert_eq!(wanted(128, asked, in_hand), 0);
+        }
     }
 }
