@@ -106,7 +106,7 @@ impl Acts<'_> {
         }
         let mut account = Account::begin(self.kind, asked, self.output);
         let is_meant = |sifted: &Sifted| !matches!(sifted, Sifted::Letter(it) if it.state.after(self.kind).is_none());
-        let letters = letters::sift(self.bus, selector, cut_off).try_filter(|sifted| ready(is_meant(sifted)));
+        let letters = Box::pin(letters::sift(self.bus, selector, cut_off)).try_filter(|sifted| ready(is_meant(sifted)));
         let ended = match asked {
             Some(0) => Ended::default(),
             // Not before the person was asked: until then, Ctrl-C ends it at once.
