@@ -61,6 +61,10 @@ pub struct Listing {
     pub unclear: usize,
     /// Why the first of them was.
     pub why: Option<String>,
+    /// How many were left out because this version can't read what was done to them last.
+    pub unread: usize,
+    /// The id of the first of them.
+    pub first_unread: Option<String>,
 }
 
 impl Listing {
@@ -77,6 +81,12 @@ impl Listing {
     pub fn leave_out(&mut self, why: String) {
         self.unclear += 1;
         self.why.get_or_insert(why);
+    }
+
+    /// Counts a letter that is left out because this version can't read what was done to it last, and which it is.
+    pub fn leave_unread(&mut self, id: String) {
+        self.unread += 1;
+        self.first_unread.get_or_insert(id);
     }
 }
 

@@ -77,13 +77,20 @@ pub fn may_be_settled(notice: &Notice) -> bool {
     notice.word == Word::Deleted && is_queue(&notice.stream)
 }
 
-/// Whether such a word is taken for an acknowledgement's. `copies`: how many servers have the stream; `None`: it is gone.
+/// Whether such a word is taken for an acknowledgement's, as the stream was when it was said. `copies`: how many servers have the
+/// stream; `None`: it is gone.
 ///
 /// With several, each says of a deleted message that it was not acknowledged if it has not heard of that yet: the two come to it by
 /// different ways. One alone knows both. A queue that was removed was removed by a person, with all that lay in it.
 #[must_use]
 pub fn is_taken_for_settled(notice: &Notice, copies: Option<u64>) -> bool {
     may_be_settled(notice) && copies.is_none_or(|copies| copies > 1)
+}
+
+/// Whether such a word was said before a moment from which on the stream is what it is now: what it is now says nothing of it.
+#[must_use]
+pub fn was_said_before(notice: &Notice, moment_ms: i64) -> bool {
+    may_be_settled(notice) && notice.at_ms > 0 && notice.at_ms < moment_ms
 }
 
 /// How far a consumer is, as the broker says.
@@ -219,6 +226,20 @@ mod tests {
             assert_eq!(is_taken_for_settled(&notice, copies), expected, "{stream} {word:?} {copies:?}");
             // Who is not asked about the copies would say the same.
             assert!(may_be_settled(&notice) || !expected, "{stream} {word:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_word_with_a_time_was_said_before_another() {
+        for (stream, word, moment_ms, expected) in [
+            ("mesh1-work-a-B", Word::Deleted, 101, true),
+            ("mesh1-work-a-B", Word::Deleted, 100, false),
+            ("mesh1-work-a-B", Word::GivenUp, 101, false),
+            ("mesh1-event-orders", Word::Deleted, 101, false),
+        ] {
+            let notice = notice(stream, word.clone());
+            assert_eq!(was_said_before(&notice, moment_ms), expected, "{stream} {word:?} {moment_ms}");
+            assert!(!was_said_before(&Notice { at_ms: 0, ..notice }, moment_ms));
         }
     }
 

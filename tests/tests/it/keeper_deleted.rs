@@ -36,6 +36,15 @@ async fn enqueue(till: &Mesh, number: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_lay_in_a_queue_that_was_removed_is_no_loss() {
+    no_loss_in_a_queue_that_was_removed(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lay_in_a_queue_that_was_made_anew_since_is_no_loss() {
+    no_loss_in_a_queue_that_was_removed(true).await;
+}
+
+async fn no_loss_in_a_queue_that_was_removed(is_made_anew: bool) {
     let broker = broker().await;
     enqueue(&broker.connect("till").await.unwrap(), 1).await;
     Worker::new(&broker, "bank", WORK).await.pull().await;
@@ -46,7 +55,11 @@ async fn what_lay_in_a_queue_that_was_removed_is_no_loss() {
         (stream.info().await.ok()?.state.messages > 0).then_some(())
     })
     .await;
+    let config = jetstream.get_stream(WORK.0).await.unwrap().cached_info().config.clone();
     jetstream.delete_stream(WORK.0).await.unwrap();
+    if is_made_anew {
+        jetstream.create_stream(config).await.unwrap();
+    }
     let running = start_keeper(&broker).await;
     until_read(&broker).await;
     let metrics = running.mesh.metrics().encode();

@@ -9,6 +9,7 @@ use std::{
 
 use futures_util::TryStreamExt as _;
 use mesh_core::{
+    bus::Bus,
     dead_letter::LetterState,
     operate::{
         keeper::{KeeperSettings, ask},
@@ -17,7 +18,11 @@ use mesh_core::{
     proto::v1,
     subject::DEAD_LETTER_STREAM,
 };
-use mesh_tests::{TestBroker, eventually, keeper::Running, letters::capture};
+use mesh_tests::{TestBroker, eventually, foreign, keeper::Running, letters::capture};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 use shop_proto::shop::orders::v1::OrderPlaced;
 
@@ -91,6 +96,81 @@ async fn very_many_letters_are_each_ordered_once_and_few_of_them_are_in_memory()
     assert_eq!(none, Value::Array(Vec::new()));
 }
 
+const DISCARD: [&str; 8] = ["dead-letter", "discard", "--all", "--why", "a test", "--yes", "-o", "json"];
+
+/// A command that discards very many letters and has begun. It can't be through: nobody reads what it prints.
+async fn discarding(broker: &TestBroker, operator: &Operator) -> Child {
+    let mesh = broker.connect("operator").await.unwrap();
+    capture(mesh.bus(), "mail", (0..MANY).map(|number| (number, order(7)))).await;
+    let mut command = operator.command(&DISCARD);
+    let process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("the first orders", || async { (records(mesh.bus()).await > MANY).then_some(()) }).await;
+    process
+}
+
+async fn records(bus: &Bus) -> u64 {
+    bus.stream_state(DEAD_LETTER_STREAM).await.unwrap().unwrap().messages
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_it_orders_no_more_and_says_what_it_did() {
+    let broker = TestBroker::start(&[orders(), consumer("mail", "work")]).await.unwrap();
+    let mesh = broker.connect("operator").await.unwrap();
+    let operator = Operator::at(&broker, "operator");
+    let process = discarding(&broker, &operator).await;
+    kill(Pid::from_raw(i32::try_from(process.id()).unwrap()), Signal::SIGINT).unwrap();
+    let ended = tokio::task::spawn_blocking(move || process.wait_with_output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    let printed = serde_json::from_slice(&ended.stdout).unwrap();
+    let count = done(&printed, "discarded").len() as u64;
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(count > 0 && count < MANY, "{count}");
+    assert!(said.starts_with("stopped: discarded ") && said.contains("the same command again"), "{said}");
+    let told: String = said.lines().next().unwrap().chars().filter(char::is_ascii_digit).collect();
+    assert_eq!((told, records(mesh.bus()).await), (count.to_string(), MANY + count), "all that was done, and no more");
+    let rest = operator.json(0, &DISCARD[..6]).await;
+    assert_eq!(done(&rest, "discarded").len() as u64, MANY - count, "nothing twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_reading_ends_too_soon_it_is_said_how_much_was_done_though_nobody_reads_it() {
+    let broker = TestBroker::start(&[orders(), consumer("mail", "work")]).await.unwrap();
+    let mesh = broker.connect("operator").await.unwrap();
+    let operator = Operator::at(&broker, "operator");
+    let mut process = discarding(&broker, &operator).await;
+    let jetstream = async_nats::jetstream::new(foreign::client(&broker, "operator").await);
+    let letters = jetstream.get_stream(DEAD_LETTER_STREAM).await.unwrap();
+    let readers: Vec<String> = letters.consumer_names().try_collect().await.unwrap();
+    assert!(!readers.is_empty());
+    for reader in readers {
+        letters.delete_consumer(&reader).await.unwrap();
+    }
+    drop(process.stdout.take());
+    let ended = tokio::task::spawn_blocking(move || process.wait_with_output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    let count = records(mesh.bus()).await - MANY;
+    assert!(!ended.status.success() && said.contains("not all letters were read"), "{said}");
+    assert!(
+        count > 0 && count < MANY && said.contains(&format!("discarded before that: {count}\"")),
+        "{count}: {said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nobody_takes_what_is_printed_it_is_said_how_much_was_done() {
+    let broker = TestBroker::start(&[orders(), consumer("mail", "work")]).await.unwrap();
+    let mesh = broker.connect("operator").await.unwrap();
+    capture(mesh.bus(), "mail", (0..30).map(|number| (number, order(7)))).await;
+    let operator = Operator::at(&broker, "operator");
+    let words = ["dead-letter", "hold", "--all", "--why", "a test", "--yes", "-o", "json"];
+    let mut command = operator.command(&words);
+    command.stdout(File::options().write(true).open("/dev/full").unwrap());
+    let ended = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(1) && said.contains("held 30 letters all the same"), "{said}");
+    assert!(said.contains("standard output can't be written"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_changed_since_the_moment_of_asking_is_not_meant() {
     let broker = TestBroker::start(&[orders(), consumer("mail", "work")]).await.unwrap();
@@ -106,9 +186,9 @@ async fn what_changed_since_the_moment_of_asking_is_not_meant() {
     letters::hold(bus, &before[1], &by).await.unwrap();
     let meant = async |cut_off| {
         let sifted: Vec<Sifted> = letters::sift(bus, &selector, cut_off).try_collect().await.unwrap();
-        let letter = |sifted| match sifted {
+        let letter = |sifted: Sifted| match sifted {
             Sifted::Letter(letter) => (letter.letter.id, letter.state),
-            Sifted::Unclear(why) => panic!("{why}"),
+            Sifted::Unclear(why) | Sifted::Unread(why) => panic!("{why}"),
         };
         sifted.into_iter().map(letter).collect::<BTreeSet<_>>()
     };

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::{StreamExt as _, stream};
 use mesh_core::{
     dead_letter::{ActKind, Letter, LetterState},
+    envelope::header,
     operate::{
         jobs::{self, Ask, Job, JobState, Selection},
-        letters,
+        letters::{self, Order},
     },
     policy::replay::Counts,
+    subject::DEAD_LETTER_STREAM,
 };
-use mesh_tests::eventually;
+use mesh_tests::{eventually, foreign};
 
 use crate::replay::{Office, Shelf, capture, work};
 
@@ -124,4 +127,59 @@ async fn what_one_job_sent_and_failed_again_is_left_alone_by_the_others() {
     let letters = office.letters().await;
     assert!(letters.iter().all(|it| it.state == LetterState::Open && it.letter.generation == 1));
     assert_eq!((orders(&letters), shelf.handled().await), (LETTERS, LETTERS));
+}
+
+/// Whether the last record of each letter says that it was written after the one that is known of it, as the broker keeps it.
+async fn say_after_which_they_come(office: &Office, letters: &[Letter]) -> bool {
+    let jetstream = async_nats::jetstream::new(foreign::client(&office.broker, "operator").await);
+    let records = jetstream.get_stream(DEAD_LETTER_STREAM).await.unwrap();
+    for letter in letters {
+        let subject = format!("mesh1.dead.local.a.work.{}", letter.letter.id);
+        let last = records.get_last_raw_message_by_subject(&subject).await.unwrap();
+        let after = last.headers.get(header::EXPECTED_LAST).map(|value| value.as_str().to_owned());
+        if after != Some(letter.last_sequence.to_string()) {
+            return false;
+        }
+    }
+    true
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_after_a_job_was_asked_for_is_none_of_its_letters_whatever_others_do_to_it() {
+    const LETTERS: usize = 300;
+    let office = Office::open(&["a"]).await;
+    capture(office.bus(), "a", 0..LETTERS).await;
+    let old: BTreeSet<String> = office.letters().await.into_iter().map(|letter| letter.letter.id).collect();
+    let asked = [office.ask("a", |_| {}).await, office.ask("a", by_type).await];
+    capture(office.bus(), "a", LETTERS..2 * LETTERS).await;
+    let mut new = office.letters().await;
+    new.retain(|letter| !old.contains(&letter.letter.id));
+    assert_eq!(new.len(), LETTERS);
+    // Half of them are left alone.
+    new.truncate(LETTERS / 2);
+    let order = Order { by: "eve".into(), why: "mine".into(), ..Order::default() };
+    let acts = new.iter().enumerate().map(|(index, letter)| {
+        let (bus, order) = (office.bus(), &order);
+        async move {
+            match index % 3 {
+                0 => letters::hold(bus, letter, order).await.unwrap(),
+                1 => letters::discard(bus, letter, order).await.unwrap(),
+                _ => drop(letters::replay(bus, letter, order).await.unwrap()),
+            }
+        }
+    });
+    // So many at once that they go in batches too.
+    stream::iter(acts).buffer_unordered(LETTERS).collect::<Vec<()>>().await;
+    assert!(say_after_which_they_come(&office, &new).await);
+    let shelf = Shelf::default();
+    let _at_work = work(&office.broker, "a", &shelf).await;
+    let keeping = office.keep("one");
+    let ended = all_finished(&office, &asked).await;
+    keeping.abort();
+    assert_eq!(sum(&ended, |it| it.dispatched), LETTERS);
+    for job in &ended {
+        let (counts, skipped) = (job.counts(), job.counts().skipped);
+        assert_eq!(counts.dispatched + skipped.replayed_by_others, LETTERS as u64, "{job:?}");
+        assert_eq!(skipped.total(), skipped.replayed_by_others, "{job:?}");
+    }
 }

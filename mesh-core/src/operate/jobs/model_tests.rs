@@ -126,7 +126,8 @@ impl World {
             let record = v1::LetterRecord { record: Some(record) };
             progress.apply(key(*letter), (self.sequence(index), &letter.to_string()), &record);
             if !progress.is_ours(key(*letter)) {
-                others.hear(key(*letter), &record);
+                let was_there = self.letters.iter().take(index).all(|(other, _)| other != letter);
+                others.hear(key(*letter), &record, Some(was_there));
             }
         }
         runner.copied.iter().for_each(|at| progress.copied(*at));

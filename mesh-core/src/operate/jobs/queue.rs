@@ -133,9 +133,10 @@ impl Queue {
         self.others.skips()
     }
 
-    /// A record of a letter was heard: of one that the job has not ordered, what it says is kept.
-    pub(super) fn heard(&mut self, letter: Key, record: Option<&LetterRecord>) {
-        record.into_iter().for_each(|record| self.others.hear(letter, record));
+    /// A record of a letter was heard: of one that the job has not ordered, what it says is kept. With it, whether the one
+    /// before it was there at the cut-off: see [`Others::hear`].
+    pub(super) fn heard(&mut self, letter: Key, record: Option<(&LetterRecord, Option<bool>)>) {
+        record.into_iter().for_each(|(record, was_there)| self.others.hear(letter, record, was_there));
         if let Some(aside) = self.aside.remove(&letter) {
             self.ready.push_front(aside.again(letter));
         }
@@ -259,7 +260,7 @@ mod tests {
     #[test]
     fn what_another_ordered_is_gone_without_a_question_where_its_subject_says_that_it_was_meant() {
         let mut queue = Queue::new(Share::default());
-        queue.heard(key(), Some(&ordered()));
+        queue.heard(key(), Some((&ordered(), Some(true))));
         for candidate in [letter(), look_up(9, true), look_up(9, false)] {
             queue.found(candidate);
             assert_eq!(queue.turn(&Selection::default(), 5), Turn::Taken(key()));
@@ -276,13 +277,23 @@ mod tests {
         queue.found(look_up(9, false));
         assert_eq!(queue.turn(&Selection::default(), 8), Turn::Gone);
         assert!(!queue.is_empty() && queue.front().is_none());
-        queue.heard(key(), Some(&ordered()));
+        queue.heard(key(), Some((&ordered(), Some(true))));
         assert_eq!(queue.turn(&Selection::default(), 9), Turn::Taken(key()));
         assert!(queue.is_empty());
         // Whoever has heard that far and nothing of it asks.
         queue.end();
         queue.found(look_up(9, false));
         assert_eq!(queue.turn(&Selection::default(), 9), Turn::LookUp);
+    }
+
+    #[test]
+    fn what_came_after_the_cut_off_is_gone_without_a_question_and_what_does_not_say_so_is_looked_up() {
+        for (was_there, expected) in [(Some(false), Turn::Gone), (None, Turn::LookUp)] {
+            let mut queue = Queue::new(Share::default());
+            queue.heard(key(), Some((&ordered(), was_there)));
+            queue.found(look_up(9, false));
+            assert_eq!(queue.turn(&Selection::default(), 9), expected, "{was_there:?}");
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     bus::{Bus, PublishError},
-    envelope::Envelope,
+    envelope::{Envelope, header},
     operate::letters::{Order, Replays},
     policy::replay::{Counts, Next, Pace, Plan, View, checkpoint_every_ms, next},
     subject::{DEAD_LETTER_STREAM, Place},
@@ -452,7 +452,10 @@ impl Runner {
             return;
         };
         let is_order = self.progress.apply(key, (delivery.sequence, &envelope.subject), &record);
-        self.queue.heard(key, (!self.progress.is_ours(key)).then_some(&record));
+        // The broker keeps what its writer said: after which record of the letter it comes.
+        let before = envelope.header(header::EXPECTED_LAST).and_then(|sequence| sequence.parse::<u64>().ok());
+        let was_there = before.map(|before| before <= self.errand.cut_off);
+        self.queue.heard(key, (!self.progress.is_ours(key)).then_some((&record, was_there)));
         if is_order {
             self.queue.skip(key, None);
             let begun = self.starting.remove(&key);

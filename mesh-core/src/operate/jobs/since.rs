@@ -5,7 +5,12 @@
 //! generation. None of this is ever taken back: who has heard less knows less, and nothing that is wrong. So a letter may
 //! be *skipped* by what is known here; that one is sent is decided by the write of its order alone.
 //!
-//! With a million letters this is most of what a job has in memory: each letter takes 18 bytes, whatever is known of it.
+//! A letter that came after the cut-off is kept only once something was done to it: until then no job comes across it, and
+//! there may be as many as there are failures while the job runs. Each record says after which one it was written, so its first
+//! one is not needed to tell that it was not there.
+//!
+//! With a million letters this is most of what a job has in memory. What is known of a letter is 18 bytes; in a hash map, with
+//! the room that it keeps for more, that is 22 to 43.
 
 use std::collections::HashMap;
 
@@ -42,10 +47,12 @@ struct Known {
 }
 
 impl Others {
-    /// Takes the next record after the cut-off of a letter that the job has not ordered.
-    pub(super) fn hear(&mut self, letter: Key, record: &LetterRecord) {
-        if !self.is_over {
-            self.known.entry(letter).or_default().since.get_or_insert_with(|| first(record));
+    /// Takes the next record after the cut-off of a letter that the job has not ordered. `was_there`: whether the one before it
+    /// in the letter's history was there at the cut-off, or there is none; `None`: it does not say.
+    pub(super) fn hear(&mut self, letter: Key, record: &LetterRecord, was_there: Option<bool>) {
+        let is_new = matches!(&record.record, Some(Record::Captured(captured)) if captured.generation == 0);
+        if !self.is_over && !is_new {
+            self.known.entry(letter).or_default().since.get_or_insert_with(|| first(record, was_there));
         }
     }
 
@@ -92,12 +99,14 @@ fn count_of(skips: &mut Skips, skip: Skip) -> &mut u64 {
     }
 }
 
-/// What the first record after the cut-off says.
-fn first(record: &LetterRecord) -> Since {
-    match &record.record {
-        Some(Record::Replaying(act)) => Since::Taken { first: act.generation == 1 },
-        // Each is written only after one that is not of an open letter: an order, a hold, or nothing at all.
-        Some(Record::Resolved(_) | Record::Captured(_) | Record::Released(_)) => Since::NotMeant,
+/// What the first record after the cut-off says, a letter's first capture apart.
+fn first(record: &LetterRecord, was_there: Option<bool>) -> Since {
+    match (&record.record, was_there) {
+        // Each is written only after one that is not of an open letter: an order, or a hold.
+        (Some(Record::Resolved(_) | Record::Captured(_) | Record::Released(_)), _) => Since::NotMeant,
+        // Before it came nothing but the letter's first capture.
+        (_, Some(false)) => Since::NotMeant,
+        (Some(Record::Replaying(act)), Some(true)) => Since::Taken { first: act.generation == 1 },
         _ => Since::Unsure,
     }
 }
@@ -134,9 +143,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is done to a letter, each as its state allows, and wherever the cut-off lies: what is said of it is so.
+        /// Whatever is done to a letter, each as its state allows, wherever the cut-off lies, and whether its records say after
+        /// which ones they come: what is said of it is so.
         #[test]
-        fn what_is_known_is_so(acts in vec(act(), 0..12), cut in 0usize..8) {
+        fn what_is_known_is_so(acts in vec(act(), 0..12), cut in 0usize..8, says in any::<bool>()) {
             let (mut state, mut generation) = (LetterState::Open, 0);
             // Each record with the state that it was written in.
             let mut all = vec![(None, ActKind::Captured, 0)];
@@ -150,12 +160,19 @@ mod tests {
             let was_open = heard.first().is_some_and(|it| it.0 == Some(LetterState::Open));
             let orders: Vec<u32> = heard.iter().filter(|it| it.1 == ActKind::Replayed).map(|it| it.2).collect();
             let mut others = Others::default();
-            heard.iter().for_each(|(_, act, generation)| others.hear(key(), &record(*act, *generation)));
+            for (at, (_, act, generation)) in heard.iter().enumerate() {
+                others.hear(key(), &record(*act, *generation), says.then_some(at == 0));
+            }
+            // Of one that was captured since and left alone, nothing is kept.
+            let is_new = cut == 0 && heard.len() == 1;
             match others.of(key()) {
-                None => prop_assert!(heard.is_empty()),
-                Some(Since::Taken { first }) => prop_assert!(was_open && first == (orders[0] == 1)),
-                Some(Since::NotMeant) => prop_assert!(!was_open),
-                Some(Since::Unsure) => prop_assert!(!matches!(heard[0].1, ActKind::Replayed | ActKind::Resolved)),
+                None => prop_assert!((heard.is_empty() || is_new) && others.known.is_empty()),
+                Some(Since::Taken { first }) => prop_assert!(says && was_open && first == (orders[0] == 1)),
+                Some(Since::NotMeant) => prop_assert!(!was_open && !is_new),
+                Some(Since::Unsure) if says => {
+                    prop_assert!(!matches!(heard[0].1, ActKind::Replayed | ActKind::Resolved));
+                }
+                Some(Since::Unsure) => {}
             }
         }
     }
@@ -165,12 +182,22 @@ mod tests {
         let mut others = Others::default();
         assert_eq!(others.of(key()), None);
         for (act, generation) in [(ActKind::Replayed, 1), (ActKind::Captured, 1), (ActKind::Held, 1)] {
-            others.hear(key(), &record(act, generation));
+            others.hear(key(), &record(act, generation), Some(generation == 1));
         }
         assert_eq!(others.of(key()), Some(Since::Taken { first: true }));
         others.end();
-        others.hear(key(), &record(ActKind::Replayed, 2));
+        others.hear(key(), &record(ActKind::Replayed, 2), Some(false));
         assert_eq!(others.of(key()), None);
+    }
+
+    #[test]
+    fn letters_that_come_while_a_job_runs_are_not_kept_until_something_is_done_to_them() {
+        let mut others = Others::default();
+        let keys: Vec<Key> = (0..1000).filter_map(|number| Key::of(&format!("{number:032x}"))).collect();
+        keys.iter().for_each(|key| others.hear(*key, &record(ActKind::Captured, 0), Some(true)));
+        assert!(others.known.is_empty() && others.known.capacity() == 0);
+        others.hear(keys[7], &record(ActKind::Replayed, 1), Some(false));
+        assert_eq!((others.known.len(), others.of(keys[7])), (1, Some(Since::NotMeant)));
     }
 
     #[test]
@@ -179,7 +206,7 @@ mod tests {
         others.skip(key(), Some(Skip::Held));
         others.skip(key(), Some(Skip::ReplayedByOthers));
         others.skip(key(), Some(Skip::ReplayedByOthers));
-        others.hear(key(), &record(ActKind::Replayed, 1));
+        others.hear(key(), &record(ActKind::Replayed, 1), Some(true));
         let counted = Skips { replayed_by_others: 1, ..Skips::default() };
         assert_eq!((others.skips(), others.of(key())), (counted, Some(Since::Taken { first: true })));
         others.end();

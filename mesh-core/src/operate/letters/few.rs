@@ -12,7 +12,7 @@ use crate::{
     dead_letter::{ActKind, Letter, LetterState, Letters, kind},
     envelope::Envelope,
     fault::Fault,
-    subject::DEAD_LETTER_STREAM,
+    subject::{DEAD_LETTER_STREAM, Place},
 };
 
 /// How long a server of the broker may take to get what the others have.
@@ -52,8 +52,14 @@ async fn list_once(bus: &Bus, selector: &Selector, limit: usize) -> Result<(List
     for _ in 0..reading.stored() {
         let newest = reading.next().await?.open().envelope;
         read_to = newest.delivery.as_ref().map_or(read_to, |delivery| delivery.sequence);
-        let Some(letter) = wanted(bus, selector, &newest).await? else { continue };
-        listing.take(selector, letter);
+        match Newest::of(selector, &newest) {
+            Newest::Other => {}
+            Newest::Unread(id) => listing.leave_unread(id),
+            Newest::MayBeMeant(what) => {
+                let letter = whole(bus, what, &newest).await?;
+                letter.into_iter().for_each(|letter| listing.take(selector, letter));
+            }
+        }
         if listing.letters.len() > limit {
             break;
         }
@@ -63,12 +69,25 @@ async fn list_once(bus: &Bus, selector: &Selector, limit: usize) -> Result<(List
 }
 
 /// Whether a letter may be meant, by the state that its newest record tells of.
-pub(super) fn may_be_meant(selector: &Selector, newest: &Envelope) -> bool {
-    newest_kind(newest).is_some_and(|what| may_be_in(selector, what))
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Newest {
+    /// By what was done to it last.
+    MayBeMeant(ActKind),
+    /// Of this letter nobody here knows: its newest record is one that this version can't read.
+    Unread(String),
+    /// It is not.
+    Other,
 }
 
-fn newest_kind(newest: &Envelope) -> Option<ActKind> {
-    v1::LetterRecord::decode(newest.payload.clone()).ok()?.record.as_ref().map(kind)
+impl Newest {
+    pub(super) fn of(selector: &Selector, newest: &Envelope) -> Newest {
+        let record = v1::LetterRecord::decode(newest.payload.clone()).ok().and_then(|it| it.record);
+        match (record.as_ref().map(kind), Place::parse(&newest.subject)) {
+            (Some(what), _) if may_be_in(selector, what) => Newest::MayBeMeant(what),
+            (None, Some(Place::DeadLetter { letter, .. })) => Newest::Unread(letter.to_owned()),
+            _ => Newest::Other,
+        }
+    }
 }
 
 fn may_be_in(selector: &Selector, what: ActKind) -> bool {
@@ -84,9 +103,8 @@ fn may_be_in(selector: &Selector, what: ActKind) -> bool {
     }
 }
 
-/// The letter of a newest record, if its state may be one of those that are meant.
-async fn wanted(bus: &Bus, selector: &Selector, newest: &Envelope) -> Result<Option<Letter>, Fault> {
-    let Some(what) = newest_kind(newest).filter(|what| may_be_in(selector, *what)) else { return Ok(None) };
+/// The letter of a newest record, which does this.
+async fn whole(bus: &Bus, what: ActKind, newest: &Envelope) -> Result<Option<Letter>, Fault> {
     if what == ActKind::Captured {
         let mut alone = Letters::default();
         alone.apply(newest);

@@ -3,11 +3,11 @@
 //! What is read is the newest record of each letter, in the order of the stream. For most that is their capture, which is the
 //! whole letter; of the others the records before it are read, some letters at a time.
 
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, future::ready, stream};
 use mesh_proto::v1::{self, letter_record::Record};
 use prost::Message as _;
 
-use super::{Answer, History, Selector, behind, few::may_be_meant};
+use super::{Answer, History, Selector, behind, few::Newest};
 use crate::{
     bus::{Bus, Following, Start},
     dead_letter::{Letter, Letters},
@@ -21,11 +21,13 @@ const AT_ONCE: usize = 32;
 
 /// What was said of one letter.
 #[derive(Debug)]
-pub enum Sifted {
+pub enum Sifted<T = Letter> {
     /// It is meant.
-    Letter(Box<Letter>),
+    Letter(Box<T>),
     /// The condition does not fit its values, and why. It is left out.
     Unclear(String),
+    /// The one with this id is left out, whether it was meant or not: this version can't read what was done to it last.
+    Unread(String),
 }
 
 /// The moment of asking: the sequence of the last record of the letters that may be meant. 0: there are none.
@@ -40,40 +42,43 @@ pub async fn cut_off(bus: &Bus, selector: &Selector) -> Result<u64, Fault> {
 /// orders something for each as it comes does not meet what that wrote. An error may come last: then some of them may be old, or not
 /// be among them.
 pub fn sift<'a>(bus: &'a Bus, selector: &'a Selector, cut_off: u64) -> impl Stream<Item = Result<Sifted, Fault>> + 'a {
-    each(bus, selector, cut_off).try_filter_map(|(answer, whole)| async move {
-        Ok(match answer {
-            Answer::Yes => Some(Sifted::Letter(Box::new(whole.letter))),
-            Answer::Unclear(why) => Some(Sifted::Unclear(why)),
-            Answer::No | Answer::Ask => None,
-        })
-    })
+    each(bus, selector, cut_off).try_filter_map(|sifted| ready(Ok(sifted.filter_map(|whole| Some(whole.letter)))))
 }
 
 /// The same with their histories, whatever is done to them meanwhile. What lies apart is not taken along yet:
 /// [`take_along`](super::take_along).
-pub fn export<'a>(bus: &'a Bus, selector: &'a Selector) -> impl Stream<Item = Result<History, Fault>> + 'a {
-    each(bus, selector, u64::MAX).try_filter_map(|(answer, whole)| async move {
-        let history = if answer == Answer::Yes { whole.history() } else { None };
-        Ok(history.map(History::that_follows))
-    })
+pub fn export<'a>(bus: &'a Bus, selector: &'a Selector) -> impl Stream<Item = Result<Sifted<History>, Fault>> + 'a {
+    let history = |whole: Whole| whole.history().map(History::that_follows);
+    each(bus, selector, u64::MAX).try_filter_map(move |sifted| ready(Ok(sifted.filter_map(history))))
+}
+
+impl<T> Sifted<T> {
+    fn filter_map<U>(self, with: impl FnOnce(T) -> Option<U>) -> Option<Sifted<U>> {
+        match self {
+            Sifted::Letter(letter) => with(*letter).map(|letter| Sifted::Letter(Box::new(letter))),
+            Sifted::Unclear(why) => Some(Sifted::Unclear(why)),
+            Sifted::Unread(id) => Some(Sifted::Unread(id)),
+        }
+    }
 }
 
 fn each<'a>(
     bus: &'a Bus,
     selector: &'a Selector,
     cut_off: u64,
-) -> impl Stream<Item = Result<(Answer, Whole), Fault>> + 'a {
+) -> impl Stream<Item = Result<Sifted<Whole>, Fault>> + 'a {
     stream::once(Walk::begin(bus, selector))
         .map_ok(|walk| stream::try_unfold(walk, Walk::step))
         .try_flatten()
         .map(move |newest| async move {
             let newest = newest?;
             let is_later = newest.delivery.as_ref().is_some_and(|delivery| delivery.sequence > cut_off);
-            if is_later || !may_be_meant(selector, &newest) {
-                return Ok(None);
+            let may_be = if is_later { Newest::Other } else { Newest::of(selector, &newest) };
+            match may_be {
+                Newest::Other => Ok(None),
+                Newest::Unread(id) => Ok(Some(Sifted::Unread(id))),
+                Newest::MayBeMeant(_) => Ok(Whole::of(bus, newest).await?.and_then(|whole| whole.asked(selector))),
             }
-            let whole = Whole::of(bus, newest).await?;
-            Ok(whole.map(|whole| (selector.ask(&whole.letter), whole)))
         })
         .buffered(AT_ONCE)
         .try_filter_map(|found| async { Ok(found) })
@@ -143,6 +148,14 @@ impl Whole {
         records.push(record);
         let letter = letters.into_map().into_values().next();
         Ok(letter.map(|letter| Whole { letter, subject: newest.subject, records }))
+    }
+
+    fn asked(self, selector: &Selector) -> Option<Sifted<Whole>> {
+        match selector.ask(&self.letter) {
+            Answer::Yes => Some(Sifted::Letter(Box::new(self))),
+            Answer::Unclear(why) => Some(Sifted::Unclear(why)),
+            Answer::No | Answer::Ask => None,
+        }
     }
 
     fn history(self) -> Option<History> {

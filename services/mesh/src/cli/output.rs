@@ -68,7 +68,7 @@ impl Output {
     pub fn line(&self, text: &str) -> io::Result<()> {
         let mut out = io::stdout().lock();
         let written = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
-        written.map_err(|error| io::Error::new(error.kind(), format!("standard output can't be written: {error}")))
+        written.map_err(unwritten)
     }
 
     /// One JSON document on stdout, indented on a terminal.
@@ -112,6 +112,10 @@ impl Output {
     }
 }
 
+fn unwritten(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("standard output can't be written: {error}"))
+}
+
 /// A JSON array on stdout, written item by item: however long it is, little of it is in memory.
 #[derive(Debug)]
 pub(super) struct JsonList {
@@ -136,8 +140,8 @@ impl JsonList {
     pub(super) fn add(&mut self, item: &impl Serialize) -> io::Result<()> {
         let before = if self.is_begun { self.between } else { "[" };
         self.is_begun = true;
-        self.out.write_all(before.as_bytes())?;
-        Ok(serde_json::to_writer(&mut self.out, item)?)
+        self.out.write_all(before.as_bytes()).map_err(unwritten)?;
+        serde_json::to_writer(&mut self.out, item).map_err(|error| unwritten(error.into()))
     }
 
     /// There are no more.
@@ -145,7 +149,7 @@ impl JsonList {
     /// # Errors
     /// Nobody reads any more.
     pub(super) fn end(mut self) -> io::Result<()> {
-        self.out.write_all(if self.is_begun { b"]\n" } else { b"[]\n" })?;
-        self.out.flush()
+        let end: &[u8] = if self.is_begun { b"]\n" } else { b"[]\n" };
+        self.out.write_all(end).and_then(|()| self.out.flush()).map_err(unwritten)
     }
 }

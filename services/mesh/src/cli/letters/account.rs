@@ -71,28 +71,31 @@ impl<'o> Account<'o> {
         (self.done, self.refused)
     }
 
+    /// What was done so far, in words.
+    pub(super) fn done(&self) -> String {
+        format!("{} {}", self.kind.word(), counted(self.done, "letter"))
+    }
+
     /// Says what was done in all.
     ///
     /// # Errors
-    /// Standard output can't be written.
+    /// Standard output can't be written: the error says what was done all the same.
     pub(super) fn end(mut self) -> io::Result<Status> {
         self.bar.finish_and_clear();
-        if let Some(error) = self.unwritten.take() {
-            return Err(error);
+        let written = self.unwritten.take().map_or_else(|| self.write_end(), Err);
+        written.map_err(|error| io::Error::new(error.kind(), format!("{error}; {} all the same", self.done())))?;
+        Ok(self.status)
+    }
+
+    fn write_end(&mut self) -> io::Result<()> {
+        if let Some(list) = self.list.take() {
+            return list.end();
+        }
+        if self.done > FEW as u64 {
+            return self.output.line(&self.done());
         }
         let word = self.kind.word();
-        match self.list {
-            Some(list) => list.end()?,
-            None if self.done > FEW as u64 => {
-                self.output.line(&format!("{word} {}", counted(self.done, "letter")))?;
-            }
-            None => {
-                for id in &self.first {
-                    self.output.line(&format!("{word} {id}{}", after(self.kind)))?;
-                }
-            }
-        }
-        Ok(self.status)
+        self.first.iter().try_for_each(|id| self.output.line(&format!("{word} {id}{}", after(self.kind))))
     }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! All that fit may be a million: they are read one after the other and ordered as they come, so that only a few are in memory. They
 //! are those of the moment of asking; what changes after it is left as it is, and the orders' own records are not met again.
+//! Told to stop, it orders no more, hears what becomes of those that are under way, and says what was done.
 
 use std::{collections::BTreeSet, pin::pin};
 
 use bytes::Bytes;
 use clap::Args;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::FuturesOrdered};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, future::ready, stream, stream::FuturesOrdered};
 use mesh_core::{
     bus::Bus,
     dead_letter::{ActKind, Letter},
@@ -17,12 +18,13 @@ use mesh_core::{
 use serde_json::{Value, json};
 
 use super::{
-    super::{Failure, place, place::Place},
+    super::{Failure, failure, place, place::Place},
     GlobalArgs, Output, Status,
     account::Account,
-    ask, consumer, counted, indexed,
+    ask, consumer, counted, indexed, mention,
     which::{Wanted, WhichArgs, tell_unclear},
 };
+use crate::stop::Stop;
 
 /// Orders that are under way at once.
 pub(super) const UNDER_WAY: usize = 256;
@@ -68,15 +70,26 @@ struct Look {
     consumers: BTreeSet<String>,
 }
 
+/// How the orders of one command came to their end.
+#[derive(Default)]
+struct Ended {
+    /// What was left out.
+    unclear: Listing,
+    /// Why not all letters were read.
+    fault: Option<Fault>,
+    /// It was told to stop before all were ordered, or for the second time.
+    is_stopped: bool,
+    /// Orders that were not waited for then.
+    unknown: usize,
+}
+
 impl Acts<'_> {
     async fn named(&self, ids: &[String]) -> anyhow::Result<Status> {
         let letters = indexed::find_each(self.bus, ids).await?;
         let mut account = Account::begin(self.kind, Some(letters.len() as u64), self.output);
-        let mut under_way = stream::iter(letters).map(|letter| self.order_one(letter)).buffered(UNDER_WAY);
-        while let Some((letter, end)) = under_way.next().await {
-            account.add(&letter.letter.id, &document(self.kind, &letter, &end), &end);
-        }
-        Ok(account.end()?)
+        let letters = stream::iter(letters).map(|letter| Ok(Sifted::Letter(Box::new(letter))));
+        let ended = self.order_each(letters, &mut account, &Stop::listen()?).await;
+        self.tell(account, &ended)
     }
 
     async fn filtered(&self, selector: &Selector, is_agreed: bool) -> anyhow::Result<Status> {
@@ -92,16 +105,21 @@ impl Acts<'_> {
             asked = Some(look.letters);
         }
         let mut account = Account::begin(self.kind, asked, self.output);
-        let read = match asked {
-            Some(0) => Ok(Listing::default()),
-            _ => self.order_all((selector, cut_off), &mut account).await,
+        let is_meant = |sifted: &Sifted| !matches!(sifted, Sifted::Letter(it) if it.state.after(self.kind).is_none());
+        let letters = Box::pin(letters::sift(self.bus, selector, cut_off)).try_filter(|sifted| ready(is_meant(sifted)));
+        let ended = match asked {
+            Some(0) => Ended::default(),
+            // Not before the person was asked: until then, Ctrl-C ends it at once.
+            _ => self.order_each(letters, &mut account, &Stop::listen()?).await,
         };
-        if let (None, Ok(unclear)) = (asked, &read) {
-            tell_unclear(unclear);
+        if asked.is_none() {
+            tell_unclear(&ended.unclear);
         }
         let (done, refused) = account.counts();
-        let status = account.end()?;
-        read.map_err(|fault| self.not_all(&fault, done))?;
+        let status = self.tell(account, &ended)?;
+        if ended.is_stopped {
+            return Ok(status);
+        }
         let changed = asked.unwrap_or(0).saturating_sub(done + refused);
         if changed > 0 {
             self.output.remark(&format!("{} changed meanwhile: left as they are", counted(changed, "letter")));
@@ -123,37 +141,68 @@ impl Acts<'_> {
                     look.consumers.insert(consumer(&letter));
                 }
                 Sifted::Unclear(why) => unclear.leave_out(why),
+                Sifted::Unread(id) => unclear.leave_unread(id),
             }
         }
         tell_unclear(&unclear);
         Ok(look)
     }
 
-    /// Orders each letter as it is read. What the condition did not fit is left out and counted.
-    async fn order_all(
+    /// Orders each letter as it is read, until it is told to stop. What is left out is counted.
+    async fn order_each(
         &self,
-        (selector, cut_off): (&Selector, u64),
+        letters: impl Stream<Item = Result<Sifted, Fault>>,
         account: &mut Account<'_>,
-    ) -> Result<Listing, Fault> {
-        let (mut unclear, mut read) = (Listing::default(), None);
-        let mut sifted = pin!(letters::sift(self.bus, selector, cut_off));
-        let mut under_way = FuturesOrdered::new();
-        while read.is_none() || !under_way.is_empty() {
+        stop: &Stop,
+    ) -> Ended {
+        let mut letters = pin!(letters);
+        let (mut under_way, mut ended, mut is_read) = (FuturesOrdered::new(), Ended::default(), false);
+        while !is_read || !under_way.is_empty() {
             tokio::select! {
-                next = sifted.try_next(), if read.is_none() && under_way.len() < UNDER_WAY => match next {
-                    Ok(Some(Sifted::Letter(letter))) if letter.state.after(self.kind).is_none() => {}
+                next = letters.try_next(), if !is_read && under_way.len() < UNDER_WAY => match next {
                     Ok(Some(Sifted::Letter(letter))) => under_way.push_back(self.order_one(slim(*letter))),
-                    Ok(Some(Sifted::Unclear(why))) => unclear.leave_out(why),
+                    Ok(Some(Sifted::Unclear(why))) => ended.unclear.leave_out(why),
+                    Ok(Some(Sifted::Unread(id))) => ended.unclear.leave_unread(id),
                     // What is under way comes to its end in any case.
-                    Ok(None) => read = Some(Ok(())),
-                    Err(fault) => read = Some(Err(fault)),
+                    Ok(None) => is_read = true,
+                    Err(fault) => (is_read, ended.fault) = (true, Some(fault)),
                 },
                 Some((letter, end)) = under_way.next(), if !under_way.is_empty() => {
                     account.add(&letter.letter.id, &document(self.kind, &letter, &end), &end);
                 }
+                () = stop.told(), if !is_read => (is_read, ended.is_stopped) = (true, true),
+                () = stop.told_again() => {
+                    (ended.is_stopped, ended.unknown) = (true, under_way.len());
+                    break;
+                }
             }
         }
-        read.unwrap_or(Ok(())).map(|()| unclear)
+        ended
+    }
+
+    /// Says what was done, whatever ended it.
+    fn tell(&self, account: Account<'_>, ended: &Ended) -> anyhow::Result<Status> {
+        let (done, said) = (account.counts().0, account.done());
+        let written = account.end();
+        if ended.fault.is_none() && !ended.is_stopped {
+            return Ok(written?);
+        }
+        // How much was done is said below, also where standard output does not take it.
+        if let Err(error) = written {
+            failure::show(self.output, &error.into());
+        }
+        if ended.is_stopped {
+            // For programs too: it is not among the data.
+            mention(&format!("stopped: {said}; the same command again goes on with the others"));
+        }
+        if ended.unknown > 0 {
+            let orders = counted(ended.unknown as u64, "order");
+            mention(&format!("note: what became of {orders} that were under way is not known"));
+        }
+        match &ended.fault {
+            Some(fault) => Err(self.not_all(fault, done).into()),
+            None => Ok(Status::Failed),
+        }
     }
 
     async fn order_one(&self, letter: Letter) -> (Letter, Result<(), Fault>) {

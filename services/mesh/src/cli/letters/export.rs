@@ -14,7 +14,7 @@ use mesh_core::{
     bus::Bus,
     contract::Catalog,
     dead_letter::Letter,
-    operate::letters::{self, History, Selector},
+    operate::letters::{self, History, Listing, Selector, Sifted},
     proto::v1,
 };
 use prost::Message as _;
@@ -25,7 +25,7 @@ use super::{
     GlobalArgs, Output, Status, counted, mention,
     part::Part,
     payload_name,
-    which::{FilterArgs, Wanted},
+    which::{FilterArgs, Wanted, tell_unclear},
 };
 use crate::stop::Stop;
 
@@ -54,10 +54,11 @@ pub(super) async fn run(args: ExportArgs, global: &GlobalArgs, output: &Output) 
         None => what.write(std::io::stdout().lock()).await.map(Some),
     };
     bus.close().await;
-    let Some((count, gone)) = written? else {
+    let Some(Written { count, gone, left_out }) = written? else {
         output.remark("stopped: nothing was exported, and no file is left");
         return Ok(Status::Failed);
     };
+    tell_unclear(&left_out);
     if gone > 0 {
         let gone = counted(gone as u64, "payload");
         mention(&format!("note: {gone} that lay apart can't be found any more (MESH-0031): exported without"));
@@ -67,7 +68,18 @@ pub(super) async fn run(args: ExportArgs, global: &GlobalArgs, output: &Output) 
     Ok(Status::Ok)
 }
 
-/// What is written.
+/// What was written.
+#[derive(Default)]
+struct Written {
+    /// Letters.
+    count: u64,
+    /// Payloads that lay apart and are gone.
+    gone: usize,
+    /// No letters, but how many were left out.
+    left_out: Listing,
+}
+
+/// What is to be written.
 struct What<'a> {
     bus: &'a Bus,
     selector: &'a Selector,
@@ -77,30 +89,42 @@ struct What<'a> {
 
 impl What<'_> {
     /// Under another name first: what has the name is whole. `None`: it was told to stop, and leaves nothing.
-    async fn write_file(&self, path: &Path) -> anyhow::Result<Option<(u64, usize)>> {
+    async fn write_file(&self, path: &Path) -> anyhow::Result<Option<Written>> {
         let stop = Stop::listen()?;
         let (part, file) = Part::create(path)?;
-        let counts = tokio::select! {
+        let written = tokio::select! {
             written = self.write(&file) => written?,
             () = stop.told() => return Ok(None),
         };
         part.finish(&file)?;
-        Ok(Some(counts))
+        Ok(Some(written))
     }
 
-    /// How many letters were written, and how many payloads that lay apart are gone.
-    async fn write(&self, to: impl Write) -> anyhow::Result<(u64, usize)> {
-        let (mut out, mut count, mut gone) = (BufWriter::new(to), 0, 0);
+    async fn write(&self, to: impl Write) -> anyhow::Result<Written> {
+        let (mut out, mut written) = (BufWriter::new(to), Written::default());
         let mut histories = pin!(letters::export(self.bus, self.selector));
-        while let Some(mut history) = histories.try_next().await? {
+        while let Some(sifted) = histories.try_next().await? {
+            let mut history = match sifted {
+                Sifted::Letter(history) => history,
+                Sifted::Unclear(why) => {
+                    written.left_out.leave_out(why);
+                    continue;
+                }
+                Sifted::Unread(id) => {
+                    written.left_out.leave_unread(id);
+                    continue;
+                }
+            };
             // One after the other: what lies apart is large.
             let (apart, missing) = letters::take_along(self.bus, &history).await?;
-            (history.apart, gone, count) = (apart, gone + missing, count + 1);
+            history.apart = apart;
+            written.gone += missing;
+            written.count += 1;
             serde_json::to_writer(&mut out, &line(&history, self.catalog, self.reveal)?)?;
             out.write_all(b"\n")?;
         }
         out.flush()?;
-        Ok((count, gone))
+        Ok(written)
     }
 }
 

@@ -51,12 +51,13 @@ impl Part {
     /// Gives it its name, once all of it is on the disk.
     ///
     /// # Errors
-    /// Something has the name by now, or the disk does not take it: the file stays under the other name.
+    /// The disk does not take all of it, or something has the name by now: the file stays under the other name.
     pub(super) fn finish(mut self, file: &File) -> Result<(), Failure> {
-        // It is whole, and may have taken long: from here on it is not this command's to throw away.
+        // It may have taken long: from here on it is not this command's to throw away.
         self.is_kept = true;
-        let named = file.sync_all().and_then(|()| rename(&self.path, &self.name));
-        named.map_err(|error| kept(&self.path, &self.name, &error))?;
+        // What the disk refused once it may say nothing of when it is asked again: nobody is told that it is whole.
+        file.sync_all().map_err(|error| cut_short(&self.path, &self.name, &error))?;
+        rename(&self.path, &self.name).map_err(|error| kept(&self.path, &self.name, &error))?;
         // The file is on the disk; its name is soon, also where a file system does not sync folders.
         let folder = self.name.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let _ = File::open(folder).and_then(|folder| folder.sync_all());
@@ -104,6 +105,14 @@ fn in_the_way(name: &Path, part: &Path) -> Failure {
         "where no export writes it now, one was killed and left it: look at it and remove it (rm {part}), or name another file"
     );
     Failure::input(message, help)
+}
+
+fn cut_short(part: &Path, name: &Path, error: &io::Error) -> Failure {
+    let (part, name) = (part.display(), name.display());
+    let message =
+        format!("{name} can't be made: the disk did not confirm {part}, which may not be whole there: {error}");
+    let fault = Fault::new(Code::DataLoss, Effect::Unknown, Reason::InvalidInput, message);
+    Failure::new(fault, format!("export again to another place; {part} may lack its end: don't import it, remove it"))
 }
 
 fn kept(part: &Path, name: &Path, error: &io::Error) -> Failure {
@@ -165,6 +174,20 @@ mod tests {
                 false => assert_eq!(fs::read(&name).unwrap(), b"a person's"),
             }
         }
+    }
+
+    #[test]
+    fn what_the_disk_does_not_confirm_is_not_called_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = folder.path().join("letters");
+        let (part, _) = begun(&name);
+        // A file that can't be synced: the system says so of every one that lies on no disk.
+        let unsynced = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let failure = part.finish(&unsynced).unwrap_err();
+        let said = format!("{failure} {failure:?}");
+        assert!(said.contains("may not be whole") && said.contains("export again to another place"), "{said}");
+        assert!(said.contains("effect: Unknown") && !said.contains("mv ") && !said.contains("all in"), "{said}");
+        assert_eq!(names(folder.path()), ["letters.part"], "it has no name, and is not thrown away");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use mesh_core::{
 
 use super::{
     super::{Failure, contracts, text},
-    GlobalArgs, indexed, mention,
+    GlobalArgs, counted, indexed, mention,
 };
 
 /// The filters. Each narrows; a value that may be given several times means any of them.
@@ -209,6 +209,7 @@ impl WhichArgs {
                 Sifted::Letter(letter) if letter.state.after(ActKind::Edited).is_none() => {}
                 Sifted::Letter(letter) => chosen.letters.push(*letter),
                 Sifted::Unclear(why) => chosen.leave_out(why),
+                Sifted::Unread(id) => chosen.leave_unread(id),
             }
         }
         tell_unclear(&chosen);
@@ -217,12 +218,17 @@ impl WhichArgs {
     }
 }
 
-/// Says how many letters the condition did not fit.
+/// Says how many letters were left out because the condition did not fit them, or nobody here knows how they stand.
 pub(super) fn tell_unclear(listing: &Listing) {
+    // For programs too: it is not among the data.
     if let Some(why) = &listing.why {
         let count = listing.unclear;
-        // For programs too: it is not among the data.
         mention(&format!("note: {count} left out, where --where could not be asked; the first: {why}"));
+    }
+    if let Some(id) = &listing.first_unread {
+        let count = counted(listing.unread as u64, "letter");
+        let why = "what was done last can't be read by this version of mesh";
+        mention(&format!("note: {count} left out and left alone: {why}; the first: {id}"));
     }
 }
 
