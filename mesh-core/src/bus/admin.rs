@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer};
-use chrono::DateTime;
 use serde_json::{Value, json};
 
 use super::{
@@ -54,14 +53,6 @@ impl Default for StreamLimits {
             max_deliver: 1000,
         }
     }
-}
-
-/// On how many servers a stream is, and since when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Copies {
-    pub(crate) servers: u64,
-    /// When it was made, Unix milliseconds; 0 where the broker does not say.
-    pub(crate) made_ms: i64,
 }
 
 /// What a stream holds.
@@ -266,22 +257,6 @@ impl Bus {
             return Ok(None);
         }
         error_of(&answer).map_or(Ok(Some(answer)), |error| Err(self.unshown((what, name), &error)))
-    }
-
-    /// How many servers have the stream, and since when it is. `None`: there is no such stream.
-    ///
-    /// # Errors
-    /// The broker does not answer, or this identity may not ask.
-    pub(crate) async fn copies(&self, stream: &str) -> Result<Option<Copies>, Fault> {
-        let (asked, named) = (format!("STREAM.INFO.{stream}"), ("stream", stream));
-        let Some(answer) = self.ask(&asked, &json!({}), named).await? else { return Ok(None) };
-        let Some(config) = answer.get("config") else {
-            return Err(self.unshown(named, &"the answer has no configuration"));
-        };
-        let servers = config.get("num_replicas").and_then(Value::as_u64).unwrap_or(1);
-        let made = answer.get("created").and_then(Value::as_str).map(DateTime::parse_from_rfc3339);
-        let made_ms = made.and_then(Result::ok).map_or(0, |moment| moment.timestamp_millis());
-        Ok(Some(Copies { servers, made_ms }))
     }
 
     /// What a stream holds. `None`: there is no such stream.

@@ -41,8 +41,8 @@ use crate::{
     identity::Identity,
 };
 
+pub(crate) use admin::Plan;
 pub use admin::{ConsumerState, StreamLimits, StreamState};
-pub(crate) use admin::{Copies, Plan};
 pub use error::{PublishError, Stored};
 pub use follow::{Follow, Followed};
 pub use link::LinkState;

@@ -53,7 +53,7 @@ impl Rescue<'_> {
     pub(super) async fn reconcile(&self, notice: &Notice) -> Result<(), Fault> {
         let Some(lane) = self.lane(&notice.durable) else { return Ok(()) };
         // First of all: it costs little, and there may be very many.
-        if self.deletions.are_settlements(notice, (self.bus, self.metrics)).await? {
+        if self.deletions.count(notice, self.metrics) {
             return Ok(());
         }
         let found = self.bus.message_at(&notice.stream, notice.sequence).await?;
@@ -63,13 +63,8 @@ impl Rescue<'_> {
             (Verdict::NotOurs | Verdict::Settled, _) => Ok(()),
             (Verdict::Capture, Some(envelope)) if self.is_elsewhere(&envelope) => Ok(()),
             (Verdict::Capture, Some(envelope)) => self.rescue(notice, &lane, envelope).await,
-            // Its letter may have been written while it was there. An event that somebody deleted is another matter: of a queue
-            // the keeper itself takes away what has a letter.
-            _ if (notice.word != Word::Deleted || is_queue(&notice.stream))
-                && self.has_letter(notice, &lane).await? =>
-            {
-                Ok(())
-            }
+            // Its letter may have been written while it was there. An event that somebody deleted is another matter.
+            _ if notice.word != Word::Deleted && self.has_letter(notice, &lane).await? => Ok(()),
             (Verdict::Capture | Verdict::Lost, _) => self.report_loss(notice, &lane).await,
         }
     }
