@@ -71,6 +71,7 @@ async fn one_that_somebody_resumes_meanwhile_is_waited_for_again() {
     assert_eq!(taken, ["c1"]);
     let disturb = async {
         found_quiet(&jetstream, AGENT).await;
+        assert!(take_soon(&jetstream, AGENT).await.is_none(), "it is paused");
         let stream = jetstream.get_stream(WORK).await.unwrap();
         let taken = eventually("a delivery to the one that was resumed", || async {
             stream.resume_consumer(AGENT).await.unwrap();
