@@ -134,32 +134,12 @@ impl Plan {
         self.reads().into_iter().filter(|filter| !after.contains(filter)).collect()
     }
 
-    /// The same plan, without what it gains. Who keeps nothing reads `nothing`: no filter would be all.
-    pub(crate) fn cut_down(&self, nothing: String) -> Plan {
-        let after = shape::filters(&self.wanted);
-        let mut kept: Vec<_> = self.reads().into_iter().filter(|filter| after.contains(filter)).collect();
-        if kept.is_empty() {
-            kept.push(nothing);
-        }
-        let mut less = self.clone();
-        less.wanted.remove("filter_subject");
-        less.wanted.insert("filter_subjects".into(), json!(kept));
-        less
-    }
-
-    /// What stands, and `nothing` besides: the broker counts anew what it has not delivered.
-    pub(crate) fn recount(&self, nothing: String) -> Plan {
-        let mut again = self.as_before();
-        let filters: Vec<_> = self.reads().into_iter().filter(|filter| *filter != nothing).collect();
-        again.wanted.remove("filter_subject");
-        again.wanted.insert("filter_subjects".into(), json!(filters.into_iter().chain([nothing]).collect::<Vec<_>>()));
-        again
-    }
-
-    /// What stood when it was planned, whatever was done since.
-    pub(crate) fn as_before(&self) -> Plan {
-        let stood = self.now.clone().unwrap_or_default();
-        Plan { wanted: stood, now: Some(Fields::new()), ..self.clone() }
+    /// The same consumer, reading `filters` instead of what it reads: nothing else of what stands changes.
+    pub(crate) fn reading(&self, filters: &[String]) -> Plan {
+        let mut other = Plan { wanted: self.now.clone().unwrap_or_default(), ..self.clone() };
+        other.wanted.remove("filter_subject");
+        other.wanted.insert("filter_subjects".into(), json!(filters));
+        other
     }
 
     /// What a consumer that exists reads.
@@ -167,9 +147,9 @@ impl Plan {
         self.now.as_ref().map(shape::filters).unwrap_or_default()
     }
 
-    /// Until when somebody paused a consumer that exists, RFC 3339.
-    pub(crate) fn paused_until(&self) -> Option<&str> {
-        self.now.as_ref()?.get("pause_until")?.as_str()
+    /// What it is to read.
+    pub(crate) fn is_to_read(&self) -> Vec<String> {
+        shape::filters(&self.wanted)
     }
 
     fn named(&self) -> (&'static str, &str) {

@@ -5,7 +5,7 @@ use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
 use super::{Bus, shape};
-use crate::fault::Fault;
+use crate::{clock::rfc3339, fault::Fault};
 
 /// What a consumer has under way.
 #[derive(Debug, Clone)]
@@ -14,14 +14,21 @@ pub(crate) struct UnderWay {
     pub(crate) durable: String,
     /// What it reads. None: all.
     pub(crate) filters: Vec<String>,
-    /// Whether it delivers nothing now.
-    pub(crate) is_paused: bool,
+    /// Until when it is paused, Unix milliseconds of its leader's clock: long ago where it is not.
+    pub(crate) paused_until_ms: i64,
     /// Delivered and not settled.
     pub(crate) in_flight: u64,
     /// Not delivered yet.
     pub(crate) pending: u64,
     /// What time it is at the consumer's leader, Unix milliseconds.
     pub(crate) now_ms: i64,
+}
+
+impl UnderWay {
+    /// How much longer it delivers nothing.
+    pub(crate) fn paused_for_ms(&self) -> i64 {
+        self.paused_until_ms.saturating_sub(self.now_ms).max(0)
+    }
 }
 
 /// What a stream holds on some subjects.
@@ -42,14 +49,14 @@ impl Bus {
         let asked = format!("CONSUMER.INFO.{stream}.{durable}");
         let Some(answer) = self.ask(&asked, &json!({}), ("consumer", durable)).await? else { return Ok(None) };
         let number = |path: &str| answer.pointer(path).and_then(Value::as_u64).unwrap_or(0);
-        let now = answer.get("ts").and_then(Value::as_str).map(DateTime::parse_from_rfc3339);
-        let Some(Ok(now)) = now else {
+        let time = |path: &str| DateTime::parse_from_rfc3339(answer.pointer(path)?.as_str()?).ok();
+        let Some(now) = time("/ts") else {
             return Err(self.unshown(("consumer", durable), &"the answer has no time"));
         };
         Ok(Some(UnderWay {
             durable: durable.to_owned(),
             filters: answer.get("config").and_then(Value::as_object).map(shape::filters).unwrap_or_default(),
-            is_paused: answer.get("paused").and_then(Value::as_bool).unwrap_or(false),
+            paused_until_ms: time("/config/pause_until").map_or(0, |until| until.timestamp_millis()),
             in_flight: number("/num_ack_pending"),
             pending: number("/num_pending"),
             now_ms: now.timestamp_millis(),
@@ -103,12 +110,12 @@ impl Bus {
         })
     }
 
-    /// Has a consumer deliver nothing until then, RFC 3339. `None`: it delivers again.
+    /// Has a consumer deliver nothing until then, Unix milliseconds of its leader's clock.
     ///
     /// # Errors
     /// The broker refuses or does not answer, or this identity may not.
-    pub(crate) async fn pause(&self, stream: &str, durable: &str, until: Option<&str>) -> Result<(), Fault> {
-        let request = until.map_or_else(|| json!({}), |until| json!({ "pause_until": until }));
+    pub(crate) async fn pause(&self, stream: &str, durable: &str, until_ms: i64) -> Result<(), Fault> {
+        let request = json!({ "pause_until": rfc3339(until_ms) });
         self.order(format!("CONSUMER.PAUSE.{stream}.{durable}"), &request, ("consumer", durable)).await
     }
 

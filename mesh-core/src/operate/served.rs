@@ -11,14 +11,17 @@
 //! is done again later. Consumers that hand methods to one another are changed together or not at all: all are quiet before
 //! the first one is cut down, so that no method stays without a reader because another consumer is busy. Who loses and gains
 //! nothing is never paused. A pause ends by itself.
+//!
+//! Others act meanwhile: they have one go on, edit it or apply too. So all are looked at once more right before each step, and a step
+//! writes filters alone, where those stand that the step before left. The way back does the same.
 
 mod quiet;
+mod shift;
 
-use std::{collections::BTreeSet, time::Duration};
-
-use self::quiet::Quiet;
+use self::{quiet::Quiet, shift::Shift};
 use crate::{
-    bus::{Bus, Change, Plan, StreamLimits, UnderWay},
+    bus::{Bus, Change, StreamLimits, UnderWay},
+    clock::TaskScope,
     fault::{Code, Effect, Fault, Reason},
     policy::compile::ConsumerSpec,
 };
@@ -43,17 +46,26 @@ pub(super) struct Served {
     pub(super) waiting: Vec<Waiting>,
     /// Who reads less than before, and what no more.
     pub(super) lost: Vec<(String, Vec<String>)>,
+    /// What whoever applies should know.
+    pub(super) warnings: Vec<String>,
 }
 
-/// Makes the consumers of one queue what is declared.
+/// Whoever applies: how, and until they are told to end.
+#[derive(Clone, Copy)]
+pub(super) struct Applying<'a> {
+    pub(super) bus: &'a Bus,
+    pub(super) limits: &'a StreamLimits,
+    pub(super) stop: &'a TaskScope,
+}
+
+/// Makes the consumers of one queue what is declared, and writes down what it does.
 ///
 /// # Errors
 /// The broker refuses one that keeps what it reads, or does not answer. One that can't be changed now is no error.
-pub(super) async fn serve(bus: &Bus, specs: &[&ConsumerSpec], limits: &StreamLimits) -> Result<Served, Fault> {
-    let (mut served, mut shifts) = (Served::default(), Vec::new());
+pub(super) async fn serve(applying: Applying<'_>, specs: &[&ConsumerSpec], served: &mut Served) -> Result<(), Fault> {
+    let (Applying { bus, limits, .. }, mut shifts) = (applying, Vec::new());
     for spec in specs {
-        let plan = bus.plan_consumer(spec, limits).await?;
-        let shift = Shift::of(spec, plan);
+        let shift = Shift::of(spec, bus.plan_consumer(spec, limits).await?);
         if shift.lost.is_empty() && shift.gained.is_empty() {
             bus.carry_out(&shift.plan).await?;
             served.changes.extend(shift.plan.changes());
@@ -62,41 +74,14 @@ pub(super) async fn serve(bus: &Bus, specs: &[&ConsumerSpec], limits: &StreamLim
         }
     }
     for shifts in together(shifts) {
-        let mut each = Move { bus, shifts, patience: limits.patience };
+        let mut each = Move { applying, shifts, warnings: Vec::new() };
         let carried_out = Box::pin(each.carry_out()).await;
-        each.tell(&mut served);
+        each.tell(served);
         if let Err(fault) = carried_out {
             served.waiting.push(each.waiting(fault));
         }
     }
-    Ok(served)
-}
-
-/// One consumer, and what it is to read no more or besides.
-struct Shift<'a> {
-    spec: &'a ConsumerSpec,
-    plan: Plan,
-    lost: Vec<String>,
-    gained: Vec<String>,
-    /// What was done of it.
-    changes: Vec<Change>,
-    /// Whether the broker counted anew what it has not delivered.
-    is_recounted: bool,
-}
-
-impl Shift<'_> {
-    fn of(spec: &ConsumerSpec, plan: Plan) -> Shift<'_> {
-        let (mut lost, gained) = (plan.lost(), plan.gained());
-        // That nothing comes on it any more is no loss: it was cut down before, and did not get what it is to read instead.
-        lost.retain(|filter| *filter != spec.nothing());
-        Shift { spec, plan, lost, gained, changes: Vec::new(), is_recounted: false }
-    }
-
-    /// Whether one hands something to the other, or both want the same.
-    fn concerns(&self, other: &Shift<'_>) -> bool {
-        let share = |one: &[String], two: &[String]| one.iter().any(|filter| two.contains(filter));
-        share(&self.gained, &other.lost) || share(&self.lost, &other.gained) || share(&self.gained, &other.gained)
-    }
+    Ok(())
 }
 
 /// Those that hand methods to one another, one group after the other.
@@ -113,68 +98,80 @@ fn together(shifts: Vec<Shift<'_>>) -> Vec<Vec<Shift<'_>>> {
 
 /// Consumers that are changed together or not at all.
 struct Move<'a> {
-    bus: &'a Bus,
+    applying: Applying<'a>,
     shifts: Vec<Shift<'a>>,
-    patience: Duration,
+    warnings: Vec<String>,
 }
 
 impl Move<'_> {
     async fn carry_out(&mut self) -> Result<(), Fault> {
+        let Applying { bus, limits, stop } = self.applying;
+        if let Some(first) = self.shifts.first().filter(|_| stop.is_stopping()) {
+            return Err(quiet::told_to_end(first.spec));
+        }
         self.check().await?;
-        let quiet = Quiet::new(self.bus, self.patience);
+        let quiet = Quiet::new(bus, limits, stop);
         let done = self.change(&quiet).await;
-        for shift in self.shifts.iter().filter(|shift| shift.is_recounted && shift.changes.is_empty()) {
-            if let Err(fault) = self.bus.carry_out(&shift.plan.as_before()).await {
+        for shift in &mut self.shifts {
+            if let Err(fault) = shift.tidy(&quiet).await {
                 tracing::warn!(%fault, durable = shift.spec.durable, "it reads a subject besides that nobody sends to, until it is applied again");
             }
         }
-        quiet.end(&self.shifts).await;
+        self.warnings.extend(quiet.end(&self.shifts).await);
         done?;
-        self.look_again().await
-    }
-
-    /// A pause is written with the configuration that the brokers' leader knew then: the end of it may bring back what was changed.
-    async fn look_again(&self) -> Result<(), Fault> {
-        for Shift { spec, .. } in self.shifts.iter().filter(|shift| !shift.plan.is_new()) {
-            let ConsumerSpec { stream, durable, filters, .. } = spec;
-            let now = self.bus.under_way(stream, durable).await?;
-            if !now.is_some_and(|now| now.filters.iter().eq(BTreeSet::from_iter(filters))) {
-                return Err(refusal(format!(
-                    "{durable} on {stream} was changed by somebody else meanwhile: apply again"
-                )));
-            }
+        for shift in &self.shifts {
+            shift.look_again(&quiet).await?;
         }
         Ok(())
     }
 
     async fn change(&mut self, quiet: &Quiet<'_>) -> Result<(), Fault> {
-        // All at once, so that one does not wait for the other's patience.
-        for shift in self.shifts.iter().filter(|it| !it.plan.is_new()) {
-            quiet.begin(shift.spec).await.map_err(with_rights)?;
-        }
-        let mut is_quiet = Vec::new();
         let names = self.names();
-        for shift in &mut self.shifts {
-            is_quiet.push(quiet.wait_for(shift).await.map_err(|fault| unchanged(&fault, &names))?);
+        quiet.begin(&mut self.shifts).await.map_err(with_rights)?;
+        let is_quiet = quiet.wait(&mut self.shifts, quiet.patience()).await;
+        is_quiet.map_err(|fault| unchanged(&fault, &names))?;
+        match self.hand_over(quiet).await {
+            Err(fault) => Err(self.give_back(quiet, fault).await),
+            Ok(()) => Ok(()),
         }
-        self.cut_down(quiet).await?;
-        let has_lost = self.shifts.iter().any(|shift| !shift.lost.is_empty());
-        for (shift, is_quiet) in self.shifts.iter_mut().zip(is_quiet).filter(|(shift, _)| !shift.gained.is_empty()) {
-            let grown = shift.grow(quiet, is_quiet).await;
-            grown.map_err(|fault| if has_lost { between(&fault) } else { fault })?;
+    }
+
+    /// Nobody gets what another one reads still: a cluster would allow it. And nobody begins again, or gets anything, of whom
+    /// something may be in hand: somebody may have had one go on since the last look.
+    async fn hand_over(&mut self, quiet: &Quiet<'_>) -> Result<(), Fault> {
+        for shift in self.shifts.iter_mut().filter(|shift| !shift.lost.is_empty()) {
+            shift.cut_down(quiet).await?;
+        }
+        for at in 0..self.shifts.len() {
+            if self.shifts.get(at).is_none_or(|shift| shift.gained.is_empty()) {
+                continue;
+            }
+            quiet.wait(&mut self.shifts, quiet.a_little()).await?;
+            if let Some(shift) = self.shifts.get_mut(at) {
+                shift.grow(quiet).await?;
+            }
         }
         Ok(())
     }
 
-    /// Nobody gets what another one reads still: a cluster would allow it.
-    async fn cut_down(&mut self, quiet: &Quiet<'_>) -> Result<(), Fault> {
-        for shift in self.shifts.iter_mut().filter(|shift| !shift.lost.is_empty()) {
-            quiet.is_in_time(shift)?;
-            let less = shift.plan.cut_down(shift.spec.nothing());
-            self.bus.carry_out(&less).await?;
-            shift.changes = less.changes();
+    /// A step failed. What was taken from one is given back, unless somebody else got something, or may have.
+    async fn give_back(&mut self, quiet: &Quiet<'_>, fault: Fault) -> Fault {
+        let has_lost = self.shifts.iter().any(|shift| !shift.lost.is_empty());
+        let is_given = self.shifts.iter().any(|shift| shift.is_grown);
+        let mut is_as_before = fault.effect() == Effect::None && !is_given;
+        if !is_given {
+            for shift in self.shifts.iter_mut().filter(|shift| shift.is_cut_down()) {
+                if let Err(why) = shift.give_back(quiet).await {
+                    tracing::debug!(%why, durable = shift.spec.durable, "what was taken from it is not given back");
+                    is_as_before = false;
+                }
+            }
         }
-        Ok(())
+        match (is_as_before, has_lost) {
+            (true, _) => unchanged(&fault, &self.names()),
+            (false, true) => between(&fault),
+            (false, false) => fault,
+        }
     }
 
     /// Two that read the same would both be given it.
@@ -209,8 +206,9 @@ impl Move<'_> {
         let mut others = Vec::new();
         let Some(first) = self.shifts.first() else { return Ok(others) };
         let stream = &first.spec.stream;
-        for name in self.bus.consumer_names(stream).await.map_err(with_rights)? {
-            others.extend(self.bus.under_way(stream, &name).await?);
+        let bus = self.applying.bus;
+        for name in bus.consumer_names(stream).await.map_err(with_rights)? {
+            others.extend(bus.under_way(stream, &name).await?);
         }
         Ok(others)
     }
@@ -231,21 +229,7 @@ impl Move<'_> {
             }
             served.changes.append(&mut shift.changes);
         }
-    }
-}
-
-impl Shift<'_> {
-    /// Gives it all that it is to read. What comes while it is paused lies behind the place where it stands, so it begins again
-    /// only for what lay there before.
-    async fn grow(&mut self, quiet: &Quiet<'_>, is_quiet: bool) -> Result<(), Fault> {
-        let (ConsumerSpec { stream, durable, .. }, bus) = (self.spec, quiet.bus());
-        quiet.is_in_time(self)?;
-        if is_quiet && bus.held_on(stream, &self.gained).await?.messages > 0 {
-            bus.begin_again(stream, durable).await.map_err(with_rights)?;
-        }
-        bus.carry_out(&self.plan).await?;
-        self.changes = self.plan.changes();
-        Ok(())
+        served.warnings.append(&mut self.warnings);
     }
 }
 
@@ -270,7 +254,7 @@ fn refusal(message: String) -> Fault {
     Fault::new(Code::FailedPrecondition, Effect::None, Reason::PublishRefused, message)
 }
 
-/// One was not quiet in time: the others were left as they were for its sake.
+/// One was not quiet in time, or a step failed: all were left as they were for its sake.
 fn unchanged(fault: &Fault, names: &[String]) -> Fault {
     let message = format!(
         "{}; nothing was changed of {}: apply again later, or with more --patience (mesh ledger shows what does not end)",

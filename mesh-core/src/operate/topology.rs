@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::served;
+use super::served::{self, Applying, Served};
 use crate::{
     bus::{Bus, Change, Plan, StreamLimits},
+    clock::TaskScope,
     fault::{Code, Effect, Fault, Reason},
     policy::compile::{ConsumerSpec, Declaration, StreamSpec, own_streams},
     subject::{Name, Place},
@@ -61,8 +62,24 @@ pub struct Applied {
     /// Consumers of queued work that are as they were, or are not made yet: what is under way did not end, another one reads the
     /// same still, or the broker did not do it. Everything else stands; to be applied again.
     pub waiting: Vec<Waiting>,
-    /// What whoever applies should know: what became of methods that moved, beyond their queue.
+    /// What whoever applies should know: what became of methods that moved, beyond their queue, and who is still paused.
     pub warnings: Vec<String>,
+}
+
+/// It ended early.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{fault}")]
+pub struct Halted {
+    /// What was done until then.
+    pub applied: Applied,
+    /// Why nothing more was.
+    pub fault: Fault,
+}
+
+impl From<Box<Halted>> for Fault {
+    fn from(halted: Box<Halted>) -> Fault {
+        halted.fault
+    }
 }
 
 /// Makes every stream and consumer what the declarations say, whether it exists or not. What nobody declares stays as it
@@ -71,29 +88,54 @@ pub struct Applied {
 /// # Errors
 /// Something would be lowered that may not be: nothing is changed. Or the broker refuses one of them, or this identity may
 /// not: those before it are made; applying again is safe.
-pub async fn apply(bus: &Bus, declarations: &[Declaration], limits: &StreamLimits) -> Result<Applied, Fault> {
+pub async fn apply(bus: &Bus, declarations: &[Declaration], limits: &StreamLimits) -> Result<Applied, Box<Halted>> {
+    apply_until(bus, declarations, limits, &TaskScope::new()).await
+}
+
+/// The same until `stop` is told to end: then it waits no more for what is in hand, and consumers that it paused go on.
+///
+/// # Errors
+/// As [`apply`].
+pub async fn apply_until(
+    bus: &Bus,
+    declarations: &[Declaration],
+    limits: &StreamLimits,
+    stop: &TaskScope,
+) -> Result<Applied, Box<Halted>> {
     let topology = Topology::of(declarations, bus.gate().identity().region());
+    let mut applied = Applied { topology, ..Applied::default() };
+    let applying = Applying { bus, limits, stop };
+    let done = async {
+        apply_streams(bus, limits, &mut applied).await?;
+        apply_consumers(applying, &mut applied).await
+    };
+    let done = Box::pin(done).await;
+    match done {
+        Ok(()) => Ok(applied),
+        Err(fault) => Err(Box::new(Halted { applied, fault })),
+    }
+}
+
+async fn apply_streams(bus: &Bus, limits: &StreamLimits, applied: &mut Applied) -> Result<(), Fault> {
     let mut streams = Vec::new();
-    for spec in &topology.streams {
+    for spec in &applied.topology.streams {
         streams.push(bus.plan_stream(spec, limits).await?);
     }
-    let changes: Vec<Change> = streams.iter().flat_map(Plan::changes).collect();
     if !limits.may_lower {
-        refuse_less(&changes)?;
+        refuse_less(&streams.iter().flat_map(Plan::changes).collect::<Vec<_>>())?;
     }
     // A stream of a service that came later is as safe as the others.
     let most = streams.iter().filter_map(Plan::replicas).max().filter(|_| limits.replicas.is_none());
     for plan in &mut streams {
         most.into_iter().for_each(|replicas| plan.beside(replicas));
         bus.carry_out(plan).await?;
+        applied.changes.extend(plan.changes());
     }
-    let mut applied = Applied { topology, changes, ..Applied::default() };
-    apply_consumers(bus, limits, &mut applied).await?;
-    Ok(applied)
+    Ok(())
 }
 
-async fn apply_consumers(bus: &Bus, limits: &StreamLimits, applied: &mut Applied) -> Result<(), Fault> {
-    let Applied { topology, changes, waiting, warnings } = applied;
+async fn apply_consumers(applying: Applying<'_>, applied: &mut Applied) -> Result<(), Fault> {
+    let (Applied { topology, changes, waiting, warnings }, Applying { bus, limits, .. }) = (applied, applying);
     let works = topology.work_streams();
     for spec in topology.consumers.iter().filter(|spec| !works.contains(spec.stream.as_str())) {
         let plan = bus.plan_consumer(spec, limits).await?;
@@ -102,12 +144,15 @@ async fn apply_consumers(bus: &Bus, limits: &StreamLimits, applied: &mut Applied
     }
     for stream in works {
         let specs: Vec<_> = topology.consumers.iter().filter(|spec| spec.stream == stream).collect();
-        let served = served::serve(bus, &specs, limits).await?;
+        let mut served = Served::default();
+        let done = served::serve(applying, &specs, &mut served).await;
         changes.extend(served.changes);
         waiting.extend(served.waiting);
+        warnings.extend(served.warnings);
         for (durable, lost) in served.lost {
             warnings.extend(left_on_lane(bus, topology, (&durable, &lost)).await);
         }
+        done?;
     }
     Ok(())
 }

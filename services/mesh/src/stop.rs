@@ -41,6 +41,12 @@ impl Stop {
         self.once.stopped().await;
     }
 
+    /// What begins to end when it is told.
+    #[must_use]
+    pub fn scope(&self) -> &TaskScope {
+        &self.once
+    }
+
     /// Ends when it is told a second time. Cancel-safe.
     pub async fn told_again(&self) {
         self.twice.stopped().await;

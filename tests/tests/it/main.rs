@@ -40,6 +40,7 @@ mod letters_transfer;
 mod link_away;
 mod made_anew;
 mod moved;
+mod moved_disturbed;
 mod moved_refused;
 mod ordered;
 mod ordered_cluster;

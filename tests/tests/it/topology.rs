@@ -129,6 +129,33 @@ async fn three_copies_stay_three_and_a_stream_that_comes_later_has_three() {
     assert_eq!(config(&jetstream, EVENTS).await.num_replicas, 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_changed_before_something_failed_is_printed() {
+    let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
+    let jetstream = foreign(&broker, "operator").await;
+    let theirs = stream::Config { duplicate_window: Duration::from_secs(60), ..config(&jetstream, EVENTS).await };
+    jetstream.update_stream(theirs).await.unwrap();
+    // Where a consumer begins can't be changed.
+    let events = jetstream.get_stream(EVENTS).await.unwrap();
+    let theirs = events.consumer_info("a_work").await.unwrap().config;
+    events.delete_consumer("a_work").await.unwrap();
+    let deliver_policy = async_nats::jetstream::consumer::DeliverPolicy::New;
+    let theirs = async_nats::jetstream::consumer::pull::Config {
+        durable_name: Some("a_work".into()),
+        deliver_policy,
+        ..pull(&theirs)
+    };
+    events.create_consumer(theirs).await.unwrap();
+
+    let operator = Operator::at(&broker, "operator");
+    let apply = ["apply", "--as", "operator", "--config", &mesh_file(&operator)];
+    let ended = operator.run(&apply).await;
+    let (done, why) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    assert_eq!(ended.status.code(), Some(1), "{why}");
+    assert_eq!(done, "changed   mesh1-event-orders: duplicate_window 1m -> 2m\n", "{why}");
+    assert!(why.contains("a_work"), "{why}");
+}
+
 /// What a service serves of the payments.
 pub(crate) fn serving(methods: &[&str]) -> Declaration {
     served_by("bank", methods)

@@ -4,11 +4,13 @@ use mesh_core::{
     Fault,
     bus::{Change, StreamLimits},
     config::{Problems, mesh_file},
-    fault::Reason,
-    operate::topology::{self, Applied, Waiting},
+    fault::{Code, Effect, Reason},
+    operate::topology::{self, Applied, Halted, Waiting},
     policy::compile::ConsumerSpec,
 };
 use serde_json::{Value, json};
+
+use crate::stop::Stop;
 
 use super::{Failure, GlobalArgs, Output, Status, arguments::ApplyArgs, check, contracts, failure, place::Place};
 
@@ -23,18 +25,33 @@ pub(super) async fn run(args: ApplyArgs, global: &GlobalArgs, output: &Output) -
     let ApplyArgs { replicas, event_age, force: may_lower, patience, .. } = args;
     let limits =
         StreamLimits { replicas: replicas.map(usize::from), event_age, may_lower, patience, ..StreamLimits::default() };
-    let applied = topology::apply(&bus, &file.declarations, &limits).await;
+    let stop = Stop::listen()?;
+    let ended = tokio::select! {
+        ended = Box::pin(topology::apply_until(&bus, &file.declarations, &limits, stop.scope())) => ended,
+        () = stop.told_again() => return Err(ended_at_once().into()),
+    };
     bus.close().await;
-    let applied = applied.map_err(advised)?;
-    show(&applied, output)?;
-    for warning in &applied.warnings {
-        output.remark(&format!("warning: {warning}"));
+    match ended {
+        Ok(applied) => show(&applied, output),
+        Err(halted) => {
+            let Halted { applied: mut done, fault } = *halted;
+            // What failed is said below; of the rest only what is known.
+            done.topology.streams.clear();
+            let left = done.clone();
+            done.topology.consumers.retain(|spec| why(&left, spec).is_some());
+            if done != Applied::default() {
+                show(&done, output)?;
+            }
+            Err(advised(fault))
+        }
     }
-    let mut status = Status::Ok;
-    for waiting in &applied.waiting {
-        status = failure::show(output, &waiting.fault.clone().into());
-    }
-    Ok(status)
+}
+
+fn ended_at_once() -> Failure {
+    let why =
+        "it was told twice to end, and did so between two steps: consumers whose methods move may be paused for 30 s";
+    let fault = Fault::new(Code::Unavailable, Effect::Unknown, Reason::PublishRefused, why);
+    Failure::new(fault, "apply again")
 }
 
 /// Only here it is known which words were meant.
@@ -46,7 +63,19 @@ fn advised(fault: Fault) -> anyhow::Error {
     Failure::new(fault, help).into()
 }
 
-fn show(applied: &Applied, output: &Output) -> anyhow::Result<()> {
+fn show(applied: &Applied, output: &Output) -> anyhow::Result<Status> {
+    print(applied, output)?;
+    for warning in &applied.warnings {
+        output.remark(&format!("warning: {warning}"));
+    }
+    let mut status = Status::Ok;
+    for waiting in &applied.waiting {
+        status = failure::show(output, &waiting.fault.clone().into());
+    }
+    Ok(status)
+}
+
+fn print(applied: &Applied, output: &Output) -> anyhow::Result<()> {
     let Applied { topology, changes, .. } = applied;
     let (waiting, standing): (Vec<_>, Vec<_>) =
         topology.consumers.iter().partition(|spec| why(applied, spec).is_some());

@@ -165,7 +165,10 @@ async fn make(context: &ClusterContext, file: &MeshFile) -> Result<Topology, Fau
     let bus = connect(context, MAKER).await?;
     let applied = topology::apply(&bus, &file.declarations, &StreamLimits::default()).await;
     bus.close().await;
-    let applied = applied?;
+    let (applied, fault) = match applied {
+        Ok(applied) => (applied, None),
+        Err(halted) => (halted.applied, Some(halted.fault)),
+    };
     for waiting in &applied.waiting {
         // Nobody is there yet who could end what is under way: what stands does its work, and the next start asks again.
         tracing::warn!(fault = %waiting.fault, "a consumer is as it was before");
@@ -173,7 +176,7 @@ async fn make(context: &ClusterContext, file: &MeshFile) -> Result<Topology, Fau
     for warning in &applied.warnings {
         tracing::warn!("{warning}");
     }
-    Ok(applied.topology)
+    fault.map_or(Ok(applied.topology), Err)
 }
 
 /// What went wrong with the engine, as a fault.

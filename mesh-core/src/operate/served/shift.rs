@@ -1,0 +1,180 @@
+//! One consumer that is to read other methods, and the steps to it. Each looks first whether the one before still stands.
+
+use std::collections::BTreeSet;
+
+use super::{quiet::Quiet, refusal, with_rights};
+use crate::{
+    bus::{Change, Plan},
+    fault::{Effect, Fault},
+    policy::compile::ConsumerSpec,
+};
+
+/// One consumer, and what it is to read no more or besides.
+pub(super) struct Shift<'a> {
+    pub(super) spec: &'a ConsumerSpec,
+    /// What stood when all this began, and what is to be.
+    pub(super) plan: Plan,
+    pub(super) lost: Vec<String>,
+    pub(super) gained: Vec<String>,
+    /// What was done of it.
+    pub(super) changes: Vec<Change>,
+    /// What it reads since the last step, sorted.
+    pub(super) reads: Vec<String>,
+    /// Whether the broker counted anew what it has not delivered.
+    pub(super) is_recounted: bool,
+    /// Whether nothing of it was in hand at the last look, and what is left was never delivered.
+    pub(super) is_quiet: bool,
+    /// The end of a pause within which nothing was queued of what it gains: what came since lies behind the place where it stands.
+    pub(super) nothing_lay: Option<i64>,
+    /// Whether it was given what it gains, or may have been.
+    pub(super) is_grown: bool,
+    pub(super) pauses: Pauses,
+}
+
+/// Who had it deliver nothing, and until when: Unix milliseconds of its leader's clock.
+#[derive(Default)]
+pub(super) struct Pauses {
+    /// What was written here.
+    pub(super) ours: Vec<i64>,
+    /// What an operator wrote.
+    pub(super) theirs: Option<i64>,
+}
+
+impl Shift<'_> {
+    pub(super) fn of(spec: &ConsumerSpec, plan: Plan) -> Shift<'_> {
+        let (mut lost, gained, reads) = (plan.lost(), plan.gained(), plan.reads());
+        // That nothing comes on it any more is no loss: it was cut down before, and did not get what it is to read instead.
+        lost.retain(|filter| *filter != spec.nothing());
+        Shift {
+            spec,
+            plan,
+            lost,
+            gained,
+            changes: Vec::new(),
+            reads,
+            is_recounted: false,
+            is_quiet: false,
+            nothing_lay: None,
+            is_grown: false,
+            pauses: Pauses::default(),
+        }
+    }
+
+    /// Whether one hands something to the other, or both want the same.
+    pub(super) fn concerns(&self, other: &Shift<'_>) -> bool {
+        let share = |one: &[String], two: &[String]| one.iter().any(|filter| two.contains(filter));
+        share(&self.gained, &other.lost) || share(&self.lost, &other.gained) || share(&self.gained, &other.gained)
+    }
+
+    /// Whether it was cut down.
+    pub(super) fn is_cut_down(&self) -> bool {
+        self.lost.iter().any(|filter| !self.reads.contains(filter))
+    }
+
+    /// What it read, without what an apply that ended early left.
+    fn before(&self) -> Vec<String> {
+        let mut before = self.plan.reads();
+        if before.len() > 1 {
+            before.retain(|filter| *filter != self.spec.nothing());
+        }
+        before
+    }
+
+    /// Has the broker count anew: by a subject besides to which nobody sends, or without it where it is read already.
+    pub(super) async fn recount(&mut self, quiet: &Quiet<'_>) -> Result<(), Fault> {
+        let (before, nothing) = (self.before(), self.spec.nothing());
+        let is_read = self.reads.contains(&nothing);
+        let filters = before.into_iter().chain((!is_read).then_some(nothing));
+        self.read(quiet, filters.collect()).await?;
+        self.is_recounted = true;
+        Ok(())
+    }
+
+    /// Takes from it what it is to read no more. Who keeps nothing reads `nothing`: no filter would be all.
+    pub(super) async fn cut_down(&mut self, quiet: &Quiet<'_>) -> Result<(), Fault> {
+        let after = self.plan.is_to_read();
+        let mut kept: Vec<_> = self.plan.reads().into_iter().filter(|filter| after.contains(filter)).collect();
+        if kept.is_empty() {
+            kept.push(self.spec.nothing());
+        }
+        self.read(quiet, kept.clone()).await?;
+        self.changes = self.plan.reading(&kept).changes();
+        Ok(())
+    }
+
+    /// Gives it all that it is to read.
+    pub(super) async fn grow(&mut self, quiet: &Quiet<'_>) -> Result<(), Fault> {
+        self.is_grown = true;
+        let grown = if self.plan.is_new() {
+            quiet.bus().carry_out(&self.plan).await
+        } else {
+            self.widen(quiet, self.plan.is_to_read()).await
+        };
+        self.is_grown = grown.as_ref().err().is_none_or(|fault| fault.effect() != Effect::None);
+        grown?;
+        self.changes = self.plan.changes();
+        Ok(())
+    }
+
+    /// Gives it back what was taken from it, as if it gained that. Nobody else was given it.
+    pub(super) async fn give_back(&mut self, quiet: &Quiet<'_>) -> Result<(), Fault> {
+        quiet.wait(std::slice::from_mut(self), quiet.a_little()).await?;
+        self.widen(quiet, self.before()).await?;
+        self.changes.clear();
+        Ok(())
+    }
+
+    /// Leaves nothing of what was done to look at it, if that is all that was done.
+    pub(super) async fn tidy(&mut self, quiet: &Quiet<'_>) -> Result<(), Fault> {
+        if self.is_grown || self.is_cut_down() || !self.is_recounted || self.reads == self.before() {
+            return Ok(());
+        }
+        self.read(quiet, self.before()).await
+    }
+
+    /// It begins again only for what lay there before it was paused.
+    async fn widen(&mut self, quiet: &Quiet<'_>, filters: Vec<String>) -> Result<(), Fault> {
+        let (ConsumerSpec { stream, durable, .. }, bus) = (self.spec, quiet.bus());
+        let more: Vec<_> = filters.iter().filter(|filter| !self.reads.contains(filter)).cloned().collect();
+        if self.is_quiet && bus.held_on(stream, &more).await?.messages > 0 {
+            bus.begin_again(stream, durable).await.map_err(with_rights)?;
+        }
+        self.read(quiet, filters).await
+    }
+
+    /// Has it read other subjects than since the last step. Nothing else of it changes: what stands now is read for it, not what
+    /// stood when all this began.
+    async fn read(&mut self, quiet: &Quiet<'_>, mut filters: Vec<String>) -> Result<(), Fault> {
+        filters.sort_unstable();
+        let now = quiet.plan(self.spec).await?;
+        if now.is_new() || now.reads() != self.reads {
+            return Err(changed(self.spec));
+        }
+        let done = quiet.bus().carry_out(&now.reading(&filters)).await;
+        // Where nobody knows whether it was done, what stands says it.
+        if done.is_ok() || quiet.plan(self.spec).await.is_ok_and(|now| now.reads() == filters) {
+            self.reads = filters;
+        }
+        done
+    }
+
+    /// A pause is written with the configuration that the brokers' leader knew then: it may bring back what was changed.
+    pub(super) async fn look_again(&self, quiet: &Quiet<'_>) -> Result<(), Fault> {
+        if self.plan.is_new() {
+            return Ok(());
+        }
+        let ConsumerSpec { stream, durable, filters, .. } = self.spec;
+        let now = quiet.bus().under_way(stream, durable).await?;
+        if now.is_some_and(|now| now.filters.iter().eq(BTreeSet::from_iter(filters))) {
+            return Ok(());
+        }
+        let fault = changed(self.spec);
+        let message = format!("{}: apply again", fault.message());
+        Err(fault.with_message(message))
+    }
+}
+
+/// Nobody waits for it: consumers would stand still for nothing.
+pub(super) fn changed(ConsumerSpec { stream, durable, .. }: &ConsumerSpec) -> Fault {
+    refusal(format!("{durable} on {stream} was changed by somebody else meanwhile"))
+}
