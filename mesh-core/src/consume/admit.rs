@@ -157,8 +157,8 @@ impl Worker {
             let message = format!("it is older than the rule allows, and may still not begin: {why}");
             return Ended::DeadLetter(Fault::new(Code::Unavailable, Effect::None, Reason::AttemptsExhausted, message));
         }
-        // Back in time to be begun, also where nobody calls it. Nobody is too old for one that is slow.
-        let too_old_ms = if is_down { too_old_ms } else { i64::MAX };
+        // Back in time to be begun, also where nobody calls it. What is too old already is not for one that is slow.
+        let too_old_ms = if is_down || too_old_ms > earliest_ms { too_old_ms } else { i64::MAX };
         let last_ms = deadline_ms.map_or(too_old_ms, |deadline_ms| too_old_ms.min(deadline_ms)).max(earliest_ms);
         let in_time_ms = earliest_ms.saturating_add(last_ms.saturating_sub(earliest_ms) / 2);
         Ended::PutAside { due_ms: due_ms.min(in_time_ms), turn: String::new(), target: None }

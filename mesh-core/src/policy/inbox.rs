@@ -187,8 +187,18 @@ fn sent_again(record: &InboxRecord, now: &Now<'_>) -> Begin {
 /// believed for as long as a lease. Where a later delivery was begun, whoever has this one was silent for longer than its lease:
 /// the other one is believed until its handler must have ended.
 fn may_be_at_work(record: &InboxRecord, now: &Now<'_>) -> bool {
-    let is_superseded = now.deliveries < record.deliveries && age_of(record, now) < now.longest;
+    let is_superseded = now.deliveries < record.deliveries && may_run(record, now);
     is_superseded || now.deliveries <= 1 && now.waited < now.lease && age_of(record, now) < now.lease
+}
+
+/// Whether the handler of a start may be at work by the clocks. Where the start's clock is ahead, its age is not known: then it is
+/// waited for a while in each of its deliveries, as many as come.
+fn may_run(record: &InboxRecord, now: &Now<'_>) -> bool {
+    if record.at_ms <= now.at_ms {
+        return age_of(record, now) < now.longest;
+    }
+    let before = u32::try_from(now.deliveries.saturating_sub(1)).unwrap_or(u32::MAX);
+    now.waited.saturating_add(now.lease.saturating_mul(before)) < now.longest
 }
 
 /// Nothing is remembered. Delivered before, it may have ended its process beside others.
@@ -282,6 +292,10 @@ mod tests {
             assert_eq!(decide(Some(&begun), &stale), Begin::Wait, "its handler may run still");
             assert_eq!(decide(Some(&begun), &Now { at_ms: 500_000, ..stale }), Begin::Park);
             assert_eq!(decide(Some(&begun), &Now { deliveries: 4, ..stale }), Begin::Park, "its lease is over");
+            let ahead = InboxRecord { deliveries: 90, at_ms: 9_000_000, ..begun.clone() };
+            let lease = Duration::from_secs(30);
+            assert_eq!(decide(Some(&ahead), &Now { lease, ..stale }), Begin::Wait, "its clock is ahead");
+            assert_eq!(decide(Some(&ahead), &Now { lease, deliveries: 15, ..stale }), Begin::Park, "not for ever");
         }
     }
 

@@ -3,7 +3,7 @@
 //! A target (a vendor's endpoint, a tenant, a warehouse) that *hangs* would take every place of its consumer, one that
 //! *refuses* would fill it with attempts in vain. So a target has at most a share of the places that leaves some free
 //! whatever it does (the dynamic threshold of shared switch buffers: a share of what is still free), and after some
-//! failures in a row nothing is sent to it but one probe at a time. What it may not have now is put aside on the lane,
+//! failures in a row nothing is sent to it but one probe at a time, or two where one hangs. What it may not have now is put aside on the lane,
 //! spending no attempt.
 //!
 //! What is put aside must not come back in vain: each return costs the broker two writes, and those delay the healthy. So a
@@ -244,10 +244,15 @@ impl Target {
         self.failures >= rule.failures
     }
 
-    /// Whether a probe runs. What began before the pause is none, and one that hangs keeps others away for no longer than a pause.
+    /// Whether a probe runs. What began before the pause is none, and one that hangs keeps one other away for no longer than a
+    /// pause: a target that hangs holds few places.
     fn is_probed(&self, rule: &IsolationRule, now_ms: i64) -> bool {
-        let since_ms = self.probe_at_ms.max(now_ms.saturating_sub(millis(rule.max_pause)));
-        self.running.iter().any(|began_ms| *began_ms >= since_ms)
+        let mut probes = self.running.iter().filter(|began_ms| **began_ms >= self.probe_at_ms);
+        match (probes.next(), probes.next()) {
+            (None, _) => false,
+            (Some(began_ms), None) => now_ms.saturating_sub(*began_ms) < millis(rule.max_pause),
+            (Some(_), Some(_)) => true,
+        }
     }
 
     /// A clock that was set back must not keep a target shut for as long as it was set back.
@@ -387,7 +392,8 @@ mod tests {
         }
         assert_eq!(target.admit(&rule, FREE, FIRST, 1500), Admit::Begin, "a probe, which hangs too");
         assert!(aside_of(target.admit(&rule, FREE, FIRST, 20_000)).waits_for_call, "none is to come back meanwhile");
-        assert_eq!(target.admit(&rule, FREE, FIRST, 31_501), Admit::Begin);
+        assert_eq!(target.admit(&rule, FREE, FIRST, 31_501), Admit::Begin, "it hangs for long");
+        aside_of(target.admit(&rule, FREE, FIRST, 90_000)); // Two are enough.
     }
 
     #[test]

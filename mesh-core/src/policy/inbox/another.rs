@@ -6,7 +6,7 @@ use mesh_proto::v1::{
 };
 
 use super::{
-    Begin, FRESH, InboxRule, Now, Start, age_of, handed_back, is_known, is_lane, is_newer, unrecorded, without_a_word,
+    Begin, FRESH, InboxRule, Now, Start, handed_back, is_known, is_lane, is_newer, may_run, unrecorded, without_a_word,
 };
 
 /// The record speaks of another delivery of the same message: its original, a copy on the lane, or the same id sent again.
@@ -54,7 +54,7 @@ pub(super) fn of_another(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>) 
 
 /// Whoever began it at another place renews a lease that is not this one's. Until its handler must have ended, it is believed.
 fn may_be_at_work_there(record: &InboxRecord, now: &Now<'_>) -> bool {
-    now.waited < now.longest && age_of(record, now) < now.longest
+    now.waited < now.longest && may_run(record, now)
 }
 
 #[cfg(test)]
