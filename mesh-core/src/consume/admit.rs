@@ -128,8 +128,8 @@ impl Worker {
         envelope: &Envelope,
     ) -> Result<Admitted<'a>, Ended> {
         let deadline_ms = envelope.note.deadline.map(|deadline| deadline.unix_ms());
-        let is_first = envelope.attempt() == 1 && attempts_of(envelope).attempts.is_empty();
-        let asks = Asks { is_first, deadline_ms };
+        let never_begun = envelope.attempt() == 1 && attempts_of(envelope).attempts.is_empty();
+        let asks = Asks { never_begun, deadline_ms };
         targets.admit(&target, asks).await.map_err(|aside| {
             let why = if aside.is_down { "its target is down" } else { "its target is slow" };
             match self.put_aside_until(envelope, aside, why) {
@@ -141,8 +141,8 @@ impl Worker {
         })
     }
 
-    /// On the lane until it is due, or for half of the time that is left to it if that is sooner. Where it can't begin in time in any case,
-    /// that is said at once. `why` it may not begin.
+    /// On the lane until it is due, or for half of the time that is left to it if that is sooner. Where it can't begin in time in
+    /// any case, that is said at once. `why` it may not begin.
     fn put_aside_until(&self, envelope: &Envelope, aside: Aside, why: &str) -> Ended {
         let Aside { earliest_ms, due_ms, is_down, .. } = aside;
         let deadline_ms = envelope.note.deadline.map(|deadline| deadline.unix_ms());

@@ -74,8 +74,8 @@ pub(super) struct Called {
 /// What is asked for a place.
 #[derive(Clone, Copy)]
 pub(super) struct Asks {
-    /// It was never begun.
-    pub(super) is_first: bool,
+    /// Nobody began it, so it may wait for long.
+    pub(super) never_begun: bool,
     /// When it is too late, Unix milliseconds.
     pub(super) deadline_ms: Option<i64>,
 }
@@ -123,7 +123,7 @@ impl Targets {
         let left = MAX_SHELVED.saturating_sub(all.shelved);
         let known = all.by_name.entry(target.to_owned()).or_default();
         let aside = known.shelf.len();
-        let asking = Asking { may_wait: asks.is_first && aside < left, aside };
+        let asking = Asking { may_wait: asks.never_begun && aside < left, aside };
         let admit = known.target.admit(&self.rule, (free, self.places), asking, now_ms);
         if admit == Admit::Begin {
             self.running.fetch_add(1, Ordering::AcqRel);
@@ -303,7 +303,7 @@ mod tests {
 
     use super::*;
 
-    const FIRST: Asks = Asks { is_first: true, deadline_ms: None };
+    const FIRST: Asks = Asks { never_begun: true, deadline_ms: None };
 
     /// Targets of a consumer with 16 places, at a time that is moved by hand.
     fn targets() -> (Targets, Arc<AtomicU64>) {

@@ -96,8 +96,8 @@ pub async fn put_aside(
 /// Lets a copy that was put aside come back at `due_ms` (Unix milliseconds), if it waits still. `false`: it does not, or another
 /// copy of the same delivery waits in its place.
 ///
-/// The copy is replaced by itself, under the sequence that it was read at, so there is one of it at any time, whatever crashes and
-/// whoever else calls.
+/// The copy is replaced by itself, under the sequence that it was read at, so there is one of it whoever else calls. A cluster does
+/// not hold that sequence against a copy that falls due in the same moment: nobody may call what is about to (ADR 0014).
 ///
 /// # Errors
 /// The bus can't be reached, or this identity may not read its own lane: the copy waits as before.

@@ -3,8 +3,8 @@
 //! A target (a vendor's endpoint, a tenant, a warehouse) that *hangs* would take every place of its consumer, one that
 //! *refuses* would fill it with attempts in vain. So a target has at most a share of the places that leaves some free
 //! whatever it does (the dynamic threshold of shared switch buffers: a share of what is still free), and after some
-//! failures in a row nothing is sent to it but one probe at a time, or two where one hangs. What it may not have now is put aside on the lane,
-//! spending no attempt.
+//! failures in a row nothing is sent to it but one probe at a time, or two where one hangs. What it may not have now is put aside
+//! on the lane, spending no attempt.
 //!
 //! What is put aside must not come back in vain: each return costs the broker two writes, and those delay the healthy. So a
 //! first attempt is put aside for long, and *called back* early: by each answer of its target two (so a target that is mended

@@ -11,7 +11,7 @@ use std::{
 use futures_util::StreamExt as _;
 use mesh_core::{
     Context, Fault, Mesh,
-    bus::StreamLimits,
+    bus::{StreamLimits, StreamState},
     consume::ConsumerSettings,
     fault::{Code, Effect, Reason},
     operate::letters::{self, Selector},
@@ -106,6 +106,26 @@ async fn a_target_that_hangs_delays_no_other() {
     one_target_is_down(Down::Hangs).await;
 }
 
+async fn lane(operator: &Mesh) -> StreamState {
+    operator.bus().stream_state(&subject::lane_stream("depot")).await.unwrap().unwrap()
+}
+
+/// Sends so many to the target that is down, until nearly all were put aside.
+async fn all_aside(broker: &TestBroker, operator: &Mesh) {
+    let sender = broker.connect("orders").await.unwrap();
+    let events = futures_util::stream::iter((1..=COUNT).map(|n| (n.to_string(), order(n * 7))));
+    sender.publisher::<OrderPlaced>().publish_all(events, 64).collect::<Vec<_>>().await;
+    let most = COUNT as u64 - 32;
+    eventually("nearly all on the lane", || async { (lane(operator).await.messages >= most).then_some(()) }).await;
+}
+
+async fn each_once(seen: &Seen) {
+    let mut ids = seen.lock().await.clone();
+    ids.sort();
+    ids.dedup();
+    assert_eq!((ids.len(), seen.lock().await.len()), (COUNT, COUNT), "each once");
+}
+
 /// The process that put aside is one of three, and most answers go to the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_process_put_aside_comes_back_though_others_get_the_answers() {
@@ -113,12 +133,8 @@ async fn what_one_process_put_aside_comes_back_though_others_get_the_answers() {
     let (seen, (mend, mended), refused) = (Seen::default(), watch::channel(false), Arc::default());
     let mut meshes = vec![broker.connect("depot").await.unwrap()];
     consume(&meshes[0], Down::Refuses, &seen, (mended.clone(), &refused)).await;
-    let sender = broker.connect("orders").await.unwrap();
-    let events = futures_util::stream::iter((1..=COUNT).map(|n| (n.to_string(), order(n * 7))));
-    sender.publisher::<OrderPlaced>().publish_all(events, 64).collect::<Vec<_>>().await;
     let operator = broker.connect("operator").await.unwrap();
-    let lane = async || operator.bus().stream_state(&subject::lane_stream("depot")).await.unwrap().unwrap();
-    eventually("nearly all on the lane", || async { (lane().await.messages >= COUNT as u64 - 32).then_some(()) }).await;
+    all_aside(&broker, &operator).await;
     for _ in 0..2 {
         let mesh = broker.connect("depot").await.unwrap();
         consume(&mesh, Down::Refuses, &seen, (mended.clone(), &refused)).await;
@@ -129,10 +145,7 @@ async fn what_one_process_put_aside_comes_back_though_others_get_the_answers() {
     for mesh in meshes {
         mesh.drain().await;
     }
-    let mut ids = seen.lock().await.clone();
-    ids.sort();
-    ids.dedup();
-    assert_eq!((ids.len(), seen.lock().await.len()), (COUNT, COUNT), "each once");
+    each_once(&seen).await;
 }
 
 /// What is put aside comes back by itself after two minutes, which is longer than `eventually` waits: so it was called.
@@ -142,12 +155,9 @@ async fn what_was_put_aside_is_called_back_by_the_answers_of_its_target_and_not_
     let (seen, (mend, mended), refused) = (Seen::default(), watch::channel(false), Arc::default());
     let mesh = broker.connect("depot").await.unwrap();
     consume(&mesh, Down::Refuses, &seen, (mended, &refused)).await;
-    let sender = broker.connect("orders").await.unwrap();
-    let events = futures_util::stream::iter((1..=COUNT).map(|n| (n.to_string(), order(n * 7))));
-    sender.publisher::<OrderPlaced>().publish_all(events, 64).collect::<Vec<_>>().await;
     let operator = broker.connect("operator").await.unwrap();
-    let lane = async || operator.bus().stream_state(&subject::lane_stream("depot")).await.unwrap().unwrap();
-    eventually("nearly all on the lane", || async { (lane().await.messages >= COUNT as u64 - 32).then_some(()) }).await;
+    all_aside(&broker, &operator).await;
+    let lane = async || lane(&operator).await;
     // Probes that fail bring none of the others back. Those that were tried, sixteen at most, come back for each: two writes.
     let (probed, written) = (refused.load(Ordering::Relaxed), lane().await.last_sequence);
     eventually("some more probes", || async { (refused.load(Ordering::Relaxed) >= probed + 2).then_some(()) }).await;
@@ -160,10 +170,7 @@ async fn what_was_put_aside_is_called_back_by_the_answers_of_its_target_and_not_
     let written = lane().await.last_sequence;
     assert!(written < 4 * COUNT as u64, "{written} writes for {COUNT} events");
     mesh.drain().await;
-    let mut ids = seen.lock().await.clone();
-    ids.sort();
-    ids.dedup();
-    assert_eq!((ids.len(), seen.lock().await.len()), (COUNT, COUNT), "each once");
+    each_once(&seen).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,36 +58,20 @@ fn beside(record: &InboxRecord, now: &Now<'_>, begun: bool) -> Option<Back> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use mesh_proto::v1::inbox_record::Again;
 
-    use super::*;
+    use super::{
+        super::tests::{self, LANE, ORIGINAL},
+        *,
+    };
     use crate::policy::inbox::{Begin, InboxRule, begin};
 
-    const ORIGINAL: &str = "mesh1-event-orders";
-    const LANE: &str = "mesh1-lane-mail";
-
     fn now(attempt: u32, stream: &str, sequence: u64, deliveries: u64) -> Now<'_> {
-        Now {
-            attempt,
-            stream,
-            sequence,
-            deliveries,
-            safe_to_repeat: false,
-            exact: true,
-            at_ms: 0,
-            lease: Duration::ZERO,
-            longest: Duration::ZERO,
-            waited: Duration::ZERO,
-            original: None,
-            goes_on: false,
-        }
+        Now { attempt, safe_to_repeat: false, exact: true, ..tests::now(stream, sequence, deliveries) }
     }
 
     fn record(state: State) -> InboxRecord {
-        let (stream, deliveries) = (ORIGINAL.to_owned(), 1);
-        InboxRecord { state: state.into(), attempt: 1, stream, sequence: 7, deliveries, ..InboxRecord::default() }
+        InboxRecord { deliveries: 1, ..tests::record(state, ORIGINAL, 7) }
     }
 
     fn tried() -> InboxRecord {
