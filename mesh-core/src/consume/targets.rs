@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::{
     clock::Clock,
-    policy::isolation::{Admit, Aside, Asking, Came, End, IsolationRule, Target},
+    policy::isolation::{Admit, Aside, Asking, Came, End, IsolationRule, Room, Target},
 };
 
 /// Targets that are remembered at once; idle ones are forgotten beyond it.
@@ -31,8 +31,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub(super) struct Targets {
     rule: IsolationRule,
     places: usize,
+    /// How many deliveries are here at most, at work or waiting.
+    hand: usize,
     clock: Clock,
     running: AtomicUsize,
+    /// How many wait for a place of their target.
+    waiting: AtomicUsize,
     known: Mutex<All>,
     ended: Notify,
     /// Rings when something is to be called back.
@@ -89,13 +93,16 @@ pub(super) struct Admitted<'a> {
 }
 
 impl Targets {
-    pub(super) fn new(rule: IsolationRule, places: usize, clock: Clock) -> Targets {
+    /// Of a consumer that handles so many at once, and has so many here, waiting or at work.
+    pub(super) fn new(rule: IsolationRule, (places, hand): (usize, usize), clock: Clock) -> Targets {
         let (known, ended, called) = (Mutex::default(), Notify::new(), Notify::new());
-        Targets { rule, places, clock, running: AtomicUsize::new(0), known, ended, called }
+        let (running, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Targets { rule, places, hand, clock, running, waiting, known, ended, called }
     }
 
     /// Waits for a place of the target. `Err`: it is to wait on the lane.
     pub(super) async fn admit(&self, target: &str, asks: Asks) -> Result<Admitted<'_>, Aside> {
+        let mut waits = None;
         loop {
             let ended = self.ended.notified();
             let now_ms = self.clock.now_ms();
@@ -109,6 +116,7 @@ impl Targets {
                 Admit::PutAside(aside) => return Err(aside),
                 Admit::Wait => {}
             }
+            waits.get_or_insert_with(|| Waits::new(self));
             // Places become free when attempts end; without an end, the target is found slow at the next look.
             let _ = tokio::time::timeout(LOOK_AGAIN, ended).await;
         }
@@ -119,12 +127,15 @@ impl Targets {
         if all.by_name.len() >= MAX_TARGETS && !all.by_name.contains_key(target) {
             all.forget_idle(&self.rule, now_ms);
         }
-        let free = self.places.saturating_sub(self.running.load(Ordering::Acquire));
+        let running = self.running.load(Ordering::Acquire);
+        let free = self.places.saturating_sub(running);
+        let in_hand = running.saturating_add(self.waiting.load(Ordering::Acquire));
+        let room = Room { places: self.places, free, hand: self.hand, in_hand };
         let left = MAX_SHELVED.saturating_sub(all.shelved);
         let known = all.by_name.entry(target.to_owned()).or_default();
         let aside = known.shelf.len();
         let asking = Asking { may_wait: asks.never_begun && aside < left, aside };
-        let admit = known.target.admit(&self.rule, (free, self.places), asking, now_ms);
+        let admit = known.target.admit(&self.rule, room, asking, now_ms);
         if admit == Admit::Begin {
             self.running.fetch_add(1, Ordering::AcqRel);
         }
@@ -271,6 +282,22 @@ impl All {
     }
 }
 
+/// A delivery that waits for a place, until it is dropped.
+struct Waits<'a>(&'a Targets);
+
+impl<'a> Waits<'a> {
+    fn new(targets: &'a Targets) -> Waits<'a> {
+        targets.waiting.fetch_add(1, Ordering::AcqRel);
+        Waits(targets)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Admitted<'_> {
     pub(super) fn came(&mut self, came: Came) {
         self.came = came;
@@ -310,7 +337,7 @@ mod tests {
         let now_ms = Arc::new(AtomicU64::new(1000));
         let of = Arc::clone(&now_ms);
         let clock = Clock::from_fn(move || UNIX_EPOCH + Duration::from_millis(of.load(Ordering::Relaxed)));
-        (Targets::new(IsolationRule::default(), 16, clock), now_ms)
+        (Targets::new(IsolationRule::default(), (16, 32), clock), now_ms)
     }
 
     async fn fails(targets: &Targets) {

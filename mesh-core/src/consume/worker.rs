@@ -65,7 +65,8 @@ impl Worker {
         let (metrics, home) = about;
         let clock = bus.gate().clock();
         let places = settings.concurrency.max(1);
-        let isolation = settings.isolation.clone().map(|rule| Targets::new(rule, places, clock.clone()));
+        let room = (places, places.saturating_add(settings.prefetch));
+        let isolation = settings.isolation.clone().map(|rule| Targets::new(rule, room, clock.clone()));
         Arc::new(Worker {
             bus: bus.clone(),
             store: Store::own(bus),

@@ -19,7 +19,8 @@ use std::time::Duration;
 pub struct IsolationRule {
     /// Places that a target may have for each place that is free: 4 lets one target alone have four fifths.
     pub share: usize,
-    /// A target whose oldest attempt runs for so long is slow: what finds no place waits on the lane, not here.
+    /// A target whose oldest attempt runs for so long is slow: what finds no place waits on the lane, not here. The fewer the
+    /// places that are left to wait, the sooner, down to a tenth of it.
     pub slow_after: Duration,
     /// Failures in a row after which only probes are made.
     pub failures: u32,
@@ -81,6 +82,29 @@ pub struct Target {
     unasked: usize,
 }
 
+/// The room of one consumer.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// How many it may handle at once.
+    pub places: usize,
+    /// How many more it may begin now.
+    pub free: usize,
+    /// How many it may have here, handled or waiting.
+    pub hand: usize,
+    /// How many it has here.
+    pub in_hand: usize,
+}
+
+impl Room {
+    /// When a target is slow, in milliseconds. What waits for it here takes the room of what others are sent: so that one that
+    /// begins to hang does not first fill it all, the time is as much shorter as there is less room left.
+    fn slow_after_ms(&self, rule: &IsolationRule) -> i64 {
+        let (full_ms, hand) = (millis(rule.slow_after), as_i64(self.hand.max(1)));
+        let left = as_i64(self.hand.saturating_sub(self.in_hand));
+        full_ms.saturating_mul(left).checked_div(hand).unwrap_or(full_ms).clamp(full_ms / 10, full_ms)
+    }
+}
+
 /// A delivery that asks for a place.
 #[derive(Debug, Clone, Copy)]
 pub struct Asking {
@@ -137,15 +161,9 @@ pub struct End {
 }
 
 impl Target {
-    /// Decides about one more delivery, with `free` of the consumer's `places` free now.
+    /// Decides about one more delivery.
     #[must_use]
-    pub fn admit(
-        &mut self,
-        rule: &IsolationRule,
-        (free, places): (usize, usize),
-        asking: Asking,
-        now_ms: i64,
-    ) -> Admit {
+    pub fn admit(&mut self, rule: &IsolationRule, room: Room, asking: Asking, now_ms: i64) -> Admit {
         self.forget_the_future(rule, now_ms);
         if asking.aside == 0 {
             self.late_ms = 0;
@@ -155,20 +173,23 @@ impl Target {
             // One comes back for the next probe. Retries have been begun, and know best when they are too late.
             let is_awaited = is_probed || self.soon_ms.max(self.called_ms) >= self.probe_at_ms;
             let is_soon = !asking.may_wait || !is_awaited;
-            return Admit::PutAside(self.aside(rule, (true, is_soon), (now_ms.max(self.probe_at_ms), now_ms)));
+            let aside = self.aside(rule, (true, is_soon), (now_ms.max(self.probe_at_ms), now_ms));
+            // While a probe hangs they come back in vain: the longer it hangs, the more seldom.
+            let hangs_ms = if is_soon && is_probed { self.probed_for_ms(now_ms) } else { 0 };
+            return Admit::PutAside(Aside { due_ms: aside.due_ms.saturating_add(hangs_ms), ..aside });
         }
         // The last places are for targets that have none yet.
-        let reserve = if places > 1 { (places / RESERVE).max(1) } else { 0 };
+        let reserve = if room.places > 1 { (room.places / RESERVE).max(1) } else { 0 };
         let may = match self.running.len() {
-            0 => free > 0,
-            running => running < rule.share.saturating_mul(free.saturating_sub(reserve)),
+            0 => room.free > 0,
+            running => running < rule.share.saturating_mul(room.free.saturating_sub(reserve)),
         };
         if may {
             self.running.push(now_ms);
             return Admit::Begin;
         }
         let oldest_ms = self.running.first().map_or(0, |began| now_ms.saturating_sub(*began));
-        if oldest_ms >= millis(rule.slow_after) {
+        if oldest_ms >= room.slow_after_ms(rule) {
             return Admit::PutAside(self.aside(rule, (false, !asking.may_wait), (now_ms, now_ms)));
         }
         Admit::Wait
@@ -255,6 +276,11 @@ impl Target {
         }
     }
 
+    /// How long the last probe runs.
+    fn probed_for_ms(&self, now_ms: i64) -> i64 {
+        self.running.last().map_or(0, |began_ms| now_ms.saturating_sub(*began_ms).max(0))
+    }
+
     /// A clock that was set back must not keep a target shut for as long as it was set back.
     fn forget_the_future(&mut self, rule: &IsolationRule, now_ms: i64) {
         self.probe_at_ms = self.probe_at_ms.min(now_ms.saturating_add(millis(rule.max_pause)));
@@ -299,6 +325,10 @@ fn next(rule: &IsolationRule, last_ms: &mut i64, from_ms: i64) -> i64 {
     *last_ms
 }
 
+fn as_i64(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
@@ -309,14 +339,19 @@ mod tests {
     use proptest::prelude::*;
 
     const PLACES: usize = 64;
-    const FREE: (usize, usize) = (PLACES, PLACES);
+    const FREE: Room = Room { places: PLACES, free: PLACES, hand: 2 * PLACES, in_hand: 0 };
     const FIRST: Asking = Asking { may_wait: true, aside: 100 };
     const RETRY: Asking = Asking { may_wait: false, aside: 100 };
+
+    /// With so many places free, and nothing that waits.
+    fn room(free: usize) -> Room {
+        Room { free, in_hand: PLACES - free, ..FREE }
+    }
 
     /// First deliveries of one target until none more is begun; how many run then.
     fn fill(target: &mut Target, mut free: usize, now_ms: i64) -> usize {
         let mut begun = 0;
-        while free > 0 && target.admit(&IsolationRule::default(), (free, PLACES), FIRST, now_ms) == Admit::Begin {
+        while free > 0 && target.admit(&IsolationRule::default(), room(free), FIRST, now_ms) == Admit::Begin {
             begun += 1;
             free -= 1;
         }
@@ -350,7 +385,7 @@ mod tests {
         let (rule, mut target) = (IsolationRule::default(), Target::default());
         let begun = fill(&mut target, PLACES, 0);
         assert!((44..=52).contains(&begun), "{begun} of {PLACES}");
-        let left = (PLACES - begun, PLACES);
+        let left = room(PLACES - begun);
         assert_eq!(target.admit(&rule, left, FIRST, 100), Admit::Wait, "it may only be busy");
         let slow = aside_of(target.admit(&rule, left, FIRST, 300));
         assert!(slow.due_ms > 300 && !slow.is_down && slow.waits_for_call);
@@ -397,6 +432,45 @@ mod tests {
     }
 
     #[test]
+    fn while_a_probe_hangs_retries_come_back_more_and_more_seldom() {
+        let (rule, mut target) = (IsolationRule::default(), down(0));
+        assert_eq!(target.admit(&rule, FREE, FIRST, 1000), Admit::Begin, "the probe, which hangs");
+        let (mut now_ms, mut returns) = (1000, 0);
+        while now_ms < 11_000 {
+            now_ms = aside_of(target.admit(&rule, FREE, RETRY, now_ms)).due_ms;
+            returns += 1;
+        }
+        assert!((4..=7).contains(&returns), "{returns} returns in ten seconds");
+    }
+
+    #[test]
+    fn one_that_hangs_is_found_slow_before_what_waits_for_it_fills_the_hand() {
+        let rule = IsolationRule::default();
+        let mut hangs = Target::default();
+        let (mut free, mut waiting, mut aside_at_ms) = (PLACES, 0, None);
+        // Something of it comes every other millisecond.
+        for now_ms in (0..400).step_by(2) {
+            let room = Room { in_hand: PLACES - free + waiting, ..room(free) };
+            match hangs.admit(&rule, room, FIRST, now_ms) {
+                Admit::Begin => free -= 1,
+                Admit::Wait => waiting += 1,
+                Admit::PutAside(_) => {
+                    aside_at_ms = Some(now_ms);
+                    break;
+                }
+            }
+        }
+        assert!(
+            aside_at_ms.unwrap() < 200 && PLACES - free + waiting < FREE.hand / 2 + 8,
+            "{aside_at_ms:?}, {waiting}"
+        );
+        let mut quick = Target::default();
+        let begun = fill(&mut quick, PLACES, 0);
+        let full = Room { in_hand: FREE.hand, ..room(PLACES - begun) };
+        assert_eq!(quick.admit(&rule, full, FIRST, 24), Admit::Wait, "one that answers within some milliseconds");
+    }
+
+    #[test]
     fn one_comes_back_for_the_probe_and_the_others_wait_to_be_called() {
         let (rule, mut target) = (IsolationRule::default(), down(0));
         let asides: Vec<_> = (0..50).map(|_| aside_of(target.admit(&rule, FREE, FIRST, 0))).collect();
@@ -434,7 +508,7 @@ mod tests {
         let mut hangs = Target::default();
         let begun = fill(&mut hangs, PLACES, 0);
         for second in 1..10 {
-            aside_of(hangs.admit(&rule, (PLACES - begun, PLACES), FIRST, second * 1000));
+            aside_of(hangs.admit(&rule, room(PLACES - begun), FIRST, second * 1000));
             assert_eq!(hangs.remind(&rule, 100, second * 1000).len(), 1);
         }
         let mut down = down(60_000);
@@ -466,17 +540,18 @@ mod tests {
     #[test]
     fn even_with_few_places_a_target_that_hangs_leaves_one_and_a_failure_long_ago_is_forgotten() {
         let rule = IsolationRule::default();
+        let of_three = |free| Room { places: 3, free, hand: 6, in_hand: 3 - free };
         let mut target = Target::default();
         let mut free = 3;
-        while free > 0 && target.admit(&rule, (free, 3), FIRST, 0) == Admit::Begin {
+        while free > 0 && target.admit(&rule, of_three(free), FIRST, 0) == Admit::Begin {
             free -= 1;
         }
         assert!(free >= 1);
         let mut once = Target::default();
-        assert_eq!(once.admit(&rule, (3, 3), FIRST, 0), Admit::Begin);
+        assert_eq!(once.admit(&rule, of_three(3), FIRST, 0), Admit::Begin);
         end(&mut once, 0, Came::Failed, 0);
         assert!(once.is_idle(&rule, 40_000));
-        assert_eq!(Target::default().admit(&rule, (0, 3), FIRST, 0), Admit::Wait, "no place at all");
+        assert_eq!(Target::default().admit(&rule, of_three(0), FIRST, 0), Admit::Wait, "no place at all");
     }
 
     proptest! {
@@ -487,7 +562,7 @@ mod tests {
             let mut targets: Vec<Target> = (0..3).map(|_| Target::default()).collect();
             let mut free = PLACES;
             for which in order {
-                if free > 0 && targets[which].admit(&rule, (free, PLACES), FIRST, 0) == Admit::Begin {
+                if free > 0 && targets[which].admit(&rule, room(free), FIRST, 0) == Admit::Begin {
                     free -= 1;
                 }
             }
@@ -517,7 +592,7 @@ mod tests {
                     shelf -= called.len();
                 }
                 let free = PLACES - running.len();
-                match target.admit(&rule, (free, PLACES), Asking { may_wait, aside: shelf }, now_ms) {
+                match target.admit(&rule, room(free), Asking { may_wait, aside: shelf }, now_ms) {
                     Admit::Begin => running.push(now_ms),
                     Admit::PutAside(aside) => shelf += usize::from(aside.waits_for_call),
                     Admit::Wait => {}
