@@ -18,6 +18,7 @@ mod quarantine;
 mod settle;
 mod targets;
 mod tenure;
+mod together;
 mod unbegun;
 mod work;
 mod worker;
