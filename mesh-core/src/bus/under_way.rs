@@ -18,6 +18,8 @@ pub(crate) struct UnderWay {
     pub(crate) paused_until_ms: i64,
     /// Delivered and not settled.
     pub(crate) in_flight: u64,
+    /// The number of its last delivery, to whomever.
+    pub(crate) deliveries: u64,
     /// Not delivered yet.
     pub(crate) pending: u64,
     /// What time it is at the consumer's leader, Unix milliseconds.
@@ -58,6 +60,7 @@ impl Bus {
             filters: answer.get("config").and_then(Value::as_object).map(shape::filters).unwrap_or_default(),
             paused_until_ms: time("/config/pause_until").map_or(0, |until| until.timestamp_millis()),
             in_flight: number("/num_ack_pending"),
+            deliveries: number("/delivered/consumer_seq"),
             pending: number("/num_pending"),
             now_ms: now.timestamp_millis(),
         }))

@@ -114,7 +114,7 @@ impl Move<'_> {
         let done = self.change(&quiet).await;
         for shift in &mut self.shifts {
             if let Err(fault) = shift.tidy(&quiet).await {
-                tracing::warn!(%fault, durable = shift.spec.durable, "it reads a subject besides that nobody sends to, until it is applied again");
+                tracing::warn!(%fault, durable = shift.spec.durable, "it may read a subject besides that nobody sends to, until it is applied again");
             }
         }
         self.warnings.extend(quiet.end(&self.shifts).await);
@@ -156,22 +156,15 @@ impl Move<'_> {
 
     /// A step failed. What was taken from one is given back, unless somebody else got something, or may have.
     async fn give_back(&mut self, quiet: &Quiet<'_>, fault: Fault) -> Fault {
-        let has_lost = self.shifts.iter().any(|shift| !shift.lost.is_empty());
         let is_given = self.shifts.iter().any(|shift| shift.is_grown);
-        let mut is_as_before = fault.effect() == Effect::None && !is_given;
-        if !is_given {
-            for shift in self.shifts.iter_mut().filter(|shift| shift.is_cut_down()) {
-                if let Err(why) = shift.give_back(quiet).await {
-                    tracing::debug!(%why, durable = shift.spec.durable, "what was taken from it is not given back");
-                    is_as_before = false;
-                }
+        for shift in self.shifts.iter_mut().filter(|shift| !is_given && shift.is_cut_down()) {
+            if let Err(why) = shift.give_back(quiet).await {
+                tracing::debug!(%why, durable = shift.spec.durable, "what was taken from it is not given back");
             }
         }
-        match (is_as_before, has_lost) {
-            (true, _) => unchanged(&fault, &self.names()),
-            (false, true) => between(&fault),
-            (false, false) => fault,
-        }
+        let cut_down = self.shifts.iter().filter(|shift| shift.is_cut_down());
+        let cut_down: Vec<_> = cut_down.map(|shift| shift.spec.durable.clone()).collect();
+        as_left(fault, is_given, &cut_down, &self.names())
     }
 
     /// Two that read the same would both be given it.
@@ -264,13 +257,33 @@ fn unchanged(fault: &Fault, names: &[String]) -> Fault {
     fault.clone().with_message(message)
 }
 
-/// It ended between the steps.
-fn between(fault: &Fault) -> Fault {
-    let message = format!(
-        "{}; what was taken from one consumer is not read by the other yet and waits in its queue: apply again",
-        fault.message()
-    );
-    fault.clone().with_message(message)
+/// A step failed. What is true now: whether one was given something, or may have been, and who is `cut_down` still.
+fn as_left(fault: Fault, is_given: bool, cut_down: &[String], names: &[String]) -> Fault {
+    match (is_given, cut_down, fault.effect()) {
+        (true, [], _) => fault,
+        (true, _, _) => in_part(
+            &fault,
+            "what was taken from one consumer may not be read by the other yet and waits in its queue then",
+        ),
+        (false, [], Effect::None) => unchanged(&fault, names),
+        (false, [], _) => {
+            let names = names.join(", ");
+            in_part(&fault, &format!("what {names} read is as it was, unless the broker did what it did not answer"))
+        }
+        (false, _, _) => {
+            let names = cut_down.join(", ");
+            in_part(
+                &fault,
+                &format!("what was taken from {names} is not known to be given back and waits in its queue"),
+            )
+        }
+    }
+}
+
+/// Something was done, or may have been.
+fn in_part(fault: &Fault, what: &str) -> Fault {
+    let message = format!("{}; {what}: apply again", fault.message());
+    fault.clone().with_effect(Effect::Unknown).with_message(message)
 }
 
 fn with_rights(fault: Fault) -> Fault {
@@ -282,4 +295,40 @@ fn with_rights(fault: Fault) -> Fault {
         fault.message()
     );
     fault.with_message(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_step_that_failed_left_is_told_as_it_is() {
+        let left = |effect, is_given, cut_down: &[&str]| {
+            let fault = Fault::new(Code::Unavailable, effect, Reason::PublishRefused, "no answer");
+            let cut_down: Vec<_> = cut_down.iter().map(|name| (*name).to_owned()).collect();
+            as_left(fault, is_given, &cut_down, &["a".into(), "b".into()])
+        };
+        let (none, unknown) = (Effect::None, Effect::Unknown);
+        for (effect, is_given, cut_down, words, is_now) in [
+            (none, false, &[][..], "no answer; nothing was changed of a, b: apply again", none),
+            (unknown, false, &[], "no answer; what a, b read is as it was, unless", unknown),
+            (none, false, &["b"], "no answer; what was taken from b is not known to be given back", unknown),
+            (unknown, false, &["b"], "no answer; what was taken from b is not known to be given back", unknown),
+            (none, true, &["b"], "no answer; what was taken from one consumer may not be read by the other", unknown),
+            (
+                unknown,
+                true,
+                &["b"],
+                "no answer; what was taken from one consumer may not be read by the other",
+                unknown,
+            ),
+            (unknown, true, &[], "no answer", unknown),
+        ] {
+            let fault = left(effect, is_given, cut_down);
+            assert!(fault.message().starts_with(words), "{words}: {fault}");
+            assert_eq!(fault.effect(), is_now, "{fault}");
+            let (waits, is_taken) = (fault.message().contains("waits in its queue"), !cut_down.is_empty());
+            assert_eq!(waits, is_taken, "{fault}");
+        }
+    }
 }

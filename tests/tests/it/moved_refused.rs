@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mesh_core::{
     bus::{Bus, StreamLimits},
+    fault::{Effect, Reason},
     operate::topology::{self, Applied, Waiting},
     policy::compile::Declaration,
 };
@@ -116,6 +117,22 @@ async fn two_that_are_to_serve_the_same_are_both_refused() {
     assert_eq!(consumers, [AGENT, "zoo_shop-payments-v1-payments"]);
     assert!(why.contains("both to serve"), "{why}");
     assert_eq!(operator.bus().consumer_state(WORK, AGENT).await.unwrap(), None);
+}
+
+/// The keeper may make consumers, and neither pause nor reset them.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_may_not_pause_is_told_so_and_of_no_pause() {
+    let broker = TestBroker::start(&[serving(&["Charge", "Refund"]), served_by("agent", &["Ship"])]).await.unwrap();
+    let (keeper, jetstream) = (broker.connect("keeper").await.unwrap(), foreign(&broker, "operator").await);
+    queue(broker.connect("operator").await.unwrap().bus(), "Refund", "r1").await;
+    let moved = [serving(&["Charge"]), served_by("agent", &["Ship", "Refund"])];
+    let applied = topology::apply(keeper.bus(), &moved, &StreamLimits::default()).await.unwrap();
+    let [Waiting { fault, .. }] = applied.waiting.as_slice() else { panic!("{applied:?}") };
+    assert_eq!((fault.reason(), fault.effect()), (Reason::AccessDenied, Effect::None), "{fault}");
+    assert!(fault.message().contains("CONSUMER.PAUSE") && fault.message().contains("mesh keys"), "{fault}");
+    assert_eq!((applied.changes, applied.warnings), (vec![], vec![]));
+    assert_eq!(read_by(&jetstream, WORKER).await, ["Charge", "Refund"]);
+    assert_eq!(ids(&jetstream, WORKER, 1).await, ["r1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

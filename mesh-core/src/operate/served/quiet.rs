@@ -20,8 +20,9 @@ use crate::{
 const LASTS_MS: i64 = 30_000;
 /// How much of it is left when it is renewed.
 const RENEWED_MS: i64 = 22_000;
-/// How much of it must be left for a step: three requests of at most 5 s. What is delivered before their end would come twice.
-const STEP_MS: i64 = 18_000;
+/// How much of it must be left for a step: four requests of at most 5 s. What is delivered before their end would come twice, or
+/// be passed over.
+const STEP_MS: i64 = 21_000;
 /// How often it is looked whether pauses are to be renewed.
 const RENEW: Duration = Duration::from_secs(1);
 /// How long a pause lasts that runs out at once: all that keep the consumer must have heard of it before it ends.
@@ -87,7 +88,12 @@ impl<'a> Quiet<'a> {
         }
         let until_ms = now.now_ms.saturating_add(LASTS_MS);
         pauses.ours.push(until_ms);
-        self.bus.pause(stream, durable, until_ms).await
+        let paused = self.bus.pause(stream, durable, until_ms).await;
+        // Refused: there is none to end. Where no answer came it may stand.
+        if paused.as_ref().is_err_and(|fault| fault.effect() == Effect::None) {
+            pauses.ours.pop();
+        }
+        paused
     }
 
     /// They go on. What the operator paused stays so. What is not known to go on is told.
@@ -97,7 +103,7 @@ impl<'a> Quiet<'a> {
             let fault = self.go_on(shift, *last).await.err()?;
             let until = rfc3339(*last);
             Some(format!(
-                "{durable} on {stream} is still paused until {until}, then it goes on by itself: {}",
+                "{durable} on {stream} may still be paused until {until}, then it goes on by itself: {}",
                 fault.message()
             ))
         }));
@@ -109,12 +115,14 @@ impl<'a> Quiet<'a> {
     async fn go_on(&self, Shift { spec, pauses, .. }: &Shift<'_>, last_ms: i64) -> Result<(), Fault> {
         let ConsumerSpec { stream, durable, .. } = spec;
         let Some(now) = self.bus.under_way(stream, durable).await? else { return Ok(()) };
-        let is_theirs = now.paused_for_ms() > 0 && !pauses.ours.contains(&now.paused_until_ms);
+        let is_paused = now.paused_for_ms() > 0;
+        let is_theirs = is_paused && !pauses.ours.contains(&now.paused_until_ms);
         if is_theirs || now.now_ms >= last_ms {
             return Ok(());
         }
         let soon_ms = now.now_ms.saturating_add(SOON_MS);
-        if let Some(theirs_ms) = pauses.theirs.filter(|until_ms| *until_ms > soon_ms) {
+        // Who ended ours meanwhile ended theirs too.
+        if let Some(theirs_ms) = pauses.theirs.filter(|until_ms| is_paused && *until_ms > soon_ms) {
             return self.bus.pause(stream, durable, theirs_ms).await;
         }
         self.bus.pause(stream, durable, soon_ms).await?;
@@ -150,19 +158,24 @@ impl<'a> Quiet<'a> {
         Ok(())
     }
 
-    /// The first one that can't be changed now, and why. `None`: this look found none.
+    /// The first one that can't be changed now, and why. `None`: this look found none. Whoever is counted anew is looked at
+    /// once more with all the others, and not again and again: between that the patience is asked.
     async fn in_the_way<'b>(
         &self,
         shifts: &mut [Shift<'b>],
     ) -> Result<Option<(&'b ConsumerSpec, &'static str)>, Fault> {
+        let mut is_second = false;
         loop {
             let mut is_recounted = false;
             for shift in shifts.iter_mut().filter(|shift| !shift.plan.is_new() && !shift.is_grown) {
                 match self.look(shift).await? {
                     Look::Quiet => shift.is_quiet = true,
                     Look::NoMatter(until_ms) => (shift.is_quiet, shift.nothing_lay) = (false, Some(until_ms)),
-                    Look::NothingInHand => {
-                        shift.recount(self).await?;
+                    Look::NotCounted(_) if is_second => {
+                        return Ok(Some((shift.spec, "it goes on being given something")));
+                    }
+                    Look::NotCounted(deliveries) => {
+                        shift.recount(self, deliveries).await?;
                         is_recounted = true;
                     }
                     Look::Busy(why) => return Ok(Some((shift.spec, why))),
@@ -171,11 +184,12 @@ impl<'a> Quiet<'a> {
             if !is_recounted {
                 return Ok(None);
             }
+            is_second = true;
         }
     }
 
     async fn look(&self, shift: &Shift<'_>) -> Result<Look, Fault> {
-        let Shift { spec: ConsumerSpec { stream, durable, .. }, reads, lost, gained, is_recounted, .. } = shift;
+        let Shift { spec: ConsumerSpec { stream, durable, .. }, reads, lost, gained, counted_at, .. } = shift;
         let Some(now) = self.bus.under_way(stream, durable).await? else { return Err(changed(shift.spec)) };
         if now.filters != *reads {
             return Err(changed(shift.spec));
@@ -192,9 +206,9 @@ impl<'a> Quiet<'a> {
             return Ok(Look::Busy("deliveries of it are under way"));
         }
         // Its leader counts what it has not delivered by what it hears, and INFO corrects it, so it may be off by some. It counts anew
-        // where its filters change.
-        if !is_recounted {
-            return Ok(Look::NothingInHand);
+        // where its filters change. Somebody may have had it go on since then.
+        if *counted_at != Some(now.deliveries) {
+            return Ok(Look::NotCounted(now.deliveries));
         }
         // The settlement of a delivery may be on its way to the queue, so the messages are counted. One that comes between both
         // looks is counted once: then another look says it.
@@ -212,8 +226,8 @@ impl<'a> Quiet<'a> {
 enum Look {
     /// Nothing is under way, and what is left was never delivered.
     Quiet,
-    /// Nothing is under way; what is left is to be counted.
-    NothingInHand,
+    /// Nothing is under way; what is left is to be counted, after so many deliveries.
+    NotCounted(u64),
     /// It need not be quiet while this pause lasts.
     NoMatter(i64),
     Busy(&'static str),

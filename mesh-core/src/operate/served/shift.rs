@@ -20,8 +20,8 @@ pub(super) struct Shift<'a> {
     pub(super) changes: Vec<Change>,
     /// What it reads since the last step, sorted.
     pub(super) reads: Vec<String>,
-    /// Whether the broker counted anew what it has not delivered.
-    pub(super) is_recounted: bool,
+    /// The number of its last delivery when the broker counted anew what it has not delivered: since another one it may be off again.
+    pub(super) counted_at: Option<u64>,
     /// Whether nothing of it was in hand at the last look, and what is left was never delivered.
     pub(super) is_quiet: bool,
     /// The end of a pause within which nothing was queued of what it gains: what came since lies behind the place where it stands.
@@ -52,7 +52,7 @@ impl Shift<'_> {
             gained,
             changes: Vec::new(),
             reads,
-            is_recounted: false,
+            counted_at: None,
             is_quiet: false,
             nothing_lay: None,
             is_grown: false,
@@ -73,20 +73,27 @@ impl Shift<'_> {
 
     /// What it read, without what an apply that ended early left.
     fn before(&self) -> Vec<String> {
-        let mut before = self.plan.reads();
-        if before.len() > 1 {
-            before.retain(|filter| *filter != self.spec.nothing());
-        }
-        before
+        self.something(self.plan.reads())
     }
 
-    /// Has the broker count anew: by a subject besides to which nobody sends, or without it where it is read already.
-    pub(super) async fn recount(&mut self, quiet: &Quiet<'_>) -> Result<(), Fault> {
-        let (before, nothing) = (self.before(), self.spec.nothing());
-        let is_read = self.reads.contains(&nothing);
-        let filters = before.into_iter().chain((!is_read).then_some(nothing));
-        self.read(quiet, filters.collect()).await?;
-        self.is_recounted = true;
+    /// Without the subject to which nobody sends, unless that is all.
+    fn something(&self, mut filters: Vec<String>) -> Vec<String> {
+        if filters.len() > 1 {
+            filters.retain(|filter| *filter != self.spec.nothing());
+        }
+        filters
+    }
+
+    /// Has the broker count anew: by a subject besides to which nobody sends, or without it where it is read already. What it
+    /// reads otherwise stays, also where something was taken from it. Of that subject alone nothing is there to be counted.
+    pub(super) async fn recount(&mut self, quiet: &Quiet<'_>, deliveries: u64) -> Result<(), Fault> {
+        let nothing = self.spec.nothing();
+        let mut filters: Vec<_> = self.reads.iter().filter(|filter| **filter != nothing).cloned().collect();
+        if filters.is_empty() || filters.len() == self.reads.len() {
+            filters.push(nothing);
+        }
+        self.read(quiet, filters).await?;
+        self.counted_at = Some(deliveries);
         Ok(())
     }
 
@@ -97,49 +104,62 @@ impl Shift<'_> {
         if kept.is_empty() {
             kept.push(self.spec.nothing());
         }
-        self.read(quiet, kept.clone()).await?;
-        self.changes = self.plan.reading(&kept).changes();
-        Ok(())
+        let done = self.read(quiet, kept.clone()).await;
+        if self.is_cut_down() {
+            self.changes = self.plan.reading(&kept).changes();
+        }
+        done
     }
 
     /// Gives it all that it is to read.
     pub(super) async fn grow(&mut self, quiet: &Quiet<'_>) -> Result<(), Fault> {
-        self.is_grown = true;
+        let filters = self.plan.is_to_read();
         let grown = if self.plan.is_new() {
             quiet.bus().carry_out(&self.plan).await
         } else {
-            self.widen(quiet, self.plan.is_to_read()).await
+            self.begin_again(quiet, &filters).await?;
+            self.read(quiet, filters).await
         };
         self.is_grown = grown.as_ref().err().is_none_or(|fault| fault.effect() != Effect::None);
-        grown?;
-        self.changes = self.plan.changes();
-        Ok(())
+        if grown.is_ok() || self.reads == self.plan.is_to_read() {
+            self.changes = self.plan.changes();
+        }
+        grown
     }
 
     /// Gives it back what was taken from it, as if it gained that. Nobody else was given it.
     pub(super) async fn give_back(&mut self, quiet: &Quiet<'_>) -> Result<(), Fault> {
         quiet.wait(std::slice::from_mut(self), quiet.a_little()).await?;
-        self.widen(quiet, self.before()).await?;
-        self.changes.clear();
-        Ok(())
+        let filters = self.before();
+        self.begin_again(quiet, &filters).await?;
+        let done = self.read(quiet, filters).await;
+        if !self.is_cut_down() {
+            self.changes.clear();
+        }
+        done
     }
 
-    /// Leaves nothing of what was done to look at it, if that is all that was done.
+    /// Leaves nothing of what was done to look at it.
     pub(super) async fn tidy(&mut self, quiet: &Quiet<'_>) -> Result<(), Fault> {
-        if self.is_grown || self.is_cut_down() || !self.is_recounted || self.reads == self.before() {
+        let is_as_found = self.counted_at.is_none() && self.reads == self.plan.reads();
+        if self.is_grown || is_as_found {
             return Ok(());
         }
-        self.read(quiet, self.before()).await
+        let filters = if self.is_cut_down() { self.something(self.reads.clone()) } else { self.before() };
+        if filters == self.reads {
+            return Ok(());
+        }
+        self.read(quiet, filters).await
     }
 
-    /// It begins again only for what lay there before it was paused.
-    async fn widen(&mut self, quiet: &Quiet<'_>, filters: Vec<String>) -> Result<(), Fault> {
+    /// Before it reads `filters`: it begins again only for what lay there before it was paused.
+    async fn begin_again(&self, quiet: &Quiet<'_>, filters: &[String]) -> Result<(), Fault> {
         let (ConsumerSpec { stream, durable, .. }, bus) = (self.spec, quiet.bus());
         let more: Vec<_> = filters.iter().filter(|filter| !self.reads.contains(filter)).cloned().collect();
         if self.is_quiet && bus.held_on(stream, &more).await?.messages > 0 {
             bus.begin_again(stream, durable).await.map_err(with_rights)?;
         }
-        self.read(quiet, filters).await
+        Ok(())
     }
 
     /// Has it read other subjects than since the last step. Nothing else of it changes: what stands now is read for it, not what
@@ -170,7 +190,7 @@ impl Shift<'_> {
         }
         let fault = changed(self.spec);
         let message = format!("{}: apply again", fault.message());
-        Err(fault.with_message(message))
+        Err(fault.with_effect(Effect::Unknown).with_message(message))
     }
 }
 
