@@ -1,21 +1,17 @@
 //! Which letters a command means: ids, or filters that become one selection.
 
-use std::pin::pin;
-
 use clap::{Args, ValueEnum};
-use futures_util::TryStreamExt as _;
 use mesh_core::{
-    bus::Bus,
     clock::Clock,
-    dead_letter::{ActKind, Fingerprint, Letter, LetterState},
+    dead_letter::{Fingerprint, LetterState},
     fault::{Code, Reason},
-    operate::letters::{self, Listing, Selection, Selector, Sifted},
+    operate::letters::{Listing, Selection, Selector},
     subject::Name,
 };
 
 use super::{
     super::{Failure, contracts, text},
-    GlobalArgs, counted, indexed, mention,
+    GlobalArgs, counted, mention,
 };
 
 /// The filters. Each narrows; a value that may be given several times means any of them.
@@ -165,12 +161,6 @@ impl FilterArgs {
     }
 }
 
-/// Letters that were chosen, and whether a filter chose them.
-pub(super) struct Chosen {
-    pub(super) letters: Vec<Letter>,
-    pub(super) by_filter: bool,
-}
-
 impl WhichArgs {
     /// What is wrong with them before anything is asked.
     pub(super) fn check(&self) -> Result<(), Failure> {
@@ -193,28 +183,6 @@ impl WhichArgs {
     /// What the filters mean, ready to be asked; `state` where none is said.
     pub(super) fn selector(&self, state: Wanted, global: &GlobalArgs) -> anyhow::Result<Selector> {
         self.filters.selector(state, global)
-    }
-
-    /// The letters to edit, whole: those that are named, or those that fit and can be edited.
-    pub(super) async fn to_edit(&self, bus: &Bus, global: &GlobalArgs) -> anyhow::Result<Chosen> {
-        if !self.ids.is_empty() {
-            return Ok(Chosen { letters: indexed::find_each(bus, &self.ids).await?, by_filter: false });
-        }
-        let selector = self.filters.selector(Wanted::Waiting, global)?;
-        let cut_off = letters::cut_off(bus, &selector).await?;
-        let mut chosen = Listing::default();
-        let mut sifted = pin!(letters::sift(bus, &selector, cut_off));
-        while let Some(sifted) = sifted.try_next().await? {
-            match sifted {
-                Sifted::Letter(letter) if letter.state.after(ActKind::Edited).is_none() => {}
-                Sifted::Letter(letter) => chosen.letters.push(*letter),
-                Sifted::Unclear(why) => chosen.leave_out(why),
-                Sifted::Unread(id) => chosen.leave_unread(id),
-            }
-        }
-        tell_unclear(&chosen);
-        chosen.letters.sort_by_key(|letter| letter.letter.captured_at_ms);
-        Ok(Chosen { letters: chosen.letters, by_filter: true })
     }
 }
 
