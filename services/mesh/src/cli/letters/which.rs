@@ -188,15 +188,33 @@ impl WhichArgs {
 
 /// Says how many letters were left out because the condition did not fit them, or nobody here knows how they stand.
 pub(super) fn tell_unclear(listing: &Listing) {
-    // For programs too: it is not among the data.
-    if let Some(why) = &listing.why {
-        let count = listing.unclear;
-        mention(&format!("note: {count} left out, where --where could not be asked; the first: {why}"));
-    }
+    tell_unasked(listing);
     if let Some(id) = &listing.first_unread {
         let count = counted(listing.unread as u64, "letter");
         let why = "what was done last can't be read by this version of mesh";
         mention(&format!("note: {count} left out and left alone: {why}; the first: {id}"));
+    }
+}
+
+/// The same of a list, which has the letters that nobody here knows as they were before.
+pub(super) fn tell_listed(listing: &Listing) {
+    tell_unasked(listing);
+    listing.first_unread.iter().for_each(|id| tell_doubtful(listing.unread as u64, id));
+}
+
+/// Says of how many letters nobody here knows how they stand, and names one of them.
+pub(super) fn tell_doubtful(count: u64, example: &str) {
+    let count = counted(count, "letter");
+    let why = "what was done last can't be read by this version of mesh";
+    let shown = "shown, if at all, as before, and left alone by orders and replays";
+    mention(&format!("note: {count} may stand otherwise: {why}; {shown}; the first: {example}"));
+}
+
+fn tell_unasked(listing: &Listing) {
+    // For programs too: it is not among the data.
+    if let Some(why) = &listing.why {
+        let count = listing.unclear;
+        mention(&format!("note: {count} left out, where --where could not be asked; the first: {why}"));
     }
 }
 
