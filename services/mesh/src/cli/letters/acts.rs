@@ -86,7 +86,7 @@ impl Acts<'_> {
             asked = Some(look.letters);
         }
         let mut account = Account::begin(self.kind, asked, self.output);
-        let letters = Box::pin(bulk::meant(self.bus, selector, (cut_off, self.kind)));
+        let letters = bulk::meant(self.bus, selector, (cut_off, self.kind));
         let ended = match asked {
             Some(0) => Ended::default(),
             // Not before the person was asked: until then, Ctrl-C ends it at once.

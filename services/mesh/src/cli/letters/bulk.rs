@@ -57,7 +57,7 @@ pub(super) fn meant<'a>(
     (cut_off, kind): (u64, ActKind),
 ) -> impl Stream<Item = Result<Sifted, Fault>> + 'a {
     let is_meant = move |sifted: &Sifted| !matches!(sifted, Sifted::Letter(it) if it.state.after(kind).is_none());
-    letters::sift(bus, selector, cut_off).try_filter(move |sifted| ready(is_meant(sifted)))
+    Box::pin(letters::sift(bus, selector, cut_off)).try_filter(move |sifted| ready(is_meant(sifted)))
 }
 
 /// Orders something for each letter as it is read, until it is told to stop. What is left out is counted.

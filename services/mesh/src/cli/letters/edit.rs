@@ -72,7 +72,7 @@ pub(super) async fn run(args: EditArgs, global: &GlobalArgs, output: &Output) ->
     let mender = Mender { bus: &bus, catalog: &catalog, sets: &args.sets, reveal: args.reveal };
     let edit = Edit { mender, order, is_dry_run: args.dry_run, is_agreed: args.yes, output };
     let ended = match (args.which.ids(), args.sets.is_empty()) {
-        ([], false) => edit_all::run(&edit, &selector).await,
+        ([], false) => Box::pin(edit_all::run(&edit, &selector)).await,
         ([], true) => edit.few(the_one(&bus, &selector).await?, true).await,
         (ids, _) => edit.few(indexed::find_each(&bus, ids).await?, false).await,
     };

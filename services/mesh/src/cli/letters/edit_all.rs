@@ -85,7 +85,7 @@ impl All<'_> {
                 }
             };
             match number(&letter.letter.id) {
-                Some(id) => look.take(id, self.edit.mender.plan(letter).await?),
+                Some(id) => look.take(id, Box::pin(self.edit.mender.plan(letter)).await?),
                 None => left_out.leave_unread(letter.letter.id),
             }
         }
@@ -125,7 +125,8 @@ impl All<'_> {
         let mut account = Account::begin(ActKind::Edited, Some(ids.len() as u64), self.edit.output);
         // Not before the person was asked: until then, Ctrl-C ends it at once.
         let stop = Stop::listen()?;
-        let ended = bulk::order_each(self.again(ids), |letter| self.write_one(letter), (&mut account, &stop)).await;
+        let ended =
+            bulk::order_each(self.again(ids), |letter| Box::pin(self.write_one(letter)), (&mut account, &stop)).await;
         if ended.fault.is_none() && !ended.is_stopped {
             for id in &*ids {
                 let Done { id, document, end } = changed(format!("{id:032x}"), "");

@@ -47,7 +47,7 @@ impl Mender<'_> {
             [] => {
                 let mask = Mask { reveal: self.reveal, defaults: true };
                 let draft = Draft { letter: &whole, catalog: self.catalog, original: &original, mask };
-                editor::mend(&draft).await?
+                Box::pin(editor::mend(&draft)).await?
             }
             sets => Some(set_all(original, &whole, sets)?),
         };
