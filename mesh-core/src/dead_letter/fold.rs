@@ -1,6 +1,6 @@
 //! From the records of the dead-letter stream to letters with a state: pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use mesh_proto::v1::{self, letter_record::Record};
@@ -56,30 +56,37 @@ pub struct Mended<'l> {
 
 /// All letters that were read so far, by id.
 #[derive(Debug, Default)]
-pub struct Letters(BTreeMap<String, Letter>);
+pub struct Letters {
+    letters: BTreeMap<String, Letter>,
+    /// The ids of those whose newest record can't be read here.
+    unread: BTreeSet<String>,
+}
 
 impl Letters {
     /// Takes the next record of the stream. What is no record, or does not follow from the state, changes nothing.
     pub fn apply(&mut self, envelope: &Envelope) {
         let Some(delivery) = &envelope.delivery else { return };
         let Some(Place::DeadLetter { region, letter, .. }) = Place::parse(&envelope.subject) else { return };
-        let Ok(record) = v1::LetterRecord::decode(envelope.payload.clone()) else {
+        let record = v1::LetterRecord::decode(envelope.payload.clone()).ok();
+        let Some(record) = record.filter(|record| record.record.is_some()) else {
             tracing::warn!(subject = envelope.subject, "a record among the letters can't be read");
+            self.unread.insert(letter.to_owned());
             return;
         };
+        self.unread.remove(letter);
         self.apply_record(letter, region, delivery.sequence, record);
     }
 
     /// Takes the next record of a letter. Whether it followed from the state.
     pub(crate) fn follow(&mut self, id: &str, region: &str, sequence: u64, record: v1::LetterRecord) -> bool {
-        let length = |letters: &Letters| letters.0.get(id).map_or(0, |letter| letter.history.len());
+        let length = |letters: &Letters| letters.letters.get(id).map_or(0, |letter| letter.history.len());
         let before = length(self);
         self.apply_record(id, region, sequence, record);
         length(self) > before
     }
 
     fn apply_record(&mut self, id: &str, region: &str, sequence: u64, record: v1::LetterRecord) {
-        let existing = self.0.get_mut(id);
+        let existing = self.letters.get_mut(id);
         match (record.record, existing) {
             (Some(Record::Captured(captured)), None) => {
                 let act = capture_act(&captured);
@@ -90,7 +97,7 @@ impl Letters {
                     last_sequence: sequence,
                     region: region.to_owned(),
                 };
-                self.0.insert(id.to_owned(), letter);
+                self.letters.insert(id.to_owned(), letter);
             }
             (Some(record), Some(letter)) => {
                 letter.last_sequence = sequence;
@@ -102,13 +109,19 @@ impl Letters {
 
     /// The letters, by id.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Letter)> {
-        self.0.iter().map(|(id, letter)| (id.as_str(), letter))
+        self.letters.iter().map(|(id, letter)| (id.as_str(), letter))
+    }
+
+    /// The ids of the letters whose newest record this version can't read: how they stand is not known.
+    #[must_use]
+    pub fn unread(&self) -> &BTreeSet<String> {
+        &self.unread
     }
 
     /// The letters, by id.
     #[must_use]
     pub fn into_map(self) -> BTreeMap<String, Letter> {
-        self.0
+        self.letters
     }
 }
 
@@ -290,7 +303,7 @@ mod tests {
             let mut before: Option<Letter> = None;
             for (sequence, record) in (1..).zip(records) {
                 letters.apply_record("id", "local", sequence, v1::LetterRecord { record: Some(record) });
-                let now = letters.0.get("id").cloned();
+                let now = letters.letters.get("id").cloned();
                 if let (Some(before), Some(now)) = (&before, &now) {
                     prop_assert!(!before.state.is_ended() || now.state == before.state);
                     prop_assert!(now.letter.generation >= before.letter.generation);

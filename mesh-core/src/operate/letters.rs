@@ -61,7 +61,8 @@ pub struct Listing {
     pub unclear: usize,
     /// Why the first of them was.
     pub why: Option<String>,
-    /// How many were left out because this version can't read what was done to them last.
+    /// How many there are, meant or not, of which this version can't read what was done to them last. [`list`] has them as they
+    /// were before, all others leave them out.
     pub unread: usize,
     /// The id of the first of them.
     pub first_unread: Option<String>,
@@ -83,7 +84,7 @@ impl Listing {
         self.why.get_or_insert(why);
     }
 
-    /// Counts a letter that is left out because this version can't read what was done to it last, and which it is.
+    /// Counts a letter of which this version can't read what was done to it last, and which it is.
     pub fn leave_unread(&mut self, id: String) {
         self.unread += 1;
         self.first_unread.get_or_insert(id);
@@ -95,8 +96,9 @@ impl Listing {
 /// # Errors
 /// The bus can't be reached, or this identity may not read letters.
 pub async fn list(bus: &Bus, selector: &Selector) -> Result<Listing, Fault> {
-    let mut listing = Listing::default();
-    for letter in read(bus, &selector.subject()).await? {
+    let (mut listing, all) = (Listing::default(), read(bus, &selector.subject()).await?);
+    all.unread().iter().for_each(|id| listing.leave_unread(id.clone()));
+    for letter in all.into_map().into_values() {
         listing.take(selector, letter);
     }
     listing.letters.sort_by_key(|letter| letter.letter.captured_at_ms);
@@ -129,8 +131,10 @@ pub async fn find_each(bus: &Bus, ids: &[impl AsRef<str>]) -> Result<Vec<Letter>
     } else {
         subjects_of(bus, ids).await?
     };
-    let read = stream::iter(subjects).map(|subject| async move { read(bus, &subject).await }).buffered(AT_ONCE);
-    let all: Vec<Letter> = read.try_concat().await?;
+    let read = |subject: String| async move { read(bus, &subject).await };
+    let read = stream::iter(subjects).map(read).buffered(AT_ONCE);
+    let all: Vec<Letter> =
+        read.map_ok(|letters| letters.into_map().into_values().collect::<Vec<_>>()).try_concat().await?;
     let mut found: Vec<Letter> = Vec::new();
     for id in ids.iter().map(AsRef::as_ref) {
         let mut fitting = all.iter().filter(|letter| letter.letter.id.starts_with(id));
@@ -167,14 +171,14 @@ async fn subjects_of(bus: &Bus, ids: &[impl AsRef<str>]) -> Result<BTreeSet<Stri
 }
 
 /// The one place that reads the stream: an index can stand before it.
-async fn read(bus: &Bus, filter: &str) -> Result<Vec<Letter>, Fault> {
+async fn read(bus: &Bus, filter: &str) -> Result<Letters, Fault> {
     let mut letters = Letters::default();
     bus.read(DEAD_LETTER_STREAM, filter, |record| {
         letters.apply(&record.open().envelope);
         Stop::No
     })
     .await?;
-    Ok(letters.into_map().into_values().collect())
+    Ok(letters)
 }
 
 /// A server of the broker has not got what the others have.

@@ -34,7 +34,7 @@ use crate::{
 
 const MANY: u64 = 20_000;
 /// What so many may need more than one alone: it is 2 MiB. All of them at once would be about 90 MiB.
-const MORE_KIB: u64 = 16 * 1024;
+pub(crate) const MORE_KIB: u64 = 16 * 1024;
 
 /// What a process needed at most, in KiB. `None`: it has ended.
 fn peak(process: &Child) -> Option<u64> {
@@ -44,7 +44,7 @@ fn peak(process: &Child) -> Option<u64> {
 }
 
 /// Runs a command to its end: what it printed, and what it needed of memory at its peak.
-async fn measured(operator: &Operator, words: &[&str]) -> (Value, u64) {
+pub(crate) async fn measured(operator: &Operator, words: &[&str]) -> (Value, u64) {
     let path = operator.home.path().join("printed");
     let mut command = operator.command(&[words, &["-o", "json"]].concat());
     command.stdout(File::create(&path).unwrap());
@@ -108,7 +108,7 @@ async fn discarding(broker: &TestBroker, operator: &Operator) -> Child {
     process
 }
 
-async fn records(bus: &Bus) -> u64 {
+pub(crate) async fn records(bus: &Bus) -> u64 {
     bus.stream_state(DEAD_LETTER_STREAM).await.unwrap().unwrap().messages
 }
 
@@ -199,7 +199,7 @@ async fn what_changed_since_the_moment_of_asking_is_not_meant() {
 }
 
 /// The same command at a terminal of its own, which its input and output are those of.
-fn at_terminal(command: &Command) -> Command {
+pub(crate) fn at_terminal(command: &Command) -> Command {
     let spawn = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
     let mut at_terminal = Command::new("python3");
     at_terminal.args(["-c", spawn]).arg(command.get_program()).args(command.get_args());
@@ -208,7 +208,7 @@ fn at_terminal(command: &Command) -> Command {
 }
 
 /// Reads what a process says until it waits for an answer.
-fn question(from: &mut impl Read) -> String {
+pub(crate) fn question(from: &mut impl Read) -> String {
     let mut said = Vec::new();
     while !said.ends_with(b"[y/N] ") {
         let mut byte = [0];

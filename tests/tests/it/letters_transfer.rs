@@ -4,11 +4,14 @@ use std::process::Stdio;
 
 use mesh_core::{
     dead_letter::{Letter, LetterState},
-    operate::letters,
+    operate::{
+        keeper::{KeeperSettings, ask},
+        letters,
+    },
     proto::v1,
     subject::DEAD_LETTER_STREAM,
 };
-use mesh_tests::{TestBroker, campaign::proxy::Proxy, eventually, foreign, letters as captured};
+use mesh_tests::{TestBroker, campaign::proxy::Proxy, eventually, foreign, keeper::Running, letters as captured};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -136,6 +139,37 @@ async fn a_letter_that_only_a_later_version_can_read_is_left_alone_and_named() {
     assert_eq!(done, ids, "the others");
     let few = operator.run(&["dead-letter", "replay", "--all", "--state", "replaying"]).await;
     is_named(&few.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_says_of_how_many_letters_it_does_not_know_how_they_stand() {
+    let broker = TestBroker::start(&[till(), bank()]).await.unwrap();
+    let ids = some_letters(&broker).await;
+    let operator = Operator::at(&broker, "operator");
+    let said = async |words: &[&str], listed: usize| {
+        let ended = operator.run(&[&["dead-letter"], words, &["-o", "json"]].concat()).await;
+        let printed: Value = serde_json::from_slice(&ended.stdout).unwrap();
+        assert_eq!((ended.status.code(), printed.as_array().unwrap().len()), (Some(0), listed), "{words:?}");
+        String::from_utf8(ended.stderr).unwrap()
+    };
+    let (list, group): (&[&str], &[&str]) = (&["list"], &["group"]);
+    assert_eq!((said(list, 5).await, said(group, 2).await), (String::new(), String::new()));
+    news_of_a_later_version(&broker, &ids[1]).await;
+    // Of this one, not even the capture.
+    let unheard = "0".repeat(32);
+    news_of_a_later_version(&broker, &unheard).await;
+    let named = "note: 2 letters may stand otherwise: what was done last can't be read";
+    let is_named = |said: String| assert!(said.contains(named) && said.contains(&unheard), "{said}");
+    is_named(said(list, 5).await);
+    is_named(said(group, 2).await);
+    assert_eq!(said(&["list", "--consumer", "bank/other"], 0).await, "", "of another consumer there is none");
+    let mesh = broker.connect("operator").await.unwrap();
+    let keeper = Running::start(&broker, KeeperSettings::default()).await.unwrap();
+    eventually("an answer", || async { ask::count(mesh.bus(), v1::LetterQuery::default()).await.ok() }).await;
+    is_named(said(list, 5).await);
+    is_named(said(group, 2).await);
+    assert_eq!(said(&["list", "--consumer", "bank/other"], 0).await, "", "of another consumer there is none");
+    keeper.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,6 +27,8 @@ pub struct Page {
     pub next: String,
     /// All that the query means, on every page.
     pub total: u64,
+    /// Those of its service and consumer whose newest record the keeper can't read.
+    pub unread: Option<v1::UnreadLetters>,
 }
 
 /// The query that means the same letters. `None`: the index can't say it, only the letters themselves can. In a query, nothing
@@ -88,7 +90,7 @@ fn one(wanted: &[String]) -> Option<String> {
 pub async fn page(bus: &Bus, query: v1::LetterQuery, size: u32, token: &str) -> Result<Page, Fault> {
     let reply = entries(bus, query, size, token).await?;
     let letters = letters(bus, reply.letters).await?;
-    Ok(Page { letters, next: reply.next_page_token, total: reply.total })
+    Ok(Page { letters, next: reply.next_page_token, total: reply.total, unread: reply.unread })
 }
 
 /// The same page, as the index has it: no letter is read.

@@ -106,7 +106,10 @@ impl Index {
     #[must_use]
     pub fn list(&self, request: &v1::ListLettersRequest) -> v1::ListLettersReply {
         let query = request.query.clone().unwrap_or_default();
-        let Some(wanted) = Wanted::of(self, &query) else { return v1::ListLettersReply::default() };
+        let unread = self.unread(&query);
+        let Some(wanted) = Wanted::of(self, &query) else {
+            return v1::ListLettersReply { unread, ..v1::ListLettersReply::default() };
+        };
         let size = size(request.page_size);
         let after = parse_token(&request.page_token);
         let (mut total, mut page) = (0u64, BinaryHeap::with_capacity(size + 2));
@@ -133,6 +136,7 @@ impl Index {
             letters: page.into_iter().map(|(_, slot)| self.shown(self.entry(slot))).collect(),
             next_page_token: token.unwrap_or_default(),
             total,
+            unread,
         }
     }
 
@@ -147,7 +151,10 @@ impl Index {
             places: BTreeSet<u32>,
         }
         let query = request.query.clone().unwrap_or_default();
-        let Some(wanted) = Wanted::of(self, &query) else { return v1::GroupLettersReply::default() };
+        let unread = self.unread(&query);
+        let Some(wanted) = Wanted::of(self, &query) else {
+            return v1::GroupLettersReply { unread, ..v1::GroupLettersReply::default() };
+        };
         let mut groups: HashMap<u64, Group<'_>> = HashMap::new();
         for entry in self.entries().filter(|entry| wanted.admits(entry)) {
             let group = groups.entry(entry.fingerprint);
@@ -182,7 +189,7 @@ impl Index {
             tallies: tallies(&group.by_standing),
             consumers: group.places.iter().filter_map(|place| self.consumer(*place)).collect(),
         });
-        v1::GroupLettersReply { groups: shown.collect(), total, total_groups }
+        v1::GroupLettersReply { groups: shown.collect(), total, total_groups, unread }
     }
 
     /// How many letters a query means, by standing.
@@ -202,6 +209,15 @@ impl Index {
             }
         }
         reply
+    }
+
+    /// Those whose newest record can't be read, of the service and the consumer of a query.
+    fn unread(&self, query: &v1::LetterQuery) -> Option<v1::UnreadLetters> {
+        let places = places(self, query);
+        let is_there = |place: u32| places.is_empty() || places.get(place as usize).copied().unwrap_or(false);
+        let mut ids = self.unread.iter().filter(|(_, place)| is_there(**place)).map(|(id, _)| id);
+        let example = id_text(ids.next()?);
+        Some(v1::UnreadLetters { count: 1 + ids.count() as u64, example })
     }
 
     /// `service/consumer`

@@ -6,6 +6,8 @@
 mod ask;
 mod table;
 
+use std::collections::BTreeMap;
+
 use mesh_proto::v1::{self, LetterStanding, letter_record::Record};
 use prost::Message as _;
 
@@ -41,6 +43,8 @@ pub struct Index {
     names: Names,
     slots: Slots,
     chunks: Vec<Vec<Entry>>,
+    /// The places of those whose newest record can't be read here.
+    unread: BTreeMap<[u8; 16], u32>,
     read_to: u64,
 }
 
@@ -71,13 +75,17 @@ impl Index {
         let Some(Place::DeadLetter { region, service, consumer, letter }) = Place::parse(&envelope.subject) else {
             return;
         };
-        let (Some(id), Ok(record)) = (parse_id(letter), v1::LetterRecord::decode(envelope.payload.clone())) else {
+        let Some(id) = parse_id(letter) else { return };
+        let place = [region, service, consumer].join("/");
+        let record = v1::LetterRecord::decode(envelope.payload.clone()).ok().and_then(|record| record.record);
+        let Some(record) = record else {
             tracing::warn!(subject = envelope.subject, "a record among the letters can't be read");
+            let place = self.names.number(&place);
+            self.unread.insert(id, place);
             return;
         };
-        if let Some(record) = record.record {
-            self.apply_record(&[region, service, consumer].join("/"), id, sequence, &record);
-        }
+        self.unread.remove(&id);
+        self.apply_record(&place, id, sequence, &record);
     }
 
     fn apply_record(&mut self, place: &str, id: [u8; 16], sequence: u64, record: &Record) {

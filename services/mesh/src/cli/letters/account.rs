@@ -71,6 +71,16 @@ impl<'o> Account<'o> {
         (self.done, self.refused)
     }
 
+    /// What is ordered.
+    pub(super) fn kind(&self) -> ActKind {
+        self.kind
+    }
+
+    /// Where it is told.
+    pub(super) fn output(&self) -> &'o Output {
+        self.output
+    }
+
     /// What was done so far, in words.
     pub(super) fn done(&self) -> String {
         format!("{} {}", self.kind.word(), counted(self.done, "letter"))

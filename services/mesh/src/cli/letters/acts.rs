@@ -1,33 +1,27 @@
 //! Hold, release and discard: one letter, several, or all that fit.
-//!
-//! All that fit may be a million: they are read one after the other and ordered as they come, so that only a few are in memory. They
-//! are those of the moment of asking; what changes after it is left as it is, and the orders' own records are not met again.
-//! Told to stop, it orders no more, hears what becomes of those that are under way, and says what was done.
 
 use std::{collections::BTreeSet, pin::pin};
 
-use bytes::Bytes;
 use clap::Args;
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, future::ready, stream, stream::FuturesOrdered};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use mesh_core::{
     bus::Bus,
     dead_letter::{ActKind, Letter},
-    fault::{Effect, Fault},
+    fault::Fault,
     operate::letters::{self, Listing, Order, Selector, Sifted},
 };
 use serde_json::{Value, json};
 
 use super::{
-    super::{Failure, failure, place, place::Place},
+    super::{place, place::Place},
     GlobalArgs, Output, Status,
     account::Account,
-    ask, consumer, counted, indexed, mention,
+    ask,
+    bulk::{self, Done, Ended, slim},
+    consumer, counted, indexed,
     which::{Wanted, WhichArgs, tell_unclear},
 };
 use crate::stop::Stop;
-
-/// Orders that are under way at once.
-pub(super) const UNDER_WAY: usize = 256;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ActArgs {
@@ -70,26 +64,13 @@ struct Look {
     consumers: BTreeSet<String>,
 }
 
-/// How the orders of one command came to their end.
-#[derive(Default)]
-struct Ended {
-    /// What was left out.
-    unclear: Listing,
-    /// Why not all letters were read.
-    fault: Option<Fault>,
-    /// It was told to stop before all were ordered, or for the second time.
-    is_stopped: bool,
-    /// Orders that were not waited for then.
-    unknown: usize,
-}
-
 impl Acts<'_> {
     async fn named(&self, ids: &[String]) -> anyhow::Result<Status> {
         let letters = indexed::find_each(self.bus, ids).await?;
         let mut account = Account::begin(self.kind, Some(letters.len() as u64), self.output);
         let letters = stream::iter(letters).map(|letter| Ok(Sifted::Letter(Box::new(letter))));
         let ended = self.order_each(letters, &mut account, &Stop::listen()?).await;
-        self.tell(account, &ended)
+        bulk::tell(account, &ended)
     }
 
     async fn filtered(&self, selector: &Selector, is_agreed: bool) -> anyhow::Result<Status> {
@@ -105,8 +86,7 @@ impl Acts<'_> {
             asked = Some(look.letters);
         }
         let mut account = Account::begin(self.kind, asked, self.output);
-        let is_meant = |sifted: &Sifted| !matches!(sifted, Sifted::Letter(it) if it.state.after(self.kind).is_none());
-        let letters = Box::pin(letters::sift(self.bus, selector, cut_off)).try_filter(|sifted| ready(is_meant(sifted)));
+        let letters = bulk::meant(self.bus, selector, (cut_off, self.kind));
         let ended = match asked {
             Some(0) => Ended::default(),
             // Not before the person was asked: until then, Ctrl-C ends it at once.
@@ -116,7 +96,7 @@ impl Acts<'_> {
             tell_unclear(&ended.unclear);
         }
         let (done, refused) = account.counts();
-        let status = self.tell(account, &ended)?;
+        let status = bulk::tell(account, &ended)?;
         if ended.is_stopped {
             return Ok(status);
         }
@@ -132,10 +112,9 @@ impl Acts<'_> {
     /// What is meant, without keeping any of it.
     async fn look(&self, selector: &Selector, cut_off: u64) -> anyhow::Result<Look> {
         let (mut look, mut unclear) = (Look::default(), Listing::default());
-        let mut sifted = pin!(letters::sift(self.bus, selector, cut_off));
+        let mut sifted = pin!(bulk::meant(self.bus, selector, (cut_off, self.kind)));
         while let Some(sifted) = sifted.try_next().await? {
             match sifted {
-                Sifted::Letter(letter) if letter.state.after(self.kind).is_none() => {}
                 Sifted::Letter(letter) => {
                     look.letters += 1;
                     look.consumers.insert(consumer(&letter));
@@ -148,88 +127,28 @@ impl Acts<'_> {
         Ok(look)
     }
 
-    /// Orders each letter as it is read, until it is told to stop. What is left out is counted.
     async fn order_each(
         &self,
         letters: impl Stream<Item = Result<Sifted, Fault>>,
         account: &mut Account<'_>,
         stop: &Stop,
     ) -> Ended {
-        let mut letters = pin!(letters);
-        let (mut under_way, mut ended, mut is_read) = (FuturesOrdered::new(), Ended::default(), false);
-        while !is_read || !under_way.is_empty() {
-            tokio::select! {
-                next = letters.try_next(), if !is_read && under_way.len() < UNDER_WAY => match next {
-                    Ok(Some(Sifted::Letter(letter))) => under_way.push_back(self.order_one(slim(*letter))),
-                    Ok(Some(Sifted::Unclear(why))) => ended.unclear.leave_out(why),
-                    Ok(Some(Sifted::Unread(id))) => ended.unclear.leave_unread(id),
-                    // What is under way comes to its end in any case.
-                    Ok(None) => is_read = true,
-                    Err(fault) => (is_read, ended.fault) = (true, Some(fault)),
-                },
-                Some((letter, end)) = under_way.next(), if !under_way.is_empty() => {
-                    account.add(&letter.letter.id, &document(self.kind, &letter, &end), &end);
-                }
-                () = stop.told(), if !is_read => (is_read, ended.is_stopped) = (true, true),
-                () = stop.told_again() => {
-                    (ended.is_stopped, ended.unknown) = (true, under_way.len());
-                    break;
-                }
-            }
-        }
-        ended
+        // Of the letters nothing large is needed.
+        let letters = letters.map_ok(|sifted| match sifted {
+            Sifted::Letter(letter) => Sifted::Letter(Box::new(slim(*letter))),
+            left_out => left_out,
+        });
+        bulk::order_each(letters, |letter| self.order_one(letter), (account, stop)).await
     }
 
-    /// Says what was done, whatever ended it.
-    fn tell(&self, account: Account<'_>, ended: &Ended) -> anyhow::Result<Status> {
-        let (done, said) = (account.counts().0, account.done());
-        let written = account.end();
-        if ended.fault.is_none() && !ended.is_stopped {
-            return Ok(written?);
-        }
-        // How much was done is said below, also where standard output does not take it.
-        if let Err(error) = written {
-            failure::show(self.output, &error.into());
-        }
-        if ended.is_stopped {
-            // For programs too: it is not among the data.
-            mention(&format!("stopped: {said}; the same command again goes on with the others"));
-        }
-        if ended.unknown > 0 {
-            let orders = counted(ended.unknown as u64, "order");
-            mention(&format!("note: what became of {orders} that were under way is not known"));
-        }
-        match &ended.fault {
-            Some(fault) => Err(self.not_all(fault, done).into()),
-            None => Ok(Status::Failed),
-        }
-    }
-
-    async fn order_one(&self, letter: Letter) -> (Letter, Result<(), Fault>) {
-        let done = match self.kind {
+    async fn order_one(&self, letter: Letter) -> Done {
+        let end = match self.kind {
             ActKind::Held => letters::hold(self.bus, &letter, &self.order).await,
             ActKind::Released => letters::release(self.bus, &letter, &self.order).await,
             _ => letters::discard(self.bus, &letter, &self.order).await,
         };
-        (letter, done)
+        Done { document: document(self.kind, &letter, &end), id: letter.letter.id, end }
     }
-
-    /// The reading ended too soon: what was done until then stands.
-    fn not_all(&self, fault: &Fault, done: u64) -> Failure {
-        let word = self.kind.word();
-        let effect = if done == 0 { fault.effect() } else { Effect::Done };
-        let message = format!("not all letters were read: {}; {word} before that: {done}", fault.message());
-        let fault = Fault::new(fault.code(), effect, fault.reason(), message).with_detail(fault.detail().to_owned());
-        Failure::new(fault, "the same command again goes on with the others: nothing is done twice")
-    }
-}
-
-/// What an order needs of a letter: many are under way, and what they hold may be large.
-fn slim(mut letter: Letter) -> Letter {
-    letter.letter.payload = Bytes::new();
-    (letter.letter.headers, letter.letter.attempts) = (Vec::new(), Vec::new());
-    letter.history = Vec::new();
-    letter
 }
 
 fn document(kind: ActKind, letter: &Letter, end: &Result<(), Fault>) -> Value {

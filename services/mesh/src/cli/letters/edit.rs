@@ -1,34 +1,29 @@
 //! Mending payloads: in an editor, or value by value; checked against the contract, shown field by field, then written.
 
-use bytes::Bytes;
+use std::pin::pin;
+
 use clap::Args;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mesh_core::{
     bus::Bus,
-    contract::{Catalog, catalog},
     dead_letter::{ActKind, Letter},
-    fault::{Code, Effect, Fault, Reason},
-    operate::letters::{self, Order},
+    operate::letters::{self, Listing, Order, Selector, Sifted},
 };
-use prost::Message as _;
-use prost_reflect::DynamicMessage;
-use serde_json::{Value, json};
 
 use super::{
-    super::{Failure, contracts, mask::Mask, place, place::Place},
+    super::{Failure, contracts, place, place::Place},
     GlobalArgs, Output, Status,
     account::Account,
-    acts::UNDER_WAY,
     ask,
-    diff::{self, Change, Payloads},
-    editor::{self, Draft},
-    payload_name, short,
-    which::WhichArgs,
+    bulk::{self, UNDER_WAY},
+    diff, edit_all, indexed,
+    mend::{Mender, Plan},
+    which::{Wanted, WhichArgs, tell_unclear},
 };
 
 /// Up to so many letters are shown field by field.
-const SHOWN: usize = 10;
-/// Bytes of letters that lie apart and are edited at once, at most; one alone may have more.
+pub(super) const SHOWN: usize = 10;
+/// Bytes of letters that are named, lie apart and are edited at once, at most; one alone may have more.
 const APART_BYTES: u64 = 256 * 1024 * 1024;
 
 #[derive(Debug, Args)]
@@ -58,56 +53,122 @@ fn set(text: &str) -> Result<(String, String), String> {
     Ok((path.to_owned(), value.to_owned()))
 }
 
-/// An edit that is ready to be written.
-struct Plan {
-    letter: Letter,
-    payload: Bytes,
-    changes: Vec<Change>,
+/// How one command edits.
+pub(super) struct Edit<'a> {
+    pub(super) mender: Mender<'a>,
+    pub(super) order: Order,
+    pub(super) is_dry_run: bool,
+    /// Nobody is asked.
+    pub(super) is_agreed: bool,
+    pub(super) output: &'a Output,
 }
 
 pub(super) async fn run(args: EditArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     args.which.check()?;
     let catalog = contracts::catalog(global)?;
+    let selector = args.which.selector(Wanted::Waiting, global)?;
     let bus = Place::find(global)?.connect().await?;
-    let chosen = args.which.to_edit(&bus, global).await?;
-    if chosen.letters.is_empty() {
-        output.remark("no letters to edit");
-        return finish(&[], output);
-    }
-    for letter in &chosen.letters {
-        letters::check(letter, ActKind::Edited)?;
-    }
-    check_room(&chosen.letters)?;
-    let (plans, unchanged) = plan_all(&bus, chosen.letters, (&args, &catalog)).await?;
-    for plan in &plans {
-        letters::check_edit(&bus, &plan.letter, plan.payload.len())?;
-    }
-    show(&plans, unchanged, args.dry_run, output)?;
-    if plans.is_empty() || args.dry_run {
-        return finish(&plans, output);
-    }
-    let consumers = ask::consumers(plans.iter().map(|plan| &plan.letter));
-    if chosen.by_filter && !args.yes && !ask::agreed("edit", plans.len() as u64, &consumers)? {
-        output.remark("nothing was written");
-        return Ok(Status::Failed);
-    }
-    let order = Order { by: place::person(), why: args.why.clone(), again: false, job: String::new() };
-    let mut account = Account::begin(ActKind::Edited, Some(plans.len() as u64), output);
-    let mut under_way = stream::iter(plans).map(|plan| write(&bus, plan, &order)).buffered(UNDER_WAY);
-    while let Some((mut document, end)) = under_way.next().await {
-        document["written"] = end.is_ok().into();
-        let id = document["id"].as_str().unwrap_or_default().to_owned();
-        account.add(&id, &document, &end);
-    }
+    let order = Order { by: place::person(), why: args.why, again: false, job: String::new() };
+    let mender = Mender { bus: &bus, catalog: &catalog, sets: &args.sets, reveal: args.reveal };
+    let edit = Edit { mender, order, is_dry_run: args.dry_run, is_agreed: args.yes, output };
+    let ended = match (args.which.ids(), args.sets.is_empty()) {
+        ([], false) => Box::pin(edit_all::run(&edit, &selector)).await,
+        ([], true) => edit.few(the_one(&bus, &selector).await?, true).await,
+        (ids, _) => edit.few(indexed::find_each(&bus, ids).await?, false).await,
+    };
     bus.close().await;
-    Ok(account.end()?)
+    ended
 }
 
-/// Writes one edit; what it is, for programs, and what became of it.
-async fn write(bus: &Bus, plan: Plan, order: &Order) -> (Value, Result<(), Fault>) {
-    let document = document(&plan);
-    let end = letters::edit(bus, &plan.letter, plan.payload, order).await;
-    (document, end)
+/// The one letter that a filter means: an editor takes one.
+async fn the_one(bus: &Bus, selector: &Selector) -> anyhow::Result<Vec<Letter>> {
+    let cut_off = letters::cut_off(bus, selector).await?;
+    let (mut first, mut count, mut left_out) = (None, 0, Listing::default());
+    let mut sifted = pin!(bulk::meant(bus, selector, (cut_off, ActKind::Edited)));
+    while let Some(sifted) = sifted.try_next().await? {
+        match sifted {
+            Sifted::Letter(letter) => {
+                count += 1;
+                first.get_or_insert(*letter);
+            }
+            Sifted::Unclear(why) => left_out.leave_out(why),
+            Sifted::Unread(id) => left_out.leave_unread(id),
+        }
+    }
+    tell_unclear(&left_out);
+    if count > 1 { Err(several(count).into()) } else { Ok(first.into_iter().collect()) }
+}
+
+fn several(count: usize) -> Failure {
+    let message = format!("{count} letters are meant, and an editor takes one");
+    Failure::input(message, "say what changes in all of them: --set path=value")
+}
+
+impl Edit<'_> {
+    /// Edits letters that are all in memory: each is right, or none is written.
+    async fn few(&self, letters: Vec<Letter>, by_filter: bool) -> anyhow::Result<Status> {
+        if letters.is_empty() {
+            self.output.remark("no letters to edit");
+        }
+        letters.iter().try_for_each(|letter| letters::check(letter, ActKind::Edited))?;
+        check_room(&letters)?;
+        if self.mender.sets.is_empty() && letters.len() > 1 {
+            return Err(several(letters.len()).into());
+        }
+        let (mut plans, mut unchanged) = (Vec::new(), 0);
+        for letter in letters {
+            match self.mender.plan(letter).await? {
+                Some(plan) => plans.push(plan),
+                None => unchanged += 1,
+            }
+        }
+        self.show(&plans, (plans.len() as u64, unchanged))?;
+        if plans.is_empty() || self.is_dry_run {
+            if self.output.is_json() {
+                self.output.json(&plans.iter().map(Plan::document).collect::<Vec<_>>())?;
+            }
+            return Ok(Status::Ok);
+        }
+        let consumers = ask::consumers(plans.iter().map(|plan| &plan.letter));
+        if by_filter && !self.agreed(plans.len() as u64, &consumers)? {
+            return Ok(Status::Failed);
+        }
+        let mut account = Account::begin(ActKind::Edited, Some(plans.len() as u64), self.output);
+        let write = |plan| self.mender.write(plan, &self.order);
+        let mut under_way = stream::iter(plans).map(write).buffered(UNDER_WAY);
+        while let Some(done) = under_way.next().await {
+            account.add(&done.id, &done.document, &done.end);
+        }
+        Ok(account.end()?)
+    }
+
+    /// Shows the first edits to a person, and says how many there are, and how many letters have these values already.
+    pub(super) fn show(&self, first: &[Plan], (edits, unchanged): (u64, u64)) -> anyhow::Result<()> {
+        let output = self.output;
+        let first = first.get(..SHOWN).unwrap_or(first);
+        if !output.is_json() {
+            first.iter().try_for_each(|plan| diff::show(&plan.letter, &plan.changes, output))?;
+        }
+        if edits > first.len() as u64 {
+            output.remark(&format!("and {} more", edits - first.len() as u64));
+        }
+        if unchanged > 0 {
+            output.remark(&format!("{unchanged} unchanged"));
+        }
+        if self.is_dry_run || (edits == 0 && unchanged > 0) {
+            output.remark("nothing was written");
+        }
+        Ok(())
+    }
+
+    /// Whether so many letters of these consumers are to be edited.
+    pub(super) fn agreed(&self, letters: u64, consumers: &[String]) -> anyhow::Result<bool> {
+        let agreed = self.is_agreed || ask::agreed("edit", letters, consumers)?;
+        if !agreed {
+            self.output.remark("nothing was written");
+        }
+        Ok(agreed)
+    }
 }
 
 /// Every new payload is held until all are known to fit: of what lies apart, only so much at once.
@@ -120,94 +181,7 @@ fn check_room(letters: &[Letter]) -> Result<(), Failure> {
     let count = sizes.len();
     let message =
         format!("{count} of the letters lie apart, with {bytes} bytes; at most {APART_BYTES} are edited at once");
-    Err(Failure::input(message, "name fewer: by --where, --since and --until, or by their ids; nothing was written"))
-}
-
-/// Every edit, checked; where one does not fit, none is made. And how many letters have these values already. What lies apart
-/// is brought for its own edit alone.
-async fn plan_all(
-    bus: &Bus,
-    letters: Vec<Letter>,
-    (args, catalog): (&EditArgs, &Catalog),
-) -> anyhow::Result<(Vec<Plan>, usize)> {
-    if args.sets.is_empty() && letters.len() > 1 {
-        let message = format!("{} letters are meant, and an editor takes one", letters.len());
-        return Err(Failure::input(message, "say what changes in all of them: --set path=value").into());
-    }
-    let (mut plans, mut unchanged) = (Vec::new(), 0);
-    for letter in letters {
-        let whole = letters::bring(bus, &letter).await?;
-        match plan(letter, &whole, (args, catalog)).await? {
-            Some(plan) => plans.push(plan),
-            None => unchanged += 1,
-        }
-    }
-    Ok((plans, unchanged))
-}
-
-/// `None`: it has these values already.
-async fn plan(letter: Letter, whole: &Letter, (args, catalog): (&EditArgs, &Catalog)) -> anyhow::Result<Option<Plan>> {
-    let original = decoded(whole, catalog)?;
-    let payload = match args.sets.is_empty() {
-        true => {
-            let mask = Mask { reveal: args.reveal, defaults: true };
-            editor::mend(&Draft { letter: whole, catalog, original: &original, mask }).await?
-        }
-        false => Some(set_all(original, whole, &args.sets)?),
-    };
-    let Some(payload) = payload else { return Ok(None) };
-    let before = whole.letter.payload.as_ref();
-    let payloads = Payloads { message_type: &whole.letter.message_type, before, after: &payload };
-    let changes = diff::changes(&payloads, catalog, args.reveal);
-    Ok((!changes.is_empty()).then_some(Plan { letter, payload, changes }))
-}
-
-fn decoded(letter: &Letter, catalog: &Catalog) -> Result<DynamicMessage, Failure> {
-    let name = payload_name(&letter.letter.message_type, catalog);
-    catalog.decode(name, &letter.letter.payload).map_err(|error| {
-        let id = short(&letter.letter.id);
-        let message = format!("letter {id} can't be edited: its payload can't be read by a contract: {error}");
-        let fault = Fault::new(Code::InvalidArgument, Effect::None, Reason::UnknownName, message);
-        Failure::new(fault, "contracts of your own: give their descriptor set with --descriptors FILE")
-    })
-}
-
-fn set_all(mut message: DynamicMessage, letter: &Letter, sets: &[(String, String)]) -> Result<Bytes, Failure> {
-    for (path, value) in sets {
-        catalog::set(&mut message, path, value).map_err(|error| {
-            let text = format!("letter {}: {error}", short(&letter.letter.id));
-            let fault = Fault::new(Code::InvalidArgument, Effect::None, Reason::InvalidJson, text);
-            Failure::new(fault, format!("{}\nnothing was written", error.help).trim_start())
-        })?;
-    }
-    Ok(message.encode_to_vec().into())
-}
-
-fn show(plans: &[Plan], unchanged: usize, dry_run: bool, output: &Output) -> anyhow::Result<()> {
-    if !output.is_json() {
-        plans.iter().take(SHOWN).try_for_each(|plan| diff::show(&plan.letter, &plan.changes, output))?;
-    }
-    if plans.len() > SHOWN {
-        output.remark(&format!("and {} more", plans.len() - SHOWN));
-    }
-    if unchanged > 0 {
-        output.remark(&format!("{unchanged} unchanged"));
-    }
-    if dry_run || plans.is_empty() {
-        output.remark("nothing was written");
-    }
-    Ok(())
-}
-
-fn finish(plans: &[Plan], output: &Output) -> anyhow::Result<Status> {
-    if output.is_json() {
-        output.json(&plans.iter().map(document).collect::<Vec<_>>())?;
-    }
-    Ok(Status::Ok)
-}
-
-fn document(plan: &Plan) -> Value {
-    json!({ "id": plan.letter.letter.id, "changes": diff::documents(&plan.changes), "written": false })
+    Err(Failure::input(message, "name fewer, or say which by a filter; nothing was written"))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     super::{place::Place, text},
     GlobalArgs, GroupArgs, Output, Status, indexed, short, table,
-    which::{Wanted, tell_unclear},
+    which::{Wanted, tell_listed},
 };
 
 const HEADER: [&str; 10] = [
@@ -34,7 +34,7 @@ pub(super) async fn run(args: GroupArgs, global: &GlobalArgs, output: &Output) -
         Some(groups) => groups,
         None => {
             let listing = letters::list(&bus, &selector).await?;
-            tell_unclear(&listing);
+            tell_listed(&listing);
             let mut groups = Groups::default();
             listing.letters.iter().for_each(|letter| groups.add(&Facts::of(letter)));
             groups.into_sorted()

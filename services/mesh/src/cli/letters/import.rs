@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 use super::{
     super::{Failure, contracts, place::Place},
     GlobalArgs, Output, Status,
-    acts::UNDER_WAY,
+    bulk::UNDER_WAY,
     counted,
     export::RECORD,
     mention,

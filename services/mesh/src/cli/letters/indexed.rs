@@ -13,7 +13,7 @@ use mesh_core::{
     proto::v1::{LetterGroup, LetterQuery},
 };
 
-use super::{Output, mention};
+use super::{Output, mention, which::tell_doubtful};
 
 /// Groups of one answer, at most: a person reads no more.
 const GROUPS: u32 = 1000;
@@ -90,6 +90,7 @@ async fn pages(bus: &Bus, query: &LetterQuery, limit: usize) -> Result<(Vec<Lett
         letters.extend(page.letters);
         next = page.next;
         if next.is_empty() || letters.len() >= limit {
+            page.unread.iter().for_each(|unread| tell_doubtful(unread.count, &unread.example));
             return Ok((letters, usize::try_from(page.total).unwrap_or(usize::MAX)));
         }
     }
@@ -102,6 +103,7 @@ async fn read_groups(bus: &Bus, query: LetterQuery) -> Result<Vec<Group>, Fault>
         // For programs too: it is not among the data.
         mention(&format!("note: the largest {known} of {} groups; filters show the others", reply.total_groups));
     }
+    reply.unread.iter().for_each(|unread| tell_doubtful(unread.count, &unread.example));
     let newest = reply.groups.iter().filter_map(|group| group.newest.clone()).collect();
     let letters = ask::letters(bus, newest).await?;
     let by_id: BTreeMap<&str, &Letter> = letters.iter().map(|letter| (letter.letter.id.as_str(), letter)).collect();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     super::{place::Place, text},
     GlobalArgs, ListArgs, Output, Status, consumer, fault, indexed, last_part, short, shown_key, state, table,
-    which::{Wanted, tell_unclear},
+    which::{Wanted, tell_listed},
 };
 
 const HEADER: [&str; 9] = ["ID", "WHEN (UTC)", "CONSUMER", "MESSAGE", "REASON", "VENDOR CODE", "SAID", "GEN", "STATE"];
@@ -24,7 +24,7 @@ pub(super) async fn run(args: ListArgs, global: &GlobalArgs, output: &Output) ->
         Some(found) => found,
         None => {
             let listing = letters::list(&bus, &selector).await?;
-            tell_unclear(&listing);
+            tell_listed(&listing);
             let mut letters = listing.letters;
             let total = letters.len();
             letters.truncate(if args.limit > 0 { args.limit } else { total });

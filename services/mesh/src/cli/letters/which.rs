@@ -1,21 +1,17 @@
 //! Which letters a command means: ids, or filters that become one selection.
 
-use std::pin::pin;
-
 use clap::{Args, ValueEnum};
-use futures_util::TryStreamExt as _;
 use mesh_core::{
-    bus::Bus,
     clock::Clock,
-    dead_letter::{ActKind, Fingerprint, Letter, LetterState},
+    dead_letter::{Fingerprint, LetterState},
     fault::{Code, Reason},
-    operate::letters::{self, Listing, Selection, Selector, Sifted},
+    operate::letters::{Listing, Selection, Selector},
     subject::Name,
 };
 
 use super::{
     super::{Failure, contracts, text},
-    GlobalArgs, counted, indexed, mention,
+    GlobalArgs, counted, mention,
 };
 
 /// The filters. Each narrows; a value that may be given several times means any of them.
@@ -165,12 +161,6 @@ impl FilterArgs {
     }
 }
 
-/// Letters that were chosen, and whether a filter chose them.
-pub(super) struct Chosen {
-    pub(super) letters: Vec<Letter>,
-    pub(super) by_filter: bool,
-}
-
 impl WhichArgs {
     /// What is wrong with them before anything is asked.
     pub(super) fn check(&self) -> Result<(), Failure> {
@@ -194,41 +184,37 @@ impl WhichArgs {
     pub(super) fn selector(&self, state: Wanted, global: &GlobalArgs) -> anyhow::Result<Selector> {
         self.filters.selector(state, global)
     }
-
-    /// The letters to edit, whole: those that are named, or those that fit and can be edited.
-    pub(super) async fn to_edit(&self, bus: &Bus, global: &GlobalArgs) -> anyhow::Result<Chosen> {
-        if !self.ids.is_empty() {
-            return Ok(Chosen { letters: indexed::find_each(bus, &self.ids).await?, by_filter: false });
-        }
-        let selector = self.filters.selector(Wanted::Waiting, global)?;
-        let cut_off = letters::cut_off(bus, &selector).await?;
-        let mut chosen = Listing::default();
-        let mut sifted = pin!(letters::sift(bus, &selector, cut_off));
-        while let Some(sifted) = sifted.try_next().await? {
-            match sifted {
-                Sifted::Letter(letter) if letter.state.after(ActKind::Edited).is_none() => {}
-                Sifted::Letter(letter) => chosen.letters.push(*letter),
-                Sifted::Unclear(why) => chosen.leave_out(why),
-                Sifted::Unread(id) => chosen.leave_unread(id),
-            }
-        }
-        tell_unclear(&chosen);
-        chosen.letters.sort_by_key(|letter| letter.letter.captured_at_ms);
-        Ok(Chosen { letters: chosen.letters, by_filter: true })
-    }
 }
 
 /// Says how many letters were left out because the condition did not fit them, or nobody here knows how they stand.
 pub(super) fn tell_unclear(listing: &Listing) {
-    // For programs too: it is not among the data.
-    if let Some(why) = &listing.why {
-        let count = listing.unclear;
-        mention(&format!("note: {count} left out, where --where could not be asked; the first: {why}"));
-    }
+    tell_unasked(listing);
     if let Some(id) = &listing.first_unread {
         let count = counted(listing.unread as u64, "letter");
         let why = "what was done last can't be read by this version of mesh";
         mention(&format!("note: {count} left out and left alone: {why}; the first: {id}"));
+    }
+}
+
+/// The same of a list, which has the letters that nobody here knows as they were before.
+pub(super) fn tell_listed(listing: &Listing) {
+    tell_unasked(listing);
+    listing.first_unread.iter().for_each(|id| tell_doubtful(listing.unread as u64, id));
+}
+
+/// Says of how many letters nobody here knows how they stand, and names one of them.
+pub(super) fn tell_doubtful(count: u64, example: &str) {
+    let count = counted(count, "letter");
+    let why = "what was done last can't be read by this version of mesh";
+    let shown = "shown, if at all, as before, and left alone by orders and replays";
+    mention(&format!("note: {count} may stand otherwise: {why}; {shown}; the first: {example}"));
+}
+
+fn tell_unasked(listing: &Listing) {
+    // For programs too: it is not among the data.
+    if let Some(why) = &listing.why {
+        let count = listing.unclear;
+        mention(&format!("note: {count} left out, where --where could not be asked; the first: {why}"));
     }
 }
 
