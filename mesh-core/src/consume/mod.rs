@@ -43,7 +43,8 @@ pub struct ConsumerSettings {
     pub concurrency: usize,
     /// Deliveries that may wait here for a place, leased; handed back when the service drains.
     pub prefetch: usize,
-    /// How long one attempt may take; it is given up then, with an unknown outcome.
+    /// How long one attempt may take; it is given up then, with an unknown outcome. Ten minutes where nothing is said: work of
+    /// five must not meet it.
     pub handler_limit: Duration,
     /// How long the broker waits for a sign of life: as the consumer was made.
     pub ack_wait: Duration,
@@ -72,7 +73,7 @@ impl Default for ConsumerSettings {
         ConsumerSettings {
             concurrency: 64,
             prefetch: 64,
-            handler_limit: Duration::from_secs(300),
+            handler_limit: Duration::from_secs(600),
             ack_wait: Duration::from_secs(30),
             retry: RetryRule::default(),
             retry_of: BTreeMap::new(),

@@ -45,7 +45,7 @@ impl<E: Event> ConsumerBuilder<E> {
         self
     }
 
-    /// How long one attempt may take. Default: five minutes.
+    /// How long one attempt may take. Default: ten minutes.
     pub fn handler_limit(mut self, limit: Duration) -> ConsumerBuilder<E> {
         self.settings.handler_limit = limit;
         self

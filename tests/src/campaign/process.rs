@@ -51,17 +51,13 @@ impl Starter {
         arguments: Vec<OsString>,
         crash: Option<(&str, u32)>,
     ) -> anyhow::Result<Process> {
-        let log = self.folder.join(format!("{role}.log"));
-        let mut command =
-            GuardedCommand::new(&self.guard, &self.program).arg(role).args(arguments).output(Output::Piped).log(&log);
+        let mut command = GuardedCommand::new(&self.guard, &self.program).arg(role).args(arguments);
         // Printing one takes longer than handling thirty messages, and of a panic that was ordered it tells nothing.
         command = command.env("RUST_BACKTRACE", "0");
         if let Some((point, hit)) = crash {
             command = command.env(CRASH, format!("{point}:{hit}"));
         }
-        let mut child = command.spawn().await?;
-        let output = child.take_stdout().context("its output is piped")?;
-        let process = Process::hear(child, output);
+        let process = self.spawn(command, role).await?;
         if crash.is_some() {
             // It may meet its point before it can say anything.
             return Ok(process);
@@ -69,6 +65,22 @@ impl Starter {
         let ready = process.line("ready").await;
         ready.with_context(|| format!("{role} did not become ready:\n{}", process.child.log_tail(20)))?;
         Ok(process)
+    }
+
+    /// Starts the program `mesh` as a person does at a terminal. What it says on stderr goes into the log `name`.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn person(&self, name: &str, arguments: Vec<OsString>) -> anyhow::Result<Process> {
+        let command = GuardedCommand::new(&self.guard, mesh_binary()).args(arguments);
+        self.spawn(command.env("HOME", &self.folder).env("USER", name), name).await
+    }
+
+    async fn spawn(&self, command: GuardedCommand, name: &str) -> anyhow::Result<Process> {
+        let command = command.output(Output::Piped).log(self.folder.join(format!("{name}.log")));
+        let mut child = command.spawn().await?;
+        let output = child.take_stdout().context("its output is piped")?;
+        Ok(Process::hear(child, output))
     }
 }
 
@@ -142,9 +154,12 @@ impl Process {
     /// Ends it at once (SIGKILL).
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says; it had ended before.
     pub async fn kill9(&mut self) -> anyhow::Result<()> {
-        self.child.kill().await?;
+        let status = self.child.kill().await?;
+        if status.signal() != Some(Signal::SIGKILL as i32) {
+            bail!("it was to be killed, and had ended with {status}:\n{}", self.child.log_tail(20));
+        }
         Ok(())
     }
 
@@ -189,13 +204,18 @@ impl Process {
         Ok(())
     }
 
-    /// Waits until it ends by itself, however long that takes.
+    /// Waits until it ends by itself, however long that takes; whether it ended well.
     ///
     /// # Errors
     /// What the system says.
-    pub async fn until_ended(&mut self) -> anyhow::Result<()> {
-        self.child.wait().await?;
-        Ok(())
+    pub async fn until_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.wait().await?.success())
+    }
+
+    /// The last lines of its log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        self.child.log_tail(20)
     }
 
     /// Waits until it ends by itself; whether it ended well.
@@ -203,8 +223,7 @@ impl Process {
     /// # Errors
     /// It does not end.
     pub async fn ended(&mut self) -> anyhow::Result<bool> {
-        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
-        Ok(ended.context("it does not end")??.success())
+        tokio::time::timeout(PATIENCE, self.until_ended()).await.context("it does not end")?
     }
 }
 

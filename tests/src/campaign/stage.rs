@@ -112,6 +112,8 @@ pub struct StageSettings {
     pub concurrency: usize,
     /// How long one attempt of a worker may take.
     pub handler_limit: Duration,
+    /// How long a worker works on a message with `long` in its id.
+    pub long: Duration,
 }
 
 impl Default for StageSettings {
@@ -132,6 +134,7 @@ impl Default for StageSettings {
             ordered: false,
             concurrency: 16,
             handler_limit: Duration::from_secs(60),
+            long: Duration::ZERO,
         }
     }
 }
@@ -225,9 +228,7 @@ impl<B: Broker> Stage<B> {
         let mut arguments = self.place(SENDER);
         arguments.extend(["--seed", "0", "--ballast", &ballast.to_string(), "--ids"].map(OsString::from));
         arguments.push(file.into());
-        let publisher = Publisher::new(self.starter.start("publisher", arguments, None).await?);
-        publisher.process.line("end").await?;
-        Ok(publisher.sent())
+        self.sent_by(arguments).await
     }
 
     /// Offers these ids at the rate of the stage, whatever becomes of them, and says when each was sent.
@@ -241,6 +242,11 @@ impl<B: Broker> Stage<B> {
         let rate = self.settings.rate.to_string();
         arguments.extend(["--seed", "0", "--paced", "--rate", &rate, "--ids"].map(OsString::from));
         arguments.push(file.into());
+        self.sent_by(arguments).await
+    }
+
+    /// What a publisher sends that ends by itself.
+    async fn sent_by(&self, arguments: Vec<OsString>) -> anyhow::Result<Sent> {
         let mut publisher = Publisher::new(self.starter.start("publisher", arguments, None).await?);
         publisher.process.until_ended().await?;
         // Its last words may still be on their way through the pipe.
@@ -292,8 +298,9 @@ impl<B: Broker> Stage<B> {
         let mut arguments = self.place(WORKER);
         let ack_wait = self.settings.limits.ack_wait.as_millis().to_string();
         arguments.extend(["--counter", self.counter.url(), "--ack-wait-ms", &ack_wait].map(OsString::from));
-        arguments
-            .extend(["--handler-limit-ms", &self.settings.handler_limit.as_millis().to_string()].map(OsString::from));
+        for (name, time) in [("--handler-limit-ms", self.settings.handler_limit), ("--long-ms", self.settings.long)] {
+            arguments.extend([name.into(), time.as_millis().to_string().into()]);
+        }
         arguments.extend(["--concurrency", &self.settings.concurrency.to_string()].map(OsString::from));
         arguments.extend(["--attempts", &self.settings.attempts.to_string()].map(OsString::from));
         arguments.extend(self.settings.inbox.then(|| "--inbox".into()));
@@ -322,6 +329,16 @@ impl<B: Broker> Stage<B> {
     /// It does not start.
     pub async fn replayer(&self, crash: Option<(&str, u32)>) -> anyhow::Result<Process> {
         self.starter.start("replayer", self.place(OPERATOR), crash).await
+    }
+
+    /// An operator at a terminal: `mesh` with these words. What it says on stderr lies in the log `name`.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn at_terminal(&self, name: &str, words: &[&str]) -> anyhow::Result<Process> {
+        let mut arguments = self.place(OPERATOR);
+        arguments.extend(words.iter().map(OsString::from));
+        self.starter.person(name, arguments).await
     }
 
     /// A keeper that knows one address of the broker alone, and what it is called in the lease.

@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Asks until there is an answer.
-async fn until<T, Fut>(what: &str, ask: impl Fn() -> Fut) -> anyhow::Result<T>
+pub(crate) async fn until<T, Fut>(what: &str, ask: impl Fn() -> Fut) -> anyhow::Result<T>
 where
     Fut: Future<Output = Option<T>>,
 {
@@ -174,7 +174,7 @@ pub(crate) async fn killed(run: &mut Run) -> anyhow::Result<Played> {
 }
 
 /// Captured, sent and handled, once each.
-fn each_once(run: &mut Run, letters: &[Letter]) {
+pub(crate) fn each_once(run: &mut Run, letters: &[Letter]) {
     const LIFE: [ActKind; 3] = [ActKind::Captured, ActKind::Replayed, ActKind::Resolved];
     let lives = |letter: &&Letter| !letter.history.iter().map(|act| act.kind).eq(LIFE);
     let others: Vec<_> = letters.iter().filter(lives).map(|letter| &letter.letter.source).collect();

@@ -39,6 +39,9 @@ pub struct Settings {
     /// How long one attempt may take, in milliseconds
     #[arg(long, default_value_t = 60_000)]
     pub handler_limit_ms: u64,
+    /// How long a message with the word `long` in its id is worked on, in milliseconds
+    #[arg(long, default_value_t = 0)]
+    pub long_ms: u64,
     /// Messages that are handled at once
     #[arg(long, default_value_t = 16)]
     pub concurrency: usize,
@@ -54,12 +57,18 @@ pub struct Settings {
 }
 
 #[derive(Clone)]
-struct Handler(CounterClient);
+struct Handler {
+    counter: CounterClient,
+    long: Duration,
+}
 
 impl Handler {
     async fn handle(&self, cx: &Context) -> Result<(), Fault> {
         come_to_grief(cx.local_id()).await;
-        match self.0.effect(cx.local_id(), cx.idempotency_key(), cx.attempt()).await {
+        if cx.local_id().split('-').any(|word| word == "long") {
+            self.work_on(cx.local_id()).await;
+        }
+        match self.counter.effect(cx.local_id(), cx.idempotency_key(), cx.attempt()).await {
             Ok(StatusCode::OK) => Ok(()),
             Ok(StatusCode::BAD_REQUEST) => Err(Fault::invalid("the counter refuses it")),
             Ok(status) => Err(Fault::unavailable(format!("the counter says {status}"))),
@@ -69,6 +78,13 @@ impl Handler {
                 Err(Fault::new(Code::Unavailable, Effect::Unknown, Reason::HandlerRefused, message))
             }
         }
+    }
+
+    /// Says that it begins, for whoever counts, and takes its time.
+    async fn work_on(&self, id: &str) {
+        // Nobody listens any more: the campaign has ended, and so will this process.
+        let _ = writeln!(std::io::stdout(), "begun {id}");
+        tokio::time::sleep(self.long).await;
     }
 }
 
@@ -105,7 +121,8 @@ impl Payments for Handler {
 /// The broker can't be reached at first.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mesh = settings.place.connect(WORKER).await?;
-    let handler = Handler(CounterClient::new(&settings.counter));
+    let handler =
+        Handler { counter: CounterClient::new(&settings.counter), long: Duration::from_millis(settings.long_ms) };
     let retry = RetryRule {
         max_attempts: settings.attempts,
         base: Duration::from_millis(100),
