@@ -8,6 +8,7 @@ mod keepers;
 mod kills;
 mod link;
 mod options;
+mod ordered;
 mod poison;
 mod power;
 mod target;
@@ -33,9 +34,10 @@ enum Played {
 }
 
 /// Every scenario, in the order in which they are begun: the one that waits longest first.
-const SCENARIOS: [(&str, Scenario); 16] = [
+const SCENARIOS: [(&str, Scenario); 17] = [
     ("S06 three-servers", |run| Box::pin(cluster::kills(run))),
     ("S16 keepers-r3", |run| Box::pin(keepers::killed(run))),
+    ("S19 ordered-keys", |run| Box::pin(ordered::keys(run))),
     ("S01 power-cut", |run| Box::pin(power::cuts(run))),
     ("S02 server-kill9", |run| Box::pin(kills::server(run))),
     ("S03 worker-kill9", |run| Box::pin(kills::worker(run))),
