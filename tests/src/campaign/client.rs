@@ -77,7 +77,7 @@ impl CounterClient {
         Ok(())
     }
 
-    /// How many ids that hold the word have taken effect.
+    /// How many ids that hold the word have taken effect. No word: how many of all.
     ///
     /// # Errors
     /// The counter does not answer.

@@ -6,7 +6,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write as _,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -43,10 +46,10 @@ pub enum Rule {
     Slow(u64),
 }
 
-/// A rule for ids that hold a word.
+/// A rule for ids that hold a word, or for one id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
-    /// `bad` stands for ids that hold `-bad-`.
+    /// `bad` stands for ids that hold `-bad-`. A whole id goes before its words.
     pub word: String,
     /// What is done with them.
     pub rule: Rule,
@@ -63,6 +66,8 @@ pub struct Entry {
     pub keys: BTreeSet<String>,
     /// When it first took effect, Unix microseconds.
     pub first_us: u64,
+    /// Its place among all ids in the order of their first effects, from 1; 0: it has none.
+    pub place: usize,
 }
 
 /// Everything that it knows, by id.
@@ -72,6 +77,8 @@ pub type Report = BTreeMap<String, Entry>;
 struct Counter {
     entries: Mutex<Report>,
     rules: Mutex<BTreeMap<String, Rule>>,
+    /// Ids that took effect. Changed only by whoever has the entries.
+    effects: AtomicUsize,
 }
 
 /// What an answer waits for.
@@ -85,8 +92,8 @@ enum Answer {
 impl Counter {
     fn rule(&self, id: &str) -> Rule {
         let rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
-        let word = id.split('-').find(|word| rules.contains_key(*word));
-        word.and_then(|word| rules.get(word)).copied().unwrap_or(Rule::Accept)
+        let rule = rules.get(id).or_else(|| id.split('-').find_map(|word| rules.get(word)));
+        rule.copied().unwrap_or(Rule::Accept)
     }
 
     fn effect(&self, id: &str, key: &str, attempt: u32) -> Answer {
@@ -104,6 +111,7 @@ impl Counter {
         // A key that is known changes nothing and is answered alike.
         if entry.keys.insert(key.to_owned()) && entry.first_us == 0 {
             entry.first_us = super::now_us();
+            entry.place = self.effects.fetch_add(1, Ordering::Relaxed) + 1;
         }
         match rule {
             Rule::Mute(times) if entry.calls <= times => Answer::Cut,
@@ -153,8 +161,11 @@ impl Counter {
         }
     }
 
-    /// How many ids that hold the word have taken effect.
+    /// How many ids that hold the word have taken effect. No word: how many of all.
     fn count(&self, word: &str) -> usize {
+        if word.is_empty() {
+            return self.effects.load(Ordering::Relaxed);
+        }
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.iter().filter(|(id, entry)| !entry.keys.is_empty() && id.split('-').any(|it| it == word)).count()
     }
@@ -187,6 +198,7 @@ pub async fn serve() -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::campaign::order;
 
     #[test]
     fn a_key_counts_once_and_two_keys_count_twice() {
@@ -202,6 +214,26 @@ mod tests {
         counter.rules.lock().unwrap().insert("bad".into(), Rule::Refuse);
         counter.effect("e-bad-3", "k", 1);
         assert_eq!((counter.count("good"), counter.count("bad"), counter.count("goo")), (2, 0, 0));
+        assert_eq!(counter.count(""), 2);
+    }
+
+    #[test]
+    fn places_follow_the_first_effects() {
+        let counter = Counter::default();
+        counter.rules.lock().unwrap().insert("bad".into(), Rule::Refuse);
+        // The first one is refused, so what is behind it goes past it.
+        for id in ["e-bad-c1-1", "e-good-c1-2", "e-good-c2-1", "e-good-c1-2", "e-good-c2-2"] {
+            counter.effect(id, "k", 1);
+        }
+        assert_eq!(order::violations(&counter.entries.lock().unwrap()), ["e-good-c1-2 before 1"]);
+        // A rule for the one id goes before that for its word.
+        counter.rules.lock().unwrap().insert("e-bad-c1-1".into(), Rule::Accept);
+        counter.effect("e-bad-c1-1", "k", 2);
+        counter.effect("e-good-c1-2", "another", 3);
+        let entries = counter.entries.lock().unwrap();
+        let places = ["e-good-c1-2", "e-good-c2-1", "e-good-c2-2", "e-bad-c1-1"].map(|id| entries[id].place);
+        assert_eq!(places, [1, 2, 3, 4]);
+        assert_eq!(order::violations(&entries), ["e-good-c1-2 before 1"], "what came too early came too early");
     }
 
     #[test]

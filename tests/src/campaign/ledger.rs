@@ -22,7 +22,7 @@ use mesh_core::{
 use prost::Message as _;
 use tokio::time::Instant;
 
-use super::{account::Books, client::CounterClient, process::Sent, stage::declarations};
+use super::{account::Books, client::CounterClient, process::Sent};
 
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -32,6 +32,8 @@ pub struct Sides {
     pub operator: Mesh,
     /// The broker's own interface, for what Mesh does not show.
     pub jetstream: Context,
+    /// The streams and consumers that must come to rest.
+    pub topology: Topology,
 }
 
 /// What each side says once everything has come to rest, or after `patience`.
@@ -63,11 +65,10 @@ pub async fn books(sides: &Sides, counter: &CounterClient, sent: &Sent, patience
 /// # Errors
 /// Something is, after `patience`.
 pub async fn at_rest(sides: &Sides, patience: Duration) -> anyhow::Result<u64> {
-    let topology = Topology::of(&declarations()?, sides.operator.identity().region());
     let limit = Instant::now() + patience;
     let mut calm = 0;
     loop {
-        let why = match look(sides, &topology).await {
+        let why = match look(sides).await {
             Ok(look) if look.waiting.is_empty() => {
                 calm += 1;
                 // Twice: in a cluster a follower may answer, and be a little behind. And an ack deletes a moment later.
@@ -93,7 +94,8 @@ struct Look {
     residue: u64,
 }
 
-async fn look(sides: &Sides, topology: &Topology) -> anyhow::Result<Look> {
+async fn look(sides: &Sides) -> anyhow::Result<Look> {
+    let topology = &sides.topology;
     let bus = sides.operator.bus();
     let mut look = Look::default();
     for spec in &topology.consumers {

@@ -10,6 +10,7 @@ pub mod counter;
 pub mod disk;
 pub mod ledger;
 pub mod leftover;
+pub mod order;
 pub mod process;
 pub mod proxy;
 pub mod roles;

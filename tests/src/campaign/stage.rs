@@ -7,6 +7,7 @@ use mesh_core::{
     Fault, Mesh,
     bus::StreamLimits,
     identity::Credential,
+    operate::topology::Topology,
     policy::compile::{Consumes, Declaration},
     subject::{KEEPER, inbox_prefix},
 };
@@ -394,7 +395,9 @@ impl<B: Broker> Stage<B> {
     }
 
     async fn sides(&self) -> anyhow::Result<Sides> {
-        Ok(Sides { operator: self.operator().await?, jetstream: self.jetstream().await? })
+        let operator = self.operator().await?;
+        let topology = Topology::of(&declared(self.settings.ordered)?, operator.identity().region());
+        Ok(Sides { operator, jetstream: self.jetstream().await?, topology })
     }
 
     /// What each side says once everything has come to rest.

@@ -3,10 +3,10 @@
 //! What is not acknowledged is sent again with the same id, as the fault's text says, until it is or until the process has
 //! been told to stop for a while.
 
-use std::{io::Write as _, path::PathBuf, time::Duration};
+use std::{collections::HashSet, io::Write as _, path::PathBuf, time::Duration};
 
 use clap::Args;
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use mesh_core::{Fault, Mesh, Receipt};
 use shop_proto::shop::{
     orders::v1::OrderPlaced,
@@ -15,7 +15,7 @@ use shop_proto::shop::{
 use tokio::{signal::unix, time::Instant};
 
 use super::Place;
-use crate::campaign::{account::WORK, now_us, stage::SENDER};
+use crate::campaign::{account::WORK, now_us, order::key_of, stage::SENDER};
 
 /// What is published.
 #[derive(Debug, Clone, Args)]
@@ -81,16 +81,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     say(format_args!("ready"));
     if let Some(file) = &settings.ids {
         let ids = std::fs::read_to_string(file)?;
-        if settings.paced {
-            send_paced(&mesh, &settings, ids.lines()).await;
-            say(format_args!("end"));
-            return Ok(());
-        }
-        let sends = ids.lines().map(|id| {
-            say(format_args!("try {id}"));
-            send_until_acknowledged(&mesh, id.to_owned(), settings.ballast)
-        });
-        futures_util::stream::iter(sends).buffer_unordered(WINDOW).collect::<()>().await;
+        send_listed(&mesh, &settings, ids.lines()).await;
         say(format_args!("end"));
         return Ok(());
     }
@@ -126,23 +117,66 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends at the rate, whatever becomes of those before: an offered load.
-async fn send_paced(mesh: &Mesh, settings: &Settings, ids: impl Iterator<Item = &str>) {
-    let mut pace = tokio::time::interval(Duration::from_nanos(1_000_000_000 / settings.rate.max(1)));
-    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
-    let mut under_way = FuturesUnordered::new();
-    for id in ids {
+/// What is on its way.
+#[derive(Default)]
+struct UnderWay<'a> {
+    sends: FuturesUnordered<BoxFuture<'a, &'a str>>,
+    keys: HashSet<&'a str>,
+}
+
+impl<'a> UnderWay<'a> {
+    fn begin(&mut self, mesh: &'a Mesh, id: &'a str, ballast: usize) {
+        self.keys.extend(key_of(id));
+        let send = send_until_acknowledged(mesh, id.to_owned(), ballast);
+        self.sends.push(send.map(move |()| id).boxed());
+    }
+
+    /// Waits until one has ended; there must be one. Cancel-safe.
+    async fn one_ends(&mut self) {
+        if let Some(key) = self.sends.next().await.and_then(key_of) {
+            self.keys.remove(key);
+        }
+    }
+
+    /// Waits for the moment, and hears those that end until then.
+    async fn until<T>(&mut self, moment: impl Future<Output = T>) {
+        tokio::pin!(moment);
         loop {
             tokio::select! {
-                _ = pace.tick() => break,
-                Some(()) = under_way.next(), if !under_way.is_empty() => {}
+                _ = &mut moment => return,
+                () = self.one_ends(), if !self.sends.is_empty() => {}
             }
         }
-        say(format_args!("try {id}"));
-        say(format_args!("at {} {id}", now_us()));
-        under_way.push(send_until_acknowledged(mesh, id.to_owned(), settings.ballast));
     }
-    while under_way.next().await.is_some() {}
+
+    /// Waits until fewer than `most` are under way and the one before it of its key is stored: messages of one key are stored
+    /// in the order in which they are sent.
+    async fn room_for(&mut self, id: &str, most: usize) {
+        while self.sends.len() >= most || key_of(id).is_some_and(|key| self.keys.contains(key)) {
+            self.one_ends().await;
+        }
+    }
+}
+
+/// Sends each once, as fast as it can; or at the rate, whatever becomes of those before: an offered load.
+async fn send_listed<'a>(mesh: &'a Mesh, settings: &Settings, ids: impl Iterator<Item = &'a str>) {
+    let mut pace = tokio::time::interval(Duration::from_nanos(1_000_000_000 / settings.rate.max(1)));
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
+    let mut under_way = UnderWay::default();
+    for id in ids {
+        if settings.paced {
+            under_way.until(pace.tick()).await;
+        }
+        under_way.room_for(id, if settings.paced { usize::MAX } else { WINDOW }).await;
+        say(format_args!("try {id}"));
+        if settings.paced {
+            say(format_args!("at {} {id}", now_us()));
+        }
+        under_way.begin(mesh, id, settings.ballast);
+    }
+    while !under_way.sends.is_empty() {
+        under_way.one_ends().await;
+    }
 }
 
 async fn send_until_acknowledged(mesh: &Mesh, id: String, ballast: usize) {
@@ -177,6 +211,8 @@ async fn send(mesh: &Mesh, id: &str, ballast: usize) -> Result<Receipt, Fault> {
         let request = ChargeRequest { order_id: id.to_owned(), amount_cents: 1, description, ..Default::default() };
         return PaymentsClient::new(mesh).charge().enqueue(&request).id(id).await;
     }
-    let event = OrderPlaced { order_id: id.to_owned(), placed_on: "x".repeat(ballast), ..Default::default() };
+    let customer_id = key_of(id).unwrap_or_default().to_owned();
+    let event =
+        OrderPlaced { order_id: id.to_owned(), customer_id, placed_on: "x".repeat(ballast), ..Default::default() };
     mesh.publisher::<OrderPlaced>().publish(&event).id(id).await
 }
