@@ -43,18 +43,19 @@ fn peak(process: &Child) -> Option<u64> {
     line.trim().trim_end_matches(" kB").parse().ok()
 }
 
-/// Runs a command to its end: what it printed, and what it needed of memory at its peak.
-async fn measured(operator: &Operator, words: &[&str]) -> (Value, u64) {
-    let (printed, most, status) = watched(operator, words).await;
-    assert_eq!(status, Some(0), "{words:?}");
-    (serde_json::from_str(&printed).unwrap(), most)
+/// A command that came to its end.
+struct Ended {
+    printed: String,
+    said: String,
+    status: Option<i32>,
+    /// What it needed of memory at its peak, in KiB.
+    most: u64,
 }
 
-/// The same whatever its status, which is told too.
-async fn watched(operator: &Operator, words: &[&str]) -> (String, u64, Option<i32>) {
-    let path = operator.home.path().join("printed");
+async fn watched(operator: &Operator, words: &[&str]) -> Ended {
+    let [out, err] = ["printed", "said"].map(|name| operator.home.path().join(name));
     let mut command = operator.command(&[words, &["-o", "json"]].concat());
-    command.stdout(File::create(&path).unwrap());
+    command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
     let mut process = command.spawn().unwrap();
     let mut most = 0;
     let ended = loop {
@@ -65,7 +66,15 @@ async fn watched(operator: &Operator, words: &[&str]) -> (String, u64, Option<i3
             None => tokio::time::sleep(std::time::Duration::from_millis(2)).await,
         }
     };
-    (std::fs::read_to_string(path).unwrap(), most, ended.code())
+    let [printed, said] = [out, err].map(|path| std::fs::read_to_string(path).unwrap());
+    Ended { printed, said, status: ended.code(), most }
+}
+
+/// Runs a command to its good end: what it printed, and what it needed of memory at its peak.
+async fn measured(operator: &Operator, words: &[&str]) -> (Value, u64) {
+    let ended = watched(operator, words).await;
+    assert_eq!(ended.status, Some(0), "{words:?}: {}", ended.said);
+    (serde_json::from_str(&ended.printed).unwrap(), ended.most)
 }
 
 /// The letters that were done, each once.
@@ -116,7 +125,6 @@ async fn very_many_letters_are_looked_at_one_by_one_where_only_they_say_what_is_
     let mut whole = Vec::new();
     for (verb, more) in [
         ("list", &["--limit", "0"][..]),
-        ("list", &["--limit", "0", "--where", all_of_them]),
         ("list", &["--where", all_of_them]),
         ("group", &["--where", all_of_them]),
         ("replay", &["--where", some, "--dry-run"]),
@@ -135,7 +143,6 @@ async fn very_many_letters_are_looked_at_one_by_one_where_only_they_say_what_is_
                     |letter: &Value| (letter["capturedAtMs"].as_i64(), letter["id"].as_str().map(str::to_owned));
                 assert!(listed.windows(2).all(|pair| place(&pair[0]) < place(&pair[1])), "each once, the oldest first");
                 assert_eq!(listed.len() as u64, MANY);
-                assert!(whole.is_empty() || whole == *listed);
                 whole.clone_from(listed);
             }
             ("group", _) => assert_eq!((&printed[0]["count"], &printed[1]), (&MANY.into(), &Value::Null)),
@@ -149,10 +156,9 @@ async fn very_many_letters_are_looked_at_one_by_one_where_only_they_say_what_is_
     // More than a job can name: they are not read to the end.
     let too_many = words("replay", "mail/work", &["--where", all_of_them, "--dry-run"]);
     let (_, alone) = measured(&operator, &words("replay", "post/work", &["--where", all_of_them, "--dry-run"])).await;
-    let (_, most, status) = watched(&operator, &too_many).await;
-    assert!(status == Some(2) && most < alone + MORE_KIB, "{most} KiB, and {alone} KiB for one");
-    let said = String::from_utf8(operator.run(&too_many).await.stderr).unwrap();
-    assert!(said.contains("at least 10001 letters are meant one by one"), "{said}");
+    let Ended { said, status, most, .. } = watched(&operator, &too_many).await;
+    assert!(status == Some(2) && said.contains("at least 10001 letters are meant one by one"), "{said}");
+    assert!(most < alone + MORE_KIB, "{most} KiB, and {alone} KiB for one");
 }
 
 const DISCARD: [&str; 8] = ["dead-letter", "discard", "--all", "--why", "a test", "--yes", "-o", "json"];
