@@ -10,6 +10,7 @@ mod condition;
 mod copy;
 mod few;
 mod group;
+mod look;
 mod mend;
 mod news;
 mod order;
@@ -34,12 +35,15 @@ use crate::{
 pub use apart::{bring, check_edit, take_along};
 pub use few::list_few;
 pub use group::{Group, Groups};
+pub(super) use look::captured_at;
+pub use look::{Oldest, Spot, at, look};
 pub use mend::{check, edit, hold, release};
 pub use news::News;
 pub(crate) use order::is_passing;
 pub use order::{Order, Replayed, Replays, discard, replay};
+pub(super) use selection::is_type;
 pub use selection::{Answer, Selection, Selector};
-pub use sift::{Sifted, cut_off, export, sift};
+pub use sift::{Found, Sifted, cut_off, export, sift};
 pub use transfer::{History, Imported, import};
 pub use watch::await_end;
 
@@ -91,7 +95,8 @@ impl Listing {
     }
 }
 
-/// The letters that are meant, the oldest capture first.
+/// The letters that are meant, the oldest capture first. All of them are in memory with their histories: where there may be many,
+/// [`look`] at them.
 ///
 /// # Errors
 /// The bus can't be reached, or this identity may not read letters.

@@ -13,10 +13,13 @@ use mesh_core::{
     delayed::Lane,
     envelope::{Delivery, Envelope, Note},
     fault::{Code, Effect, Origin, Reason},
-    operate::letters::{self, Selector},
+    operate::{
+        keeper::{KeeperSettings, ask},
+        letters::{self, Selector},
+    },
     proto::v1,
 };
-use mesh_tests::TestBroker;
+use mesh_tests::{TestBroker, eventually, keeper::Running};
 use prost::Message as _;
 use serde_json::Value;
 
@@ -80,6 +83,13 @@ pub(crate) async fn some_letters(broker: &TestBroker) -> Vec<String> {
     ids
 }
 
+/// How often a keeper answered.
+pub(crate) fn keeper_asked(keeper: &Running, method: &str) -> usize {
+    let metrics = keeper.mesh.metrics().encode();
+    let series = format!(r#"mesh_served_total{{operation="mesh.v1.Keeper/{method}",code="OK"}} "#);
+    metrics.lines().find_map(|line| line.strip_prefix(&series)).map_or(0, |count| count.parse().unwrap())
+}
+
 fn ids_of(listed: &Value) -> BTreeSet<String> {
     listed.as_array().unwrap().iter().map(|letter| letter["id"].as_str().unwrap().to_owned()).collect()
 }
@@ -92,13 +102,17 @@ async fn a_list_is_narrowed_by_what_is_known_of_a_letter_and_by_its_payload() {
     let whole = operator.json(0, &["dead-letter", "list"]).await;
     let fingerprint = whole[0]["fingerprint"].as_str().unwrap();
     assert_eq!(whole.as_array().unwrap().len(), 5);
-    for (words, expected) in [
+    let filters = [
         (&["--reason", "103"][..], &[0, 1, 2, 3][..]),
         (&["--reason", "MESH-0103,MESH-0023"], &[0, 1, 2, 3, 4]),
         (&["--code", "unavailable"], &[4]),
         (&["--vendor", "stripe", "--vendor-code", "amount_too_small"], &[0, 1, 2, 3]),
         (&["--type", "Payments/Charge", "--consumer", "bank/shop-payments-v1-payments"], &[0, 1, 2, 3, 4]),
         (&["--type", "OrderPlaced"], &[]),
+        (&["--type", "OrderPlaced,Payments/Charge"], &[0, 1, 2, 3, 4]),
+        (&["--type", "ayments/Charge"], &[]),
+        (&["--code", "unavailable,not-found"], &[4]),
+        (&["--vendor", ""], &[4]),
         (&["--state", "parked"], &[4]),
         (&["--state", "held"], &[]),
         (&["--fingerprint", fingerprint], &[0, 1, 2, 3]),
@@ -109,11 +123,28 @@ async fn a_list_is_narrowed_by_what_is_known_of_a_letter_and_by_its_payload() {
         (&["--where", "payload.amount_cents >= 20 && letter.vendor == 'stripe'"], &[2, 3]),
         (&["--where", "payload.amount_cents == 9007199254740993"], &[4]),
         (&["--where", "header['tenant'] == 't0' && letter.captured > timestamp('2026-01-01T00:00:00Z')"], &[0, 2]),
-    ] {
-        let listed = operator.json(0, &[&["dead-letter", "list"], words].concat()).await;
-        let expected: BTreeSet<String> = expected.iter().map(|index| ids[*index].clone()).collect();
-        assert_eq!(ids_of(&listed), expected, "{words:?}");
-    }
+    ];
+    let check = async || {
+        for (words, expected) in filters {
+            let listed = operator.json(0, &[&["dead-letter", "list"], words].concat()).await;
+            let expected: BTreeSet<String> = expected.iter().map(|index| ids[*index].clone()).collect();
+            assert_eq!(ids_of(&listed), expected, "{words:?}");
+        }
+    };
+    check().await;
+    // The same from the keeper's index, where it can say it.
+    let mesh = broker.connect("operator").await.unwrap();
+    let keeper = Running::start(&broker, KeeperSettings::default()).await.unwrap();
+    eventually("an answer", || async { ask::count(mesh.bus(), v1::LetterQuery::default()).await.ok() }).await;
+    check().await;
+    let is_read = |words: &[&str]| words.contains(&"--header") || words.contains(&"--where");
+    let of_index = filters.iter().filter(|(words, _)| !is_read(words)).count();
+    assert_eq!(keeper_asked(&keeper, "ListLetters"), of_index);
+    let both = ["dead-letter", "group", "--type", "Payments/Charge", "--code", "unavailable,invalid-argument"];
+    let groups = operator.json(0, &both).await;
+    assert_eq!((&groups[0]["count"], &groups[1]["count"]), (&4.into(), &1.into()), "{groups}");
+    assert_eq!(keeper_asked(&keeper, "GroupLetters"), 1);
+    keeper.stop().await;
 
     let wrong = operator.run(&["dead-letter", "list", "--where", "letter.vendr == 'x'"]).await;
     let said = String::from_utf8(wrong.stderr).unwrap();

@@ -28,7 +28,7 @@ use shop_proto::shop::orders::v1::OrderPlaced;
 
 use crate::{
     command_line::Operator,
-    letters_cli::all,
+    letters_cli::{all, keeper_asked},
     shop::{consumer, order, orders},
 };
 
@@ -43,11 +43,19 @@ fn peak(process: &Child) -> Option<u64> {
     line.trim().trim_end_matches(" kB").parse().ok()
 }
 
-/// Runs a command to its end: what it printed, and what it needed of memory at its peak.
-pub(crate) async fn measured(operator: &Operator, words: &[&str]) -> (Value, u64) {
-    let path = operator.home.path().join("printed");
+/// A command that came to its end.
+struct Ended {
+    printed: String,
+    said: String,
+    status: Option<i32>,
+    /// What it needed of memory at its peak, in KiB.
+    most: u64,
+}
+
+async fn watched(operator: &Operator, words: &[&str]) -> Ended {
+    let [out, err] = ["printed", "said"].map(|name| operator.home.path().join(name));
     let mut command = operator.command(&[words, &["-o", "json"]].concat());
-    command.stdout(File::create(&path).unwrap());
+    command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
     let mut process = command.spawn().unwrap();
     let mut most = 0;
     let ended = loop {
@@ -58,8 +66,15 @@ pub(crate) async fn measured(operator: &Operator, words: &[&str]) -> (Value, u64
             None => tokio::time::sleep(std::time::Duration::from_millis(2)).await,
         }
     };
-    assert!(ended.success(), "{words:?}");
-    (serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap(), most)
+    let [printed, said] = [out, err].map(|path| std::fs::read_to_string(path).unwrap());
+    Ended { printed, said, status: ended.code(), most }
+}
+
+/// Runs a command to its good end: what it printed, and what it needed of memory at its peak.
+pub(crate) async fn measured(operator: &Operator, words: &[&str]) -> (Value, u64) {
+    let ended = watched(operator, words).await;
+    assert_eq!(ended.status, Some(0), "{words:?}: {}", ended.said);
+    (serde_json::from_str(&ended.printed).unwrap(), ended.most)
 }
 
 /// The letters that were done, each once.
@@ -94,6 +109,56 @@ async fn very_many_letters_are_each_ordered_once_and_few_of_them_are_in_memory()
     }
     let none = operator.json(0, &words("discard", "mail/work")).await;
     assert_eq!(none, Value::Array(Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn very_many_letters_are_looked_at_one_by_one_where_only_they_say_what_is_meant() {
+    let broker = TestBroker::start(&[orders(), consumer("mail", "work"), consumer("post", "work")]).await.unwrap();
+    let mesh = broker.connect("operator").await.unwrap();
+    let long = |number| (number, OrderPlaced { customer_id: "x".repeat(400), ..order(7) });
+    capture(mesh.bus(), "post", [long(0)]).await;
+    capture(mesh.bus(), "mail", (0..MANY).map(long)).await;
+    let operator = Operator::at(&broker, "operator");
+    let (all_of_them, some) = ("payload.customer_id.startsWith('x')", "letter.message_id.endsWith('77')");
+    let words =
+        |verb, consumer, more: &[&'static str]| [&["dead-letter", verb, "--consumer", consumer][..], more].concat();
+    let mut whole = Vec::new();
+    for (verb, more) in [
+        ("list", &["--limit", "0"][..]),
+        ("list", &["--where", all_of_them]),
+        ("group", &["--where", all_of_them]),
+        ("replay", &["--where", some, "--dry-run"]),
+    ] {
+        let (one, alone) = measured(&operator, &words(verb, "post/work", more)).await;
+        let (printed, most) = measured(&operator, &words(verb, "mail/work", more)).await;
+        assert!(most < alone + MORE_KIB, "{verb} {more:?}: {most} KiB, and {alone} KiB for one");
+        match (verb, more) {
+            ("list", ["--where", _]) => {
+                assert_eq!(printed.as_array().unwrap(), &whole[..100], "the oldest");
+                assert_eq!(one.as_array().unwrap().len(), 1);
+            }
+            ("list", _) => {
+                let listed = printed.as_array().unwrap();
+                let place =
+                    |letter: &Value| (letter["capturedAtMs"].as_i64(), letter["id"].as_str().map(str::to_owned));
+                assert!(listed.windows(2).all(|pair| place(&pair[0]) < place(&pair[1])), "each once, the oldest first");
+                assert_eq!(listed.len() as u64, MANY);
+                whole.clone_from(listed);
+            }
+            ("group", _) => assert_eq!((&printed[0]["count"], &printed[1]), (&MANY.into(), &Value::Null)),
+            _ => assert_eq!(printed["letters"], MANY / 100),
+        }
+    }
+    let table = operator.run(&words("list", "mail/work", &["--limit", "0"])).await;
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert_eq!(table.lines().count() as u64, MANY + 1, "one header, and a line for each");
+
+    // More than a job can name: they are not read to the end.
+    let too_many = words("replay", "mail/work", &["--where", all_of_them, "--dry-run"]);
+    let (_, alone) = measured(&operator, &words("replay", "post/work", &["--where", all_of_them, "--dry-run"])).await;
+    let Ended { said, status, most, .. } = watched(&operator, &too_many).await;
+    assert!(status == Some(2) && said.contains("at least 10001 letters are meant one by one"), "{said}");
+    assert!(most < alone + MORE_KIB, "{most} KiB, and {alone} KiB for one");
 }
 
 const DISCARD: [&str; 8] = ["dead-letter", "discard", "--all", "--why", "a test", "--yes", "-o", "json"];
@@ -256,11 +321,7 @@ async fn a_short_id_is_found_by_the_keepers_index() {
     let keeper = Running::start(&broker, KeeperSettings::default()).await.unwrap();
     eventually("an answer", || async { ask::count(mesh.bus(), v1::LetterQuery::default()).await.ok() }).await;
     let operator = Operator::at(&broker, "operator");
-    let asked = || {
-        let metrics = keeper.mesh.metrics().encode();
-        let series = r#"mesh_served_total{operation="mesh.v1.Keeper/ListLetters",code="OK"} "#;
-        metrics.lines().find_map(|line| line.strip_prefix(series)).map_or(0, |count| count.parse().unwrap())
-    };
+    let asked = || keeper_asked(&keeper, "ListLetters");
     let shown = operator.json(0, &["dead-letter", "show", &ids[3][..8]]).await;
     assert_eq!((&shown["id"], asked()), (&ids[3].clone().into(), 1));
     let held = operator.json(0, &["dead-letter", "hold", &ids[4][..8], &ids[5], &ids[6][..9], "--why", "x"]).await;

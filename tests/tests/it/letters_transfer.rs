@@ -123,6 +123,11 @@ async fn a_letter_that_only_a_later_version_can_read_is_left_alone_and_named() {
     assert!(exported.status.success() && !text.contains(&not_read), "{text}");
     assert_eq!(in_order(&text, &ids).len(), 4);
     is_named(&exported.stderr);
+    // Who looks sees it as far as it can be read.
+    for words in [&["list", "--limit", "0"][..], &["list", "--where", "letter.state == 'open'"]] {
+        let listed = operator.json(0, &[&["dead-letter"], words].concat()).await;
+        assert!(listed.as_array().unwrap().iter().any(|letter| letter["id"] == not_read.as_str()), "{listed}");
+    }
     // A condition that does not fit is said of an export too.
     let unclear = operator.run(&["dead-letter", "export", "--where", "payload.currency > 5"]).await;
     let said = String::from_utf8_lossy(&unclear.stderr);

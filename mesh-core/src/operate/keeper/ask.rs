@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use mesh_proto::v1::{self, LetterStanding, letter_record::Record};
-use prost::{Message as _, Name};
+use mesh_proto::v1::{self, LetterStanding};
+use prost::Name;
 
-use super::{super::letters::Selection, serve::SERVICE};
+use super::{
+    super::letters::{Selection, Spot, captured_at},
+    serve::SERVICE,
+};
 use crate::{
     bus::Bus,
     dead_letter::{Letter, LetterState},
@@ -32,15 +35,11 @@ pub struct Page {
 }
 
 /// The query that means the same letters. `None`: the index can't say it, only the letters themselves can. In a query, nothing
-/// and 0 mean that it is not said, so nothing and 0 themselves are not asked for.
+/// and 0 mean that it is not said, so nothing and 0 themselves are asked for among those of which one must fit.
 #[must_use]
 pub fn query(selection: &Selection) -> Option<v1::LetterQuery> {
-    let Selection { ids, message_types, headers, condition, .. } = selection;
-    if !ids.is_empty() || !message_types.is_empty() || !headers.is_empty() || condition.is_some() {
-        return None;
-    }
-    let is_of_code = |word: &str| !matches!(word, "UNKNOWN" | "UNSPECIFIED");
-    if selection.until_ms == Some(0) || !selection.codes.iter().all(|word| is_of_code(word)) {
+    let Selection { ids, headers, condition, .. } = selection;
+    if !ids.is_empty() || !headers.is_empty() || condition.is_some() || selection.until_ms == Some(0) {
         return None;
     }
     let parked = [Reason::OutcomeUnknown.code().to_owned()];
@@ -49,37 +48,43 @@ pub fn query(selection: &Selection) -> Option<v1::LetterQuery> {
         true => return None,
         false => (&selection.reasons, &selection.states),
     };
-    let code = selection.codes.first().map(|word| v1::Code::from_str_name(&format!("CODE_{word}")));
+    let (reason, reasons) = one_or_any(reasons);
+    let (vendor, vendors) = one_or_any(&selection.vendors);
+    let (vendor_code, vendor_codes) = one_or_any(&selection.vendor_codes);
+    let codes: Option<Vec<i32>> = selection.codes.iter().map(|word| code(word)).collect();
+    let (code, codes) = one_or_any(&codes?);
+    let fingerprints: Vec<u64> = selection.fingerprints.iter().map(|one| one.number()).collect();
+    let (fingerprint, fingerprints) = one_or_any(&fingerprints);
+    let message_types = selection.message_types.clone();
+    let any_of = v1::LetterAnyOf { message_types, reasons, codes, vendors, vendor_codes, fingerprints };
     Some(v1::LetterQuery {
         service: selection.service.as_ref().map(ToString::to_string).unwrap_or_default(),
         consumer: selection.consumer.as_ref().map(ToString::to_string).unwrap_or_default(),
         message_type: String::new(),
-        reason: one(reasons)?,
-        code: match (selection.codes.len(), code) {
-            (0, _) => 0,
-            (1, Some(Some(code))) => code.into(),
-            _ => return None,
-        },
-        vendor: one(&selection.vendors)?,
-        vendor_code: one(&selection.vendor_codes)?,
+        reason,
+        code,
+        vendor,
+        vendor_code,
         captured_from_ms: selection.since_ms.unwrap_or(0),
         captured_before_ms: selection.until_ms.unwrap_or(0),
         standings: states.iter().map(|state| standing(*state).into()).collect(),
-        fingerprint: match selection.fingerprints.as_slice() {
-            [] => 0,
-            [one] if one.number() != 0 => one.number(),
-            _ => return None,
-        },
+        fingerprint,
         id_prefix: String::new(),
+        any_of: Some(any_of).filter(|any_of| *any_of != v1::LetterAnyOf::default()),
     })
 }
 
-/// Nothing, or the one. `None`: there are several, or the one is empty.
-fn one(wanted: &[String]) -> Option<String> {
+/// The number of a code. `None`: what the letters have for it may be another number.
+fn code(word: &str) -> Option<i32> {
+    let is_sure = !matches!(word, "UNKNOWN" | "UNSPECIFIED");
+    v1::Code::from_str_name(&format!("CODE_{word}")).filter(|_| is_sure).map(Into::into)
+}
+
+/// Of what a query may ask for as one alone, or as any of several: every keeper heeds the one.
+fn one_or_any<T: Clone + Default + PartialEq>(wanted: &[T]) -> (T, Vec<T>) {
     match wanted {
-        [] => Some(String::new()),
-        [one] if !one.is_empty() => Some(one.clone()),
-        _ => None,
+        [one] if *one != T::default() => (one.clone(), Vec::new()),
+        any => (T::default(), any.to_vec()),
     }
 }
 
@@ -98,13 +103,15 @@ pub async fn page(bus: &Bus, query: v1::LetterQuery, size: u32, token: &str) -> 
 /// # Errors
 /// As for [`page`].
 pub async fn entries(bus: &Bus, query: v1::LetterQuery, size: u32, token: &str) -> Result<v1::ListLettersReply, Fault> {
+    let is_any_of = query.any_of.is_some();
     let request = v1::ListLettersRequest {
         query: Some(query),
         page_size: size,
         page_token: token.to_owned(),
         read_to: newest(bus).await?,
     };
-    ask(bus, "ListLetters", &request).await
+    let reply: v1::ListLettersReply = ask(bus, "ListLetters", &request).await?;
+    heeded(is_any_of, reply.heeds_any_of).map(|()| reply)
 }
 
 /// The letters of some entries, in their order.
@@ -120,8 +127,10 @@ pub async fn letters(bus: &Bus, entries: Vec<v1::IndexedLetter>) -> Result<Vec<L
 /// # Errors
 /// As for [`page`].
 pub async fn group(bus: &Bus, query: v1::LetterQuery, limit: u32) -> Result<v1::GroupLettersReply, Fault> {
+    let is_any_of = query.any_of.is_some();
     let request = v1::GroupLettersRequest { query: Some(query), limit, read_to: newest(bus).await? };
-    ask(bus, "GroupLetters", &request).await
+    let reply: v1::GroupLettersReply = ask(bus, "GroupLetters", &request).await?;
+    heeded(is_any_of, reply.heeds_any_of).map(|()| reply)
 }
 
 /// How many letters a query means.
@@ -129,8 +138,20 @@ pub async fn group(bus: &Bus, query: v1::LetterQuery, limit: u32) -> Result<v1::
 /// # Errors
 /// As for [`page`].
 pub async fn count(bus: &Bus, query: v1::LetterQuery) -> Result<v1::CountLettersReply, Fault> {
+    let is_any_of = query.any_of.is_some();
     let request = v1::CountLettersRequest { query: Some(query), read_to: newest(bus).await? };
-    ask(bus, "CountLetters", &request).await
+    let reply: v1::CountLettersReply = ask(bus, "CountLetters", &request).await?;
+    heeded(is_any_of, reply.heeds_any_of).map(|()| reply)
+}
+
+/// A keeper that does not know a part of the question answers for more letters than are meant.
+fn heeded(is_asked: bool, is_heeded: bool) -> Result<(), Fault> {
+    match is_asked && !is_heeded {
+        true => {
+            Err(Fault::unavailable("the keeper is older than this question, which names types or several of a kind"))
+        }
+        false => Ok(()),
+    }
 }
 
 /// What was written before the question is in the answer.
@@ -150,13 +171,17 @@ async fn ask<Q: prost::Message, R: prost::Message + Default + Name>(
 
 /// The letter of an entry: texts and payload stand in the stream.
 async fn read(bus: &Bus, entry: v1::IndexedLetter) -> Result<Letter, Fault> {
-    let found = bus.message_at(DEAD_LETTER_STREAM, entry.captured_sequence).await?;
-    let record = found.and_then(|message| v1::LetterRecord::decode(message.open().envelope.payload).ok());
-    let Some(Record::Captured(letter)) = record.and_then(|record| record.record) else {
+    let Some(letter) = captured_at(bus, entry.captured_sequence).await? else {
         return Err(unreadable(&format!("the capture of letter {} is not where the index says", entry.id)));
     };
     let state = state(entry.standing());
     Ok(Letter { letter, state, history: Vec::new(), last_sequence: entry.last_sequence, region: entry.region })
+}
+
+/// Where the letter of an entry lies.
+#[must_use]
+pub fn spot(entry: &v1::IndexedLetter) -> Spot {
+    Spot::at((entry.captured_at_ms, &entry.id), entry.captured_sequence, state(entry.standing()))
 }
 
 fn unreadable(message: &str) -> Fault {
@@ -197,18 +222,29 @@ mod tests {
         let one = |text: &str| vec![text.to_owned()];
         let all = Selection::default();
         for wrong in [
-            Selection { vendors: one(""), ..all.clone() },
-            Selection { vendor_codes: one(""), ..all.clone() },
-            Selection { reasons: one(""), ..all.clone() },
             Selection { codes: one("UNKNOWN"), ..all.clone() },
             Selection { codes: one("UNSPECIFIED"), ..all.clone() },
-            Selection { fingerprints: vec![Fingerprint::from_number(0)], ..all.clone() },
             Selection { until_ms: Some(0), ..all.clone() },
         ] {
             assert_eq!(query(&wrong), None, "{wrong:?}");
         }
+        for among in [
+            Selection { vendors: one(""), ..all.clone() },
+            Selection { vendor_codes: one(""), ..all.clone() },
+            Selection { reasons: one(""), ..all.clone() },
+            Selection { fingerprints: vec![Fingerprint::from_number(0)], ..all.clone() },
+        ] {
+            assert!(query(&among).unwrap().any_of.is_some(), "{among:?}");
+        }
         let right = Selection { vendors: one("stripe"), codes: one("UNAVAILABLE"), until_ms: Some(1), ..all };
         let right = query(&right).unwrap();
         assert_eq!((right.vendor.as_str(), right.captured_before_ms), ("stripe", 1));
+        assert_eq!(right.any_of, None, "every keeper heeds it");
+    }
+
+    #[test]
+    fn what_an_older_keeper_does_not_heed_is_not_taken_for_an_answer() {
+        assert!(heeded(false, false).is_ok() && heeded(true, true).is_ok());
+        assert!(heeded(true, false).unwrap_err().message().contains("older"));
     }
 }

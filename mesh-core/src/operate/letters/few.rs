@@ -16,8 +16,8 @@ use crate::{
 };
 
 /// How long a server of the broker may take to get what the others have.
-const CATCHES_UP: Duration = Duration::from_secs(10);
-const AGAIN: Duration = Duration::from_millis(100);
+pub(super) const CATCHES_UP: Duration = Duration::from_secs(10);
+pub(super) const AGAIN: Duration = Duration::from_millis(100);
 
 /// The letters that are meant, the oldest capture first, where there are no more than `limit`. `None`: there are more.
 ///

@@ -45,7 +45,8 @@ impl Groups {
         *group.states.entry(facts.state).or_default() += 1;
         group.consumers.insert(format!("{}/{}", facts.service, facts.consumer));
         group.first_ms = group.first_ms.min(facts.captured_at_ms);
-        if facts.captured_at_ms >= group.last_ms {
+        // Whatever the order they come in.
+        if (facts.captured_at_ms, facts.id) >= (group.last_ms, group.example.as_str()) {
             group.last_ms = facts.captured_at_ms;
             facts.id.clone_into(&mut group.example);
         }

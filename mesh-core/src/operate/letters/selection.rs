@@ -184,6 +184,6 @@ impl Selector {
 }
 
 /// Whether `wanted` is the name, or its end after a dot.
-pub(super) fn is_type(wanted: &str, name: &str) -> bool {
+pub(in crate::operate) fn is_type(wanted: &str, name: &str) -> bool {
     name.strip_suffix(wanted).is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }

@@ -10,7 +10,7 @@ use prost::Message as _;
 use super::{Answer, History, Selector, behind, few::Newest};
 use crate::{
     bus::{Bus, Following, Start},
-    dead_letter::{Letter, Letters},
+    dead_letter::{ActKind, Letter, Letters},
     envelope::Envelope,
     fault::Fault,
     subject::{DEAD_LETTER_STREAM, Place},
@@ -42,14 +42,24 @@ pub async fn cut_off(bus: &Bus, selector: &Selector) -> Result<u64, Fault> {
 /// orders something for each as it comes does not meet what that wrote. An error may come last: then some of them may be old, or not
 /// be among them.
 pub fn sift<'a>(bus: &'a Bus, selector: &'a Selector, cut_off: u64) -> impl Stream<Item = Result<Sifted, Fault>> + 'a {
-    each(bus, selector, cut_off).try_filter_map(|sifted| ready(Ok(sifted.filter_map(|whole| Some(whole.letter)))))
+    let what = What { selector, cut_off, takes_unread: false };
+    each(bus, what).try_filter_map(|sifted| ready(Ok(sifted.filter_map(|whole| Some(whole.letter)))))
+}
+
+/// The same, whatever is done to them meanwhile, each with where its newest capture lies. None is [`Sifted::Unread`]: one of which
+/// this version can't read the last record is taken as those before it tell it.
+pub(super) fn found<'a>(bus: &'a Bus, selector: &'a Selector) -> impl Stream<Item = Result<Sifted<Found>, Fault>> + 'a {
+    let found = |Whole { letter, captured_sequence, .. }: Whole| Some(Found { letter, captured_sequence });
+    let what = What { selector, cut_off: u64::MAX, takes_unread: true };
+    each(bus, what).try_filter_map(move |sifted| ready(Ok(sifted.filter_map(found))))
 }
 
 /// The same with their histories, whatever is done to them meanwhile. What lies apart is not taken along yet:
 /// [`take_along`](super::take_along).
 pub fn export<'a>(bus: &'a Bus, selector: &'a Selector) -> impl Stream<Item = Result<Sifted<History>, Fault>> + 'a {
     let history = |whole: Whole| whole.history().map(History::that_follows);
-    each(bus, selector, u64::MAX).try_filter_map(move |sifted| ready(Ok(sifted.filter_map(history))))
+    let what = What { selector, cut_off: u64::MAX, takes_unread: false };
+    each(bus, what).try_filter_map(move |sifted| ready(Ok(sifted.filter_map(history))))
 }
 
 impl<T> Sifted<T> {
@@ -62,11 +72,18 @@ impl<T> Sifted<T> {
     }
 }
 
-fn each<'a>(
-    bus: &'a Bus,
+/// What is looked for.
+#[derive(Clone, Copy)]
+struct What<'a> {
     selector: &'a Selector,
+    /// Letters with later records are left out.
     cut_off: u64,
-) -> impl Stream<Item = Result<Sifted<Whole>, Fault>> + 'a {
+    /// Whether a letter whose newest record this version can't read is taken as those before it tell it.
+    takes_unread: bool,
+}
+
+fn each<'a>(bus: &'a Bus, what: What<'a>) -> impl Stream<Item = Result<Sifted<Whole>, Fault>> + 'a {
+    let What { selector, cut_off, takes_unread } = what;
     stream::once(Walk::begin(bus, selector))
         .map_ok(|walk| stream::try_unfold(walk, Walk::step))
         .try_flatten()
@@ -76,8 +93,10 @@ fn each<'a>(
             let may_be = if is_later { Newest::Other } else { Newest::of(selector, &newest) };
             match may_be {
                 Newest::Other => Ok(None),
-                Newest::Unread(id) => Ok(Some(Sifted::Unread(id))),
-                Newest::MayBeMeant(_) => Ok(Whole::of(bus, newest).await?.and_then(|whole| whole.asked(selector))),
+                Newest::Unread(id) if !takes_unread => Ok(Some(Sifted::Unread(id))),
+                Newest::Unread(_) | Newest::MayBeMeant(_) => {
+                    Ok(Whole::of(bus, newest).await?.and_then(|whole| whole.asked(selector)))
+                }
             }
         })
         .buffered(AT_ONCE)
@@ -117,19 +136,29 @@ impl Walk {
     }
 }
 
+/// A letter, and where its newest capture lies.
+#[derive(Debug)]
+pub struct Found {
+    /// The letter.
+    pub letter: Letter,
+    /// The sequence of its newest capture.
+    pub captured_sequence: u64,
+}
+
 /// A letter and its records.
 struct Whole {
     letter: Letter,
     subject: String,
     records: Vec<v1::LetterRecord>,
+    captured_sequence: u64,
 }
 
 impl Whole {
     /// As of its newest record: what is done to it while it is read is not met. `None`: it is no letter's.
     async fn of(bus: &Bus, newest: Envelope) -> Result<Option<Whole>, Fault> {
-        let Ok(record) = v1::LetterRecord::decode(newest.payload.clone()) else { return Ok(None) };
+        let record = v1::LetterRecord::decode(newest.payload.clone()).unwrap_or_default();
         let last = newest.delivery.as_ref().map_or(0, |delivery| delivery.sequence);
-        let (mut letters, mut records) = (Letters::default(), Vec::new());
+        let (mut fold, mut records) = (Fold::default(), Vec::new());
         let is_first = matches!(&record.record, Some(Record::Captured(captured)) if captured.generation == 0);
         let mut next = if is_first { last } else { 1 };
         // What there is after the newest is not asked for: the broker looks through all to its end for nothing.
@@ -140,14 +169,15 @@ impl Whole {
             let sequence = envelope.delivery.as_ref().map_or(last, |delivery| delivery.sequence);
             next = sequence + 1;
             if sequence < last {
-                letters.apply(&envelope);
+                fold.apply(&envelope);
                 records.extend(v1::LetterRecord::decode(envelope.payload));
             }
         }
-        letters.apply(&newest);
+        fold.apply(&newest);
         records.push(record);
+        let Fold { letters, captured_sequence, .. } = fold;
         let letter = letters.into_map().into_values().next();
-        Ok(letter.map(|letter| Whole { letter, subject: newest.subject, records }))
+        Ok(letter.map(|letter| Whole { letter, subject: newest.subject, records, captured_sequence }))
     }
 
     fn asked(self, selector: &Selector) -> Option<Sifted<Whole>> {
@@ -165,5 +195,26 @@ impl Whole {
         let (region, service) = (region.parse().ok()?, service.parse().ok()?);
         let (consumer, id) = (consumer.parse().ok()?, letter.to_owned());
         Some(History { region, service, consumer, id, records: self.records, apart: Vec::new() })
+    }
+}
+
+/// One letter, record by record.
+#[derive(Default)]
+struct Fold {
+    letters: Letters,
+    /// How often it was captured.
+    captures: usize,
+    captured_sequence: u64,
+}
+
+impl Fold {
+    fn apply(&mut self, envelope: &Envelope) {
+        self.letters.apply(envelope);
+        let history = self.letters.iter().next().map(|(_, letter)| letter.history.as_slice()).unwrap_or_default();
+        let captures = history.iter().filter(|act| act.kind == ActKind::Captured).count();
+        if captures > self.captures {
+            self.captures = captures;
+            self.captured_sequence = envelope.delivery.as_ref().map_or(0, |delivery| delivery.sequence);
+        }
     }
 }

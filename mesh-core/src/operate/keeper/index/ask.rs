@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
 use mesh_proto::v1::{self, LetterStanding};
 
-use super::{Entry, Index, id_text, parse_id};
+use super::{Entry, Index, any::Any, id_text, parse_id};
 
 /// Standings, with the one that says nothing.
 const STANDINGS: usize = 6;
@@ -28,6 +28,7 @@ struct Wanted {
     standings: u32,
     fingerprint: u64,
     id: Beginning,
+    any: Option<Any>,
 }
 
 /// How an id begins.
@@ -71,6 +72,7 @@ impl Wanted {
             standings,
             fingerprint: query.fingerprint,
             id: Beginning::of(&query.id_prefix)?,
+            any: query.any_of.as_ref().map(|any| Any::of(index, any)),
         })
     }
 
@@ -86,6 +88,7 @@ impl Wanted {
             && fits(self.reason, entry.reason)
             && fits(self.vendor, entry.vendor)
             && fits(self.vendor_code, entry.vendor_code)
+            && self.any.as_ref().is_none_or(|any| any.admits(entry))
     }
 }
 
@@ -106,9 +109,9 @@ impl Index {
     #[must_use]
     pub fn list(&self, request: &v1::ListLettersRequest) -> v1::ListLettersReply {
         let query = request.query.clone().unwrap_or_default();
-        let unread = self.unread(&query);
+        let (heeds_any_of, unread) = (true, self.unread(&query));
         let Some(wanted) = Wanted::of(self, &query) else {
-            return v1::ListLettersReply { unread, ..v1::ListLettersReply::default() };
+            return v1::ListLettersReply { heeds_any_of, unread, ..v1::ListLettersReply::default() };
         };
         let size = size(request.page_size);
         let after = parse_token(&request.page_token);
@@ -136,6 +139,7 @@ impl Index {
             letters: page.into_iter().map(|(_, slot)| self.shown(self.entry(slot))).collect(),
             next_page_token: token.unwrap_or_default(),
             total,
+            heeds_any_of,
             unread,
         }
     }
@@ -151,9 +155,9 @@ impl Index {
             places: BTreeSet<u32>,
         }
         let query = request.query.clone().unwrap_or_default();
-        let unread = self.unread(&query);
+        let (heeds_any_of, unread) = (true, self.unread(&query));
         let Some(wanted) = Wanted::of(self, &query) else {
-            return v1::GroupLettersReply { unread, ..v1::GroupLettersReply::default() };
+            return v1::GroupLettersReply { heeds_any_of, unread, ..v1::GroupLettersReply::default() };
         };
         let mut groups: HashMap<u64, Group<'_>> = HashMap::new();
         for entry in self.entries().filter(|entry| wanted.admits(entry)) {
@@ -189,14 +193,14 @@ impl Index {
             tallies: tallies(&group.by_standing),
             consumers: group.places.iter().filter_map(|place| self.consumer(*place)).collect(),
         });
-        v1::GroupLettersReply { groups: shown.collect(), total, total_groups, unread }
+        v1::GroupLettersReply { groups: shown.collect(), total, total_groups, heeds_any_of, unread }
     }
 
     /// How many letters a query means, by standing.
     #[must_use]
     pub fn count(&self, request: &v1::CountLettersRequest) -> v1::CountLettersReply {
         let query = request.query.clone().unwrap_or_default();
-        let mut reply = v1::CountLettersReply::default();
+        let mut reply = v1::CountLettersReply { heeds_any_of: true, ..v1::CountLettersReply::default() };
         let Some(wanted) = Wanted::of(self, &query) else { return reply };
         for entry in self.entries().filter(|entry| wanted.admits(entry)) {
             reply.total += 1;

@@ -3,6 +3,7 @@
 //! It follows from the dead-letter stream alone and is built anew from it whenever a keeper starts. Texts and payloads stay
 //! in the stream: an entry says at which sequence.
 
+mod any;
 mod ask;
 mod table;
 

@@ -72,6 +72,10 @@ fn pages_hold_every_letter_once_the_oldest_first() {
     assert_eq!(seen, (0..50).map(|n| n * 2 + 1).collect::<Vec<_>>());
 }
 
+fn any_of(any_of: v1::LetterAnyOf) -> v1::LetterQuery {
+    v1::LetterQuery { any_of: Some(any_of), ..Default::default() }
+}
+
 #[test]
 fn every_part_of_a_query_is_heeded() {
     let mut index = hundred();
@@ -96,6 +100,18 @@ fn every_part_of_a_query_is_heeded() {
         (v1::LetterQuery { captured_from_ms: 90, captured_before_ms: 91, ..Default::default() }, (1, 0)),
         (v1::LetterQuery { standings: vec![LetterStanding::Held.into()], ..Default::default() }, (1, 1)),
         (v1::LetterQuery { fingerprint, ..Default::default() }, (34, 0)),
+        (any_of(v1::LetterAnyOf { message_types: vec!["B".into()], ..Default::default() }), (100, 1)),
+        (any_of(v1::LetterAnyOf { message_types: vec!["a.B".into(), "x".into()], ..Default::default() }), (100, 1)),
+        (any_of(v1::LetterAnyOf { message_types: vec![".B".into()], ..Default::default() }), (0, 0)),
+        (
+            any_of(v1::LetterAnyOf { reasons: vec!["MESH-0001".into(), "MESH-0002".into()], ..Default::default() }),
+            (66, 1),
+        ),
+        (any_of(v1::LetterAnyOf { codes: vec![3, 13], ..Default::default() }), (100, 1)),
+        (any_of(v1::LetterAnyOf { codes: vec![3, 4], ..Default::default() }), (0, 0)),
+        (any_of(v1::LetterAnyOf { vendors: vec!["stripe".into(), String::new()], ..Default::default() }), (100, 1)),
+        (any_of(v1::LetterAnyOf { vendor_codes: vec!["stripe".into()], ..Default::default() }), (0, 0)),
+        (any_of(v1::LetterAnyOf { fingerprints: vec![fingerprint, 0], ..Default::default() }), (34, 0)),
     ] {
         assert_eq!(count(query.clone()), expected, "{query:?}");
     }

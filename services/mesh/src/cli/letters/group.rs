@@ -1,14 +1,16 @@
 //! Groups of like failures: what is broken, rather than what failed.
 
 use mesh_core::{
+    bus::{Bus, Stop},
     dead_letter::Facts,
-    operate::letters::{self, Group, Groups},
+    fault::Fault,
+    operate::letters::{self, Group, Groups, Selector},
 };
 use serde_json::{Value, json};
 
 use super::{
     super::{place::Place, text},
-    GlobalArgs, GroupArgs, Output, Status, indexed, short, table,
+    GlobalArgs, GroupArgs, Output, Status, ask, indexed, short, table,
     which::{Wanted, tell_listed},
 };
 
@@ -32,13 +34,7 @@ pub(super) async fn run(args: GroupArgs, global: &GlobalArgs, output: &Output) -
     let bus = Place::find(global)?.connect().await?;
     let groups = match indexed::groups(&bus, selector.selection(), output).await? {
         Some(groups) => groups,
-        None => {
-            let listing = letters::list(&bus, &selector).await?;
-            tell_listed(&listing);
-            let mut groups = Groups::default();
-            listing.letters.iter().for_each(|letter| groups.add(&Facts::of(letter)));
-            groups.into_sorted()
-        }
+        None => read(&bus, &selector, output).await?,
     };
     bus.close().await;
     if output.is_json() {
@@ -54,6 +50,21 @@ pub(super) async fn run(args: GroupArgs, global: &GlobalArgs, output: &Output) -
     output.line(&out.trim_fmt())?;
     output.remark(&format!("\nnext: mesh dead-letter list --fingerprint {}", largest.fingerprint));
     Ok(Status::Ok)
+}
+
+/// The same by reading every letter: none of them is kept.
+async fn read(bus: &Bus, selector: &Selector, output: &Output) -> Result<Vec<Group>, Fault> {
+    let bar = ask::bar(None, output);
+    let looked = letters::look(bus, selector, |groups: &mut Groups, found| {
+        bar.inc(1);
+        groups.add(&Facts::of(&found.letter));
+        Stop::No
+    });
+    let looked = looked.await;
+    bar.finish_and_clear();
+    let (groups, left_out) = looked?;
+    tell_listed(&left_out);
+    Ok(groups.into_sorted())
 }
 
 fn row(group: &Group) -> [String; 10] {

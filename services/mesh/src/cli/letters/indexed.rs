@@ -8,7 +8,7 @@ use mesh_core::{
     fault::{Code, Effect, Fault, Reason},
     operate::{
         keeper::ask,
-        letters::{self, Group, Groups, Selection},
+        letters::{self, Group, Groups, Selection, Spot},
     },
     proto::v1::{LetterGroup, LetterQuery},
 };
@@ -20,13 +20,13 @@ const GROUPS: u32 = 1000;
 /// Beginnings of ids that the index is asked for, at most: each is a question.
 const ASKED: usize = 32;
 
-/// At most `limit` letters, the oldest capture first, and how many there are. `None`: only reading every letter says.
-pub(super) async fn page(
+/// Where at most `limit` letters lie, the oldest capture first, and how many there are. `None`: only reading every letter says.
+pub(super) async fn oldest(
     bus: &Bus,
     selection: &Selection,
     limit: usize,
     output: &Output,
-) -> Result<Option<(Vec<Letter>, usize)>, Fault> {
+) -> Result<Option<(Vec<Spot>, usize)>, Fault> {
     let query = if limit == 0 { None } else { ask::query(selection) };
     let Some(query) = query else { return Ok(None) };
     heard(pages(bus, &query, limit).await, output)
@@ -82,16 +82,16 @@ fn heard<T>(answer: Result<T, Fault>, output: &Output) -> Result<Option<T>, Faul
     }
 }
 
-async fn pages(bus: &Bus, query: &LetterQuery, limit: usize) -> Result<(Vec<Letter>, usize), Fault> {
-    let (mut letters, mut next) = (Vec::new(), String::new());
+async fn pages(bus: &Bus, query: &LetterQuery, limit: usize) -> Result<(Vec<Spot>, usize), Fault> {
+    let (mut spots, mut next) = (Vec::new(), String::new());
     loop {
-        let size = u32::try_from(limit - letters.len()).unwrap_or(u32::MAX);
-        let page = ask::page(bus, query.clone(), size, &next).await?;
-        letters.extend(page.letters);
-        next = page.next;
-        if next.is_empty() || letters.len() >= limit {
+        let size = u32::try_from(limit - spots.len()).unwrap_or(u32::MAX);
+        let page = ask::entries(bus, query.clone(), size, &next).await?;
+        spots.extend(page.letters.iter().map(ask::spot));
+        next = page.next_page_token;
+        if next.is_empty() || spots.len() >= limit {
             page.unread.iter().for_each(|unread| tell_doubtful(unread.count, &unread.example));
-            return Ok((letters, usize::try_from(page.total).unwrap_or(usize::MAX)));
+            return Ok((spots, usize::try_from(page.total).unwrap_or(usize::MAX)));
         }
     }
 }

@@ -1,55 +1,112 @@
 //! The list.
 
+use std::pin::pin;
+
+use futures_util::{Stream, TryStreamExt as _};
 use mesh_core::{
+    bus::{self, Bus},
     dead_letter::{Facts, Letter},
-    operate::letters,
+    fault::Fault,
+    operate::letters::{self, Oldest, Selector, Spot},
 };
 use serde_json::{Value, json};
 
 use super::{
-    super::{place::Place, text},
-    GlobalArgs, ListArgs, Output, Status, consumer, fault, indexed, last_part, short, shown_key, state, table,
+    super::{output::JsonList, place::Place, text},
+    GlobalArgs, ListArgs, Output, Status, ask, consumer, fault, indexed, last_part, short, shown_key, state, table,
     which::{Wanted, tell_listed},
 };
 
 const HEADER: [&str; 9] = ["ID", "WHEN (UTC)", "CONSUMER", "MESSAGE", "REASON", "VENDOR CODE", "SAID", "GEN", "STATE"];
 const SAID: usize = 6;
 const CONSUMER: usize = 2;
+/// Lines that are laid out together, and letters of a document that is written in one piece.
+const TOGETHER: usize = 1000;
 
 pub(super) async fn run(args: ListArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let selector = args.filters.selector(Wanted::Waiting, global)?;
     let bus = Place::find(global)?.connect().await?;
-    let indexed = indexed::page(&bus, selector.selection(), args.limit, output).await?;
-    let (letters, total) = match indexed {
+    let indexed = indexed::oldest(&bus, selector.selection(), args.limit, output).await?;
+    let (spots, total) = match indexed {
         Some(found) => found,
-        None => {
-            let listing = letters::list(&bus, &selector).await?;
-            tell_listed(&listing);
-            let mut letters = listing.letters;
-            let total = letters.len();
-            letters.truncate(if args.limit > 0 { args.limit } else { total });
-            (letters, total)
-        }
+        None => read(&bus, &selector, args.limit, output).await?,
     };
-    bus.close().await;
+    let shown = spots.len();
+    let letters = pin!(letters::at(&bus, spots));
     if output.is_json() {
-        output.json(&letters.iter().map(|letter| summary(letter, args.reveal)).collect::<Vec<_>>())?;
+        write(letters, shown, &args, output).await?;
+        bus.close().await;
         return Ok(Status::Ok);
     }
-    if letters.is_empty() {
+    let first = lay_out(letters, output).await?;
+    bus.close().await;
+    let Some(first) = first else {
         output.remark("no letters");
         return Ok(Status::Ok);
+    };
+    if shown < total {
+        output.remark(&format!("{shown} of {total}; --limit 0 shows all"));
     }
-    let mut out = output.table(&HEADER);
-    out.add_rows(table::fitted(letters.iter().map(row).collect(), (&HEADER, SAID, CONSUMER), output.width()));
-    output.line(&out.trim_fmt())?;
-    if letters.len() < total {
-        output.remark(&format!("{} of {total}; --limit 0 shows all", letters.len()));
-    }
-    if let Some(first) = letters.first() {
-        output.remark(&format!("\nnext: mesh dead-letter show {}", short(&first.letter.id)));
-    }
+    output.remark(&format!("\nnext: mesh dead-letter show {first}"));
     Ok(Status::Ok)
+}
+
+/// The same by reading every letter. Of each that is meant a few bytes are kept: where it lies.
+async fn read(bus: &Bus, selector: &Selector, limit: usize, output: &Output) -> Result<(Vec<Spot>, usize), Fault> {
+    let bar = ask::bar(None, output);
+    let looked = letters::look(bus, selector, |oldest: &mut Oldest, found| {
+        bar.inc(1);
+        oldest.add(Spot::of(&found), limit);
+        bus::Stop::No
+    });
+    let looked = looked.await;
+    bar.finish_and_clear();
+    let (oldest, left_out) = looked?;
+    tell_listed(&left_out);
+    Ok(oldest.into_sorted())
+}
+
+/// For programs. However many there are, few of them are in memory.
+async fn write(
+    mut letters: impl Stream<Item = Result<Letter, Fault>> + Unpin,
+    count: usize,
+    args: &ListArgs,
+    output: &Output,
+) -> anyhow::Result<()> {
+    let (mut few, mut many) = (Vec::new(), (count > TOGETHER).then(JsonList::default));
+    while let Some(letter) = letters.try_next().await? {
+        let summary = summary(&letter, args.reveal);
+        match &mut many {
+            Some(list) => list.add(&summary)?,
+            None => few.push(summary),
+        }
+    }
+    match many {
+        Some(list) => Ok(list.end()?),
+        None => Ok(output.json(&few)?),
+    }
+}
+
+/// For people: columns as wide as the lines so far need. The first letter's id; `None`: there are none.
+async fn lay_out(
+    mut letters: impl Stream<Item = Result<Letter, Fault>> + Unpin,
+    output: &Output,
+) -> anyhow::Result<Option<String>> {
+    let (mut rows, mut first, mut columns) = (Vec::new(), None, table::Columns::new(HEADER, (SAID, CONSUMER)));
+    loop {
+        let letter = letters.try_next().await?;
+        let is_last = letter.is_none();
+        if let Some(letter) = letter {
+            first.get_or_insert_with(|| short(&letter.letter.id).to_owned());
+            rows.push(row(&letter));
+        }
+        if rows.len() >= TOGETHER || (is_last && !rows.is_empty()) {
+            output.line(&columns.laid_out(std::mem::take(&mut rows), output))?;
+        }
+        if is_last {
+            return Ok(first);
+        }
+    }
 }
 
 fn row(letter: &Letter) -> [String; 9] {

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 use mesh_core::{
-    bus::Bus,
+    bus::{Bus, Stop},
     dead_letter::Letter,
     operate::{
         jobs::{self, Ask, MAX_IDS, Selection},
-        letters,
+        letters::{self, Selector},
     },
     policy::replay::{AbortRule, Canary, Rate},
     store::{Lease, LeaseSettings, Store},
@@ -86,7 +86,7 @@ pub(super) async fn run(
     let at_ms = begin_ms(args.rollout.at, now_ms)?;
     let catalog = contracts::catalog(global)?;
     let named = letters::find_each(&bus, &args.ids).await?;
-    let selection = selection(&bus, &named, &args, global).await?;
+    let selection = selection(&bus, &named, &args, (global, output)).await?;
     let preview = jobs::preview(&bus, &selection).await?;
     if args.rollout.dry_run {
         let stay = preview::that_stay(&named, bus.gate().identity().region());
@@ -140,27 +140,46 @@ async fn keeper(bus: &Bus) -> Option<String> {
 }
 
 /// What the keeper is asked for. A CEL condition is asked here, where the contracts are known: the job names the letters.
-async fn selection(bus: &Bus, named: &[Letter], args: &ReplayArgs, global: &GlobalArgs) -> anyhow::Result<Selection> {
+async fn selection(
+    bus: &Bus,
+    named: &[Letter],
+    args: &ReplayArgs,
+    (global, output): (&GlobalArgs, &Output),
+) -> anyhow::Result<Selection> {
     let mut ids: BTreeSet<String> = named.iter().map(|letter| letter.letter.id.clone()).collect();
+    check_count(ids.len(), "")?;
     let selector = args.filters.selector(Wanted::Open, global)?;
     if selector.selection().condition.is_some() {
-        let listing = letters::list(bus, &selector).await?;
-        tell_unclear(&listing);
-        ids.extend(listing.letters.into_iter().map(|letter| letter.letter.id));
+        ids.extend(ids_where(bus, &selector, output).await?);
         if ids.is_empty() {
             return Ok(Selection::nothing());
         }
     }
-    check_count(ids.len())?;
     Ok(Selection::new(ids, selector.selection()))
 }
 
-/// Whether one job can name so many letters.
-fn check_count(count: usize) -> Result<(), Failure> {
+/// The ids of the letters for which a condition holds. They are not read on where one job can't name them.
+async fn ids_where(bus: &Bus, selector: &Selector, output: &Output) -> anyhow::Result<BTreeSet<String>> {
+    let bar = ask::bar(None, output);
+    let looked = letters::look(bus, selector, |ids: &mut BTreeSet<String>, found| {
+        bar.inc(1);
+        ids.insert(found.letter.letter.id);
+        if ids.len() > MAX_IDS { Stop::Yes } else { Stop::No }
+    });
+    let looked = looked.await;
+    bar.finish_and_clear();
+    let (ids, left_out) = looked?;
+    check_count(ids.len(), "at least ")?;
+    tell_unclear(&left_out);
+    Ok(ids)
+}
+
+/// Whether one job can name so many letters. `exactly`: what goes before the number.
+fn check_count(count: usize, exactly: &str) -> Result<(), Failure> {
     if count <= MAX_IDS {
         return Ok(());
     }
-    let what = format!("{count} letters are meant one by one, and a job can name {MAX_IDS}");
+    let what = format!("{exactly}{count} letters are meant one by one, and a job can name {MAX_IDS}");
     let help = "say it by filters without --where, which a job keeps as they are;\n\
                 or narrow --where (--consumer, --since, --until) and ask for one job after the other";
     Err(Failure::input(what, help))
@@ -233,8 +252,8 @@ mod tests {
 
     #[test]
     fn more_letters_than_a_job_can_name_are_refused_before_anything_is_asked() {
-        assert!(check_count(MAX_IDS).is_ok());
-        let said = check_count(MAX_IDS + 1).unwrap_err().to_string();
-        assert!(said.contains("10001 letters") && said.contains("10000"), "{said}");
+        assert!(check_count(MAX_IDS, "").is_ok());
+        let said = check_count(MAX_IDS + 1, "at least ").unwrap_err().to_string();
+        assert!(said.contains("at least 10001 letters") && said.contains("10000"), "{said}");
     }
 }
