@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// How long everything may take to come to rest, and the last job to end.
-const REST: Duration = Duration::from_secs(300);
+const REST: Duration = Duration::from_secs(600);
 /// What an operator asks for: everything that is open.
 const ALL: [&str; 6] = ["dead-letter", "replay", "--all", "--yes", "--why", "mended"];
 /// The quick form's few letters are to be under way while three terminals come and go.
