@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "its lines are what it is for")]
 
 mod cluster;
+mod contracts;
 mod full;
 mod keepers;
 mod kills;
@@ -33,7 +34,7 @@ enum Played {
 }
 
 /// Every scenario, in the order in which they are begun: the one that waits longest first.
-const SCENARIOS: [(&str, Scenario); 16] = [
+const SCENARIOS: [(&str, Scenario); 17] = [
     ("S06 three-servers", |run| Box::pin(cluster::kills(run))),
     ("S16 keepers-r3", |run| Box::pin(keepers::killed(run))),
     ("S01 power-cut", |run| Box::pin(power::cuts(run))),
@@ -50,6 +51,7 @@ const SCENARIOS: [(&str, Scenario); 16] = [
     ("S13 target-refuses", |run| Box::pin(target::refuses(run))),
     ("S14 target-hangs", |run| Box::pin(target::hangs(run))),
     ("S15 forgotten-id", |run| Box::pin(kills::forgotten(run))),
+    ("S20 contracts", |run| Box::pin(contracts::both_ways(run))),
 ];
 
 #[tokio::main]
