@@ -105,9 +105,10 @@ impl Work for ServiceWork {
         self.operations.iter().find(|o| Some(o.method.as_ref()) == method).map_or(Repeat::Once, |o| o.repeat)
     }
 
+    /// None of another service: this one may not say what became of it, and would wait for ever to be heard.
     fn operation<'a>(&self, envelope: &'a Envelope) -> Option<(&'a str, &'a str)> {
         match Place::parse(&envelope.subject) {
-            Some(Place::Work { service, method, .. }) => Some((service, method)),
+            Some(Place::Work { service, method, .. }) if service == self.service.name() => Some((service, method)),
             _ => None,
         }
     }
@@ -119,10 +120,8 @@ impl Work for ServiceWork {
 
     fn handle<'a>(&'a self, cx: Context, envelope: &'a Envelope) -> BoxFuture<'a, Result<Bytes, Fault>> {
         match self.operation(envelope) {
-            Some((service, method)) if service == self.service.name() => {
-                self.service.dispatch(method, cx, envelope.payload.clone())
-            }
-            _ => Box::pin(async { Err(wrong_type(&envelope.subject, self.service.name())) }),
+            Some((_, method)) => self.service.dispatch(method, cx, envelope.payload.clone()),
+            None => Box::pin(async { Err(wrong_type(&envelope.subject, self.service.name())) }),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, ffi::OsString, path::PathBuf, time::Duration};
 
+use bytes::Bytes;
 use mesh::engine::JetStream;
 use mesh_core::{
     Fault, Mesh,
@@ -15,7 +16,7 @@ use tempfile::TempDir;
 
 use super::{
     Account, Run,
-    account::Books,
+    account::{Books, WORK},
     client::CounterClient,
     counter::Rule,
     ledger::{self, Sides},
@@ -33,6 +34,7 @@ pub const CONSUMER: &str = "apply";
 pub const OPERATOR: &str = "operator";
 
 const EVENT: &str = "shop.orders.v1.OrderPlaced";
+const PAYMENTS: &str = "shop.payments.v1.Payments";
 
 /// What takes part: one sender of events and work, one worker for both.
 ///
@@ -44,7 +46,7 @@ pub fn declarations() -> anyhow::Result<[Declaration; 2]> {
 
 /// The same, with a consumer that keeps the order of keys or does not.
 fn declared(ordered: bool) -> anyhow::Result<[Declaration; 2]> {
-    let charge = BTreeSet::from([("shop.payments.v1.Payments".to_owned(), "Charge".to_owned())]);
+    let charge = BTreeSet::from([(PAYMENTS.to_owned(), "Charge".to_owned())]);
     let consumes = Consumes { consumer: CONSUMER.parse()?, producer: SENDER.into(), event: EVENT.into(), ordered };
     Ok([
         Declaration {
@@ -76,8 +78,16 @@ impl Broker for TestBroker {
 
 /// The broker's own interface, as the operator.
 pub(super) async fn jetstream(broker: &impl Broker) -> anyhow::Result<async_nats::jetstream::Context> {
-    let seed = broker.seed(OPERATOR).unwrap_or_default().to_owned();
-    let options = async_nats::ConnectOptions::with_nkey(seed).custom_inbox_prefix(inbox_prefix(&OPERATOR.parse()?));
+    jetstream_as(broker, OPERATOR).await
+}
+
+/// The same, as any user.
+///
+/// # Errors
+/// The broker can't be reached.
+pub async fn jetstream_as(broker: &impl Broker, user: &str) -> anyhow::Result<async_nats::jetstream::Context> {
+    let seed = broker.seed(user).unwrap_or_default().to_owned();
+    let options = async_nats::ConnectOptions::with_nkey(seed).custom_inbox_prefix(inbox_prefix(&user.parse()?));
     let servers: Vec<String> = broker.url().split(',').map(str::to_owned).collect();
     Ok(async_nats::jetstream::new(options.connect(servers).await?))
 }
@@ -260,19 +270,31 @@ impl<B: Broker> Stage<B> {
     /// # Errors
     /// The broker does not take them.
     pub async fn send_garbled(&self, ids: &[String], between: Duration) -> anyhow::Result<Sent> {
-        let seed = self.broker.seed(SENDER).unwrap_or_default().to_owned();
-        let options = async_nats::ConnectOptions::with_nkey(seed).custom_inbox_prefix(inbox_prefix(&SENDER.parse()?));
-        let jetstream = async_nats::jetstream::new(options.connect(self.broker.url()).await?);
+        let messages = ids.iter().map(|id| (id.clone(), Bytes::from_static(&[0xff; 3]))).collect();
+        self.send_bytes(messages, between).await
+    }
+
+    /// Publishes bytes as they are under these ids, as events or as queued work, one after the other, with so much time
+    /// between them.
+    ///
+    /// # Errors
+    /// The broker does not take them.
+    pub async fn send_bytes(&self, messages: Vec<(String, Bytes)>, between: Duration) -> anyhow::Result<Sent> {
+        let jetstream = jetstream_as(&self.broker, SENDER).await?;
         let mut sent = Sent::default();
         let mut pace = tokio::time::interval(between.max(Duration::from_nanos(1)));
-        for id in ids {
+        for (id, payload) in messages {
             pace.tick().await;
+            let (subject, contract) = if id.starts_with(WORK) {
+                (format!("mesh1.work.{REGION}.{PAYMENTS}.Charge.normal.0.{SENDER}"), format!("{PAYMENTS}.Charge"))
+            } else {
+                (format!("mesh1.event.{REGION}.{SENDER}.{EVENT}.0"), EVENT.to_owned())
+            };
             let mut headers = async_nats::HeaderMap::new();
-            headers.insert("Nats-Msg-Id", format!("{SENDER}/{EVENT}/{id}"));
-            let subject = format!("mesh1.event.{REGION}.{SENDER}.{EVENT}.0");
-            jetstream.publish_with_headers(subject, headers, vec![0xff, 0xff, 0xff].into()).await?.await?;
+            headers.insert("Nats-Msg-Id", format!("{SENDER}/{contract}/{id}"));
+            jetstream.publish_with_headers(subject, headers, payload).await?.await?;
             sent.asked.insert(id.clone());
-            sent.acknowledged.insert(id.clone());
+            sent.acknowledged.insert(id);
         }
         Ok(sent)
     }

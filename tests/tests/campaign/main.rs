@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "its lines are what it is for")]
 
 mod cluster;
+mod contracts;
 mod full;
 mod keepers;
 mod kills;
@@ -35,7 +36,7 @@ enum Played {
 }
 
 /// Every scenario, in the order in which they are begun: the one that waits longest first.
-const SCENARIOS: [(&str, Scenario); 19] = [
+const SCENARIOS: [(&str, Scenario); 20] = [
     ("S06 three-servers", |run| Box::pin(cluster::kills(run))),
     ("S16 keepers-r3", |run| Box::pin(keepers::killed(run))),
     ("S18 replay-crashes", |run| Box::pin(replays::crashes(run))),
@@ -55,6 +56,7 @@ const SCENARIOS: [(&str, Scenario); 19] = [
     ("S13 target-refuses", |run| Box::pin(target::refuses(run))),
     ("S14 target-hangs", |run| Box::pin(target::hangs(run))),
     ("S15 forgotten-id", |run| Box::pin(kills::forgotten(run))),
+    ("S20 contracts", |run| Box::pin(contracts::both_ways(run))),
 ];
 
 #[tokio::main]

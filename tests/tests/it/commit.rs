@@ -39,9 +39,9 @@ use tokio::{
 use crate::shop::{consumer, orders};
 
 const STREAM: &str = "mesh1-event-orders";
-const BATCH_ID: &str = "Nats-Batch-Id";
+pub(crate) const BATCH_ID: &str = "Nats-Batch-Id";
 /// The broker's: so many batches may be under way in one stream.
-const BATCHES_PER_STREAM: usize = 50;
+pub(crate) const BATCHES_PER_STREAM: usize = 50;
 
 fn declared() -> [mesh_core::policy::compile::Declaration; 2] {
     [orders(), consumer("a", "work")]
@@ -73,7 +73,7 @@ fn delivery(number: u64) -> Envelope {
 }
 
 /// What a stream holds: by sequence the message's id and whether it came in a batch.
-async fn stored(bus: &Bus, stream: &str) -> BTreeMap<u64, (String, bool)> {
+pub(crate) async fn stored(bus: &Bus, stream: &str) -> BTreeMap<u64, (String, bool)> {
     let mut all = BTreeMap::new();
     let each = |message: Unopened| {
         let envelope = message.open().envelope;
@@ -198,7 +198,7 @@ async fn delayed_copies_go_in_batches_and_each_becomes_due_once() {
     assert_eq!(count(bus, &lane.stream()).await, 600, "those that were due left their place");
 }
 
-async fn plain(broker: &TestBroker) -> async_nats::Client {
+pub(crate) async fn plain(broker: &TestBroker) -> async_nats::Client {
     async_nats::ConnectOptions::with_nkey(broker.seed("operator").unwrap().to_owned())
         .custom_inbox_prefix("_INBOX.operator")
         .connect(broker.server.client_url())

@@ -113,7 +113,7 @@ pub(crate) async fn until_read(broker: &TestBroker) {
     keeper.drain().await;
 }
 
-async fn outcomes(broker: &TestBroker) -> Vec<(String, v1::Outcome)> {
+pub(crate) async fn outcomes(broker: &TestBroker) -> Vec<(String, v1::Outcome)> {
     let operator = broker.connect("operator").await.unwrap();
     let mut outcomes = Vec::new();
     let each = |message: Unopened| {

@@ -46,6 +46,26 @@ fn line<'c>(checked: &'c Checked, stream: &str) -> &'c Line {
     checked.account.lines.iter().find(|line| line.stream == stream).unwrap()
 }
 
+/// What the broker itself says of a stream. Neither ever gets less.
+#[derive(Debug, Clone, Copy)]
+struct Numbers {
+    stored: u64,
+    /// Acknowledged: work leaves its queue then, of events the consumer counts it.
+    settled: u64,
+}
+
+async fn numbers(admin: &jetstream::Context, stream: &str) -> Numbers {
+    let handle = admin.get_stream(stream).await.unwrap();
+    let state = &handle.cached_info().state;
+    let settled = if stream == EVENTS {
+        let consumer = handle.consumer_info("a_work").await.unwrap();
+        consumer.delivered.stream_sequence - consumer.num_ack_pending as u64
+    } else {
+        state.last_sequence - state.messages
+    };
+    Numbers { stored: state.last_sequence, settled }
+}
+
 /// Fails every third event once, refuses every tenth while `refuse` is set.
 async fn consume(broker: &TestBroker, refuse: &Arc<AtomicBool>) -> Mesh {
     let mesh = broker.connect("a").await.unwrap();
@@ -86,7 +106,7 @@ async fn a_busy_mesh_adds_up_at_every_moment() {
     let retry = RetryRule { max_attempts: 2, base: Duration::from_millis(50), ..RetryRule::default() };
     bank.serve(PaymentsServer::new(Bank::default())).retry(retry).start().await.unwrap();
     let (sender, till) = (broker.connect("orders").await.unwrap(), broker.connect("till").await.unwrap());
-    let operator = broker.connect("operator").await.unwrap();
+    let (operator, admin) = (broker.connect("operator").await.unwrap(), admin(&broker).await);
     let (publisher, charge) = (sender.publisher::<OrderPlaced>(), PaymentsClient::new(&till).charge());
     let (sent, readings) = (AtomicBool::new(false), AtomicUsize::new(0));
     let busy = async {
@@ -102,11 +122,19 @@ async fn a_busy_mesh_adds_up_at_every_moment() {
     };
     let looking = eventually("all is handled", || async {
         let was_sent = sent.load(Ordering::SeqCst);
+        let before = [numbers(&admin, EVENTS).await, numbers(&admin, WORK).await];
         let now = checked(&operator).await;
+        let after = [numbers(&admin, EVENTS).await, numbers(&admin, WORK).await];
         readings.fetch_add(1, Ordering::SeqCst);
         assert_eq!(now.account.findings, []);
-        for line in &now.account.lines {
-            assert_eq!(line.sum(), line.published, "{line:?}");
+        for ((stream, before), after) in [EVENTS, WORK].into_iter().zip(before).zip(after) {
+            let line = line(&now, stream);
+            let settled = line.sum() - line.in_flight - line.waiting;
+            let said = format!("{line:?} between {before:?} and {after:?}");
+            assert!((before.stored..=after.stored).contains(&line.sum()), "{said}");
+            assert!(before.settled <= settled, "{said}");
+            // A letter is counted as such as soon as it is there, though the event is not acknowledged yet.
+            assert!(stream == EVENTS || settled <= after.settled, "{said}");
         }
         let moving: u64 = now.account.lines.iter().map(|line| line.delayed + line.in_flight + line.waiting).sum();
         (was_sent && moving == 0).then_some(())

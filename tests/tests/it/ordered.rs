@@ -36,7 +36,7 @@ pub(crate) fn ordered(service: &str) -> Declaration {
 }
 
 /// Short leases, so that a crash is noticed within the time of a test.
-async fn broker() -> TestBroker {
+pub(crate) async fn broker() -> TestBroker {
     let limits = StreamLimits { ack_wait: Duration::from_secs(2), ..StreamLimits::default() };
     TestBroker::with(&[orders(), ordered("mail")], true, &limits).await.unwrap()
 }
@@ -99,7 +99,7 @@ pub(crate) type Shared = Arc<Mutex<Log>>;
 pub(crate) type Verdict = Arc<dyn Fn(&OrderPlaced, u32) -> Result<(), Fault> + Send + Sync>;
 
 /// One process: a connection of its own with the ordered consumer.
-async fn process(broker: &TestBroker, log: &Shared, verdict: &Verdict, settings: ConsumerSettings) -> Mesh {
+pub(crate) async fn process(broker: &TestBroker, log: &Shared, verdict: &Verdict, settings: ConsumerSettings) -> Mesh {
     attach(broker.connect("mail").await.unwrap(), log, verdict, settings).await
 }
 
@@ -134,7 +134,7 @@ impl Drop for Running {
 }
 
 /// Publishes `count` events over `keys` keys; the numbers of one key grow.
-async fn publish(broker: &TestBroker, keys: usize, numbers: std::ops::RangeInclusive<usize>) {
+pub(crate) async fn publish(broker: &TestBroker, keys: usize, numbers: std::ops::RangeInclusive<usize>) {
     let mesh = broker.connect("orders").await.unwrap();
     let publisher = mesh.publisher::<OrderPlaced>();
     let event = |number: usize| OrderPlaced {
