@@ -2,11 +2,14 @@
 
 #![expect(clippy::print_stdout, reason = "its lines are what it is for")]
 
+mod callers;
 mod cluster;
+mod contested;
 mod full;
 mod keepers;
 mod kills;
 mod link;
+mod many;
 mod options;
 mod poison;
 mod power;
@@ -33,7 +36,7 @@ enum Played {
 }
 
 /// Every scenario, in the order in which they are begun: the one that waits longest first.
-const SCENARIOS: [(&str, Scenario); 16] = [
+const SCENARIOS: [(&str, Scenario); 19] = [
     ("S06 three-servers", |run| Box::pin(cluster::kills(run))),
     ("S16 keepers-r3", |run| Box::pin(keepers::killed(run))),
     ("S01 power-cut", |run| Box::pin(power::cuts(run))),
@@ -50,6 +53,9 @@ const SCENARIOS: [(&str, Scenario); 16] = [
     ("S13 target-refuses", |run| Box::pin(target::refuses(run))),
     ("S14 target-hangs", |run| Box::pin(target::hangs(run))),
     ("S15 forgotten-id", |run| Box::pin(kills::forgotten(run))),
+    ("S21 million-letters", |run| Box::pin(many::letters(run))),
+    ("S22 callers", |run| Box::pin(callers::callers(run))),
+    ("S23 contested", |run| Box::pin(contested::operators(run))),
 ];
 
 #[tokio::main]
