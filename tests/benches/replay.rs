@@ -19,14 +19,11 @@ use mesh_core::{
     Context, Fault,
     bus::{Bus, StreamLimits},
     operate::jobs::{self, Ask, Job, Selection},
-    policy::{
-        compile::{Consumes, Declaration},
-        replay::Counts,
-    },
+    policy::replay::Counts,
 };
 use mesh_tests::{
     Growing, TestBroker,
-    letters::{EVENT, capture},
+    letters::{capture, declarations},
 };
 use shop_proto::shop::orders::v1::OrderPlaced;
 
@@ -55,13 +52,8 @@ struct Args {
 #[tokio::main]
 async fn main() {
     let args = Args::parse();
-    let name = |text: &str| text.parse().unwrap();
-    let consumes = Consumes { consumer: name("work"), producer: "orders".into(), event: EVENT.into(), ordered: false };
-    let mut orders = Declaration::new(name("orders"));
-    orders.publishes.insert(EVENT.into());
-    let mut a = Declaration::new(name("a"));
-    a.consumes.insert(consumes);
-    let broker = TestBroker::with(&[orders, a], !args.default_sync, &StreamLimits::default()).await.unwrap();
+    let broker =
+        TestBroker::with(&declarations("a").unwrap(), !args.default_sync, &StreamLimits::default()).await.unwrap();
     let (operator, keeper) = (broker.connect("operator").await.unwrap(), broker.connect("keeper").await.unwrap());
 
     let started = Instant::now();

@@ -8,6 +8,7 @@ use mesh_core::{
     dead_letter,
     delayed::Lane,
     envelope::{Delivery, Envelope, Note},
+    policy::compile::{Consumes, Declaration},
     proto::v1,
 };
 use prost::Message as _;
@@ -19,6 +20,19 @@ use crate::{broker::REGION, eventually};
 pub const EVENT: &str = "shop.orders.v1.OrderPlaced";
 /// Captures that are under way at once.
 const UNDER_WAY: usize = 2048;
+
+/// Who publishes the events, and a service with the consumer `work` of them.
+///
+/// # Errors
+/// The name is none.
+pub fn declarations(service: &str) -> anyhow::Result<[Declaration; 2]> {
+    let consumes =
+        Consumes { consumer: "work".parse()?, producer: "orders".into(), event: EVENT.into(), ordered: false };
+    let mut all = [Declaration::new("orders".parse()?), Declaration::new(service.parse()?)];
+    all[0].publishes.insert(EVENT.into());
+    all[1].consumes.insert(consumes);
+    Ok(all)
+}
 
 /// The lane of the consumer `work` of a service.
 ///

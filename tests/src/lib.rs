@@ -2,11 +2,15 @@
 
 pub mod binary;
 pub mod broker;
+pub mod callers;
 pub mod campaign;
 pub mod charges;
+pub mod contested;
 pub mod foreign;
 pub mod keeper;
 pub mod letters;
+pub mod many_letters;
+pub mod measured;
 pub mod postgres;
 pub mod seen;
 pub mod wait;

@@ -10,16 +10,14 @@
     reason = "a benchmark prints, and ends at an error"
 )]
 
-mod measure;
 mod ours;
 mod raw;
 mod report;
 mod stage;
 
 use clap::{Parser, ValueEnum};
-use mesh_tests::TestBroker;
+use mesh_tests::{TestBroker, callers::Round};
 
-use measure::Round;
 use report::Row;
 use stage::{Stage, declarations};
 

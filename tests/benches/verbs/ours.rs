@@ -5,19 +5,13 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use mesh_core::{Context, Fault, Mesh, OperationClient, Publisher, consume::ConsumerSettings};
+use mesh_core::{Context, Fault, Mesh, OperationClient, consume::ConsumerSettings};
 use mesh_tests::TestBroker;
 use shop_proto::shop::{
     orders::v1::OrderPlaced,
     payments::v1::{ChargeReply, ChargeRequest, Payments, PaymentsServer, payments::Charge},
 };
 use tokio::sync::Notify;
-
-use crate::stage::order;
-
-pub(crate) async fn publish(publisher: Arc<Publisher<OrderPlaced>>, number: usize) {
-    publisher.publish(&order(number)).id(number.to_string()).await.unwrap();
-}
 
 /// Consumes and settles `count` messages, and drains.
 pub(crate) async fn consume(broker: &TestBroker, count: usize) {
@@ -54,6 +48,7 @@ pub(crate) fn charge(number: usize) -> ChargeRequest {
     ChargeRequest { order_id: number.to_string(), description: "x".repeat(230), ..ChargeRequest::default() }
 }
 
-pub(crate) async fn call(client: Arc<OperationClient<Charge>>, number: usize) {
-    client.call(&charge(number)).await.unwrap();
+pub(crate) async fn call(client: Arc<OperationClient<Charge>>, number: usize) -> anyhow::Result<()> {
+    client.call(&charge(number)).await?;
+    Ok(())
 }

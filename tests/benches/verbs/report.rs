@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
+use mesh_tests::callers::Round;
 use serde_json::json;
-
-use crate::measure::Round;
 
 /// One line of the report: the rounds of both sides.
 pub(crate) struct Row {

@@ -1,30 +1,16 @@
 //! Who takes part: a raw and an own side for each verb, each with its connections and its own consumer.
 
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Instant,
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
+
+use mesh_core::policy::compile::{Consumes, Declaration};
+use mesh_tests::{
+    TestBroker,
+    callers::{Publishers, Round, closed_loop, rate},
+    foreign,
+    letters::EVENT,
 };
 
-use mesh_core::{
-    Mesh,
-    bus::BusSettings,
-    policy::compile::{Consumes, Declaration},
-};
-use mesh_tests::TestBroker;
-use shop_proto::shop::orders::v1::OrderPlaced;
-
-use crate::{
-    Options,
-    measure::{Round, closed_loop, rate},
-    ours, raw,
-    report::Row,
-};
-
-const EVENT: &str = "shop.orders.v1.OrderPlaced";
+use crate::{Options, ours, raw, report::Row};
 
 pub(crate) fn declarations() -> Vec<Declaration> {
     let new = |name: &str| Declaration::new(name.parse().unwrap());
@@ -47,56 +33,27 @@ pub(crate) fn declarations() -> Vec<Declaration> {
     ]
 }
 
-/// An order of about 256 bytes.
-pub(crate) fn order(number: usize) -> OrderPlaced {
-    OrderPlaced {
-        order_id: number.to_string(),
-        customer_id: (number % 1000).to_string(),
-        placed_on: "x".repeat(220),
-        item_count: 1,
-        total_cents: 1177,
-        currency: "USD".into(),
-    }
-}
-
 /// The connections of both sides to one broker.
 pub(crate) struct Stage<'a> {
     broker: &'a TestBroker,
-    publisher: Mesh,
-    raw_publisher: raw::Publisher,
-    next: AtomicUsize,
+    publishers: Publishers,
 }
 
 impl<'a> Stage<'a> {
     pub(crate) async fn new(broker: &'a TestBroker, sync_always: bool) -> Stage<'a> {
-        let mut settings = BusSettings::new(broker.server.client_url());
-        // Right for a broker that syncs always, slower for one that does not.
-        settings.group_commit = sync_always;
-        let publisher = Mesh::builder("orders").settings(settings).credential(broker.credential("orders"));
-        Stage {
-            broker,
-            publisher: publisher.connect().await.unwrap(),
-            raw_publisher: raw::Publisher::new(raw::connect(broker, "orders").await),
-            next: AtomicUsize::new(1),
-        }
+        // Group commit is right for a broker that syncs always, slower for one that does not.
+        Stage { broker, publishers: Publishers::of(broker, sync_always).await.unwrap() }
     }
 
     pub(crate) async fn publish(&self, own: bool, callers: usize, count: usize) -> Round {
-        let first = self.next.fetch_add(count, Ordering::Relaxed);
-        if own {
-            let publisher = Arc::new(self.publisher.publisher::<OrderPlaced>());
-            closed_loop(callers, count, move |n| ours::publish(Arc::clone(&publisher), first + n)).await
-        } else {
-            let publisher = self.raw_publisher.clone();
-            closed_loop(callers, count, move |n| publisher.clone().publish(first + n)).await
-        }
+        self.publishers.publish(own, callers, count).await.unwrap()
     }
 
     /// Rounds of consuming: both sides read the same messages, each with a consumer of its own.
     pub(crate) async fn consume_rounds(&self, options: &Options, count: usize) -> Row {
         let mut row = Row::new("consume and settle".into());
         // What the publishing left behind is read first, so that both begin at the same place.
-        let left = self.next.load(Ordering::Relaxed) - 1;
+        let left = self.publishers.numbers().len();
         if left > 0 {
             raw::consume(self.broker, left).await;
             ours::consume(self.broker, left).await;
@@ -122,15 +79,15 @@ impl<'a> Stage<'a> {
             let bank = ours::serve(self.broker).await;
             let till = self.broker.connect("till").await.unwrap();
             let client = Arc::new(shop_proto::shop::payments::v1::PaymentsClient::new(&till).charge());
-            let round = closed_loop(callers, count, move |n| ours::call(Arc::clone(&client), n)).await;
+            let round = closed_loop(callers, count, move |n| ours::call(Arc::clone(&client), n)).await.unwrap();
             bank.drain().await;
             round
         } else {
-            let bank = Arc::new(raw::connect(self.broker, "bank").await);
+            let bank = Arc::new(foreign::client(self.broker, "bank").await);
             let tasks = mesh_core::clock::TaskScope::new();
             raw::serve(&bank, &tasks).await;
-            let till = raw::connect(self.broker, "till").await;
-            let round = closed_loop(callers, count, move |n| raw::call(till.clone(), n)).await;
+            let till = foreign::client(self.broker, "till").await;
+            let round = closed_loop(callers, count, move |n| raw::call(till.clone(), n)).await.unwrap();
             tasks.stop();
             tasks.idle().await;
             round

@@ -2,12 +2,15 @@
 
 #![expect(clippy::print_stdout, reason = "its lines are what it is for")]
 
+mod callers;
 mod cluster;
+mod contested;
 mod contracts;
 mod full;
 mod keepers;
 mod kills;
 mod link;
+mod many;
 mod options;
 mod ordered;
 mod poison;
@@ -36,7 +39,7 @@ enum Played {
 }
 
 /// Every scenario, in the order in which they are begun: the one that waits longest first.
-const SCENARIOS: [(&str, Scenario); 20] = [
+const SCENARIOS: [(&str, Scenario); 23] = [
     ("S06 three-servers", |run| Box::pin(cluster::kills(run))),
     ("S16 keepers-r3", |run| Box::pin(keepers::killed(run))),
     ("S18 replay-crashes", |run| Box::pin(replays::crashes(run))),
@@ -57,6 +60,9 @@ const SCENARIOS: [(&str, Scenario); 20] = [
     ("S14 target-hangs", |run| Box::pin(target::hangs(run))),
     ("S15 forgotten-id", |run| Box::pin(kills::forgotten(run))),
     ("S20 contracts", |run| Box::pin(contracts::both_ways(run))),
+    ("S21 million-letters", |run| Box::pin(many::letters(run))),
+    ("S22 callers", |run| Box::pin(callers::callers(run))),
+    ("S23 contested", |run| Box::pin(contested::operators(run))),
 ];
 
 #[tokio::main]
