@@ -5,7 +5,10 @@ use std::borrow::Cow;
 use async_nats::{HeaderMap, HeaderName, HeaderValue, Message};
 use bytes::Bytes;
 
-use crate::{envelope::Delivery, gate::Raw};
+use crate::{
+    envelope::Delivery,
+    gate::{Raw, Sealed},
+};
 
 /// What came in, before anybody looked at it.
 #[derive(Debug)]
@@ -48,11 +51,35 @@ impl From<Message> for Received {
     }
 }
 
-/// The mesh's headers and, for a batch, the broker's own. `None`: there are none.
-pub(super) fn headers<'a>(
-    list: &'a [(Cow<'static, str>, String)],
-    own: impl IntoIterator<Item = (&'static str, Cow<'a, str>)>,
-) -> Option<HeaderMap> {
+/// The headers of a message in the client's own form.
+pub(super) struct Prepared(HeaderMap);
+
+impl Prepared {
+    /// The mesh's.
+    pub(super) fn of(sealed: &Sealed) -> Prepared {
+        Prepared(header_map(sealed.headers()))
+    }
+
+    /// And the broker's own, for a batch.
+    pub(super) fn with<'a>(mut self, own: impl IntoIterator<Item = (&'static str, Cow<'a, str>)>) -> Prepared {
+        for (name, value) in own {
+            self.0.insert(HeaderName::from_static(name), &*value);
+        }
+        self
+    }
+
+    /// `None`: there are none.
+    pub(super) fn into_headers(self) -> Option<HeaderMap> {
+        Some(self.0).filter(|map| !map.is_empty())
+    }
+}
+
+/// `None`: there are none.
+pub(super) fn headers(list: &[(Cow<'static, str>, String)]) -> Option<HeaderMap> {
+    Prepared(header_map(list)).into_headers()
+}
+
+fn header_map(list: &[(Cow<'static, str>, String)]) -> HeaderMap {
     let mut map = HeaderMap::new();
     for (name, value) in list {
         let name = match name {
@@ -68,10 +95,7 @@ pub(super) fn headers<'a>(
             map.append(name, value);
         }
     }
-    for (name, value) in own {
-        map.insert(HeaderName::from_static(name), &*value);
-    }
-    Some(map).filter(|map| !map.is_empty())
+    map
 }
 
 pub(super) fn header_list(map: HeaderMap) -> Vec<(String, String)> {

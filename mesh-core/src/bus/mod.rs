@@ -191,7 +191,17 @@ impl Bus {
         reply: Option<String>,
         own: impl IntoIterator<Item = (&'static str, Cow<'a, str>)>,
     ) -> Result<(), PublishError> {
-        let headers = convert::headers(sealed.headers(), own);
+        self.send_prepared(sealed, reply, convert::Prepared::of(sealed).with(own)).await
+    }
+
+    /// The same of a message whose headers were put into the client's own form before.
+    async fn send_prepared(
+        &self,
+        sealed: &Sealed,
+        reply: Option<String>,
+        prepared: convert::Prepared,
+    ) -> Result<(), PublishError> {
+        let headers = prepared.into_headers();
         self.send_parts(sealed.subject().to_owned(), reply, headers, sealed.payload().clone()).await
     }
 
@@ -202,7 +212,7 @@ impl Bus {
         headers: Vec<(Cow<'static, str>, String)>,
         payload: Bytes,
     ) -> Result<(), PublishError> {
-        self.send_parts(subject, reply, convert::headers(&headers, []), payload).await
+        self.send_parts(subject, reply, convert::headers(&headers), payload).await
     }
 
     async fn send_parts(

@@ -15,7 +15,7 @@ use std::{borrow::Cow, sync::Arc};
 use futures_util::future::join_all;
 
 use super::{MAX_SINGLES, Waiting, single};
-use crate::bus::{Bus, PublishError, Stored};
+use crate::bus::{Bus, PublishError, Stored, convert::Prepared};
 
 const BATCH_ID: &str = "Nats-Batch-Id";
 const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
@@ -45,13 +45,13 @@ impl<'a> Batch<'a> {
     pub(super) async fn add(&mut self, more: impl IntoIterator<Item = Waiting>) {
         self.members.extend(more);
         let ready = self.members.len().saturating_sub(1);
-        self.sending.send(self.bus, &self.members[..ready]).await;
+        self.sending.send(self.bus, &mut self.members[..ready]).await;
     }
 
     /// Ends the batch and answers each of its callers.
     pub(super) async fn commit(mut self) {
         let (bus, stream) = (self.bus, self.stream);
-        let error = match self.sending.commit(bus, &self.members).await {
+        let error = match self.sending.commit(bus, &mut self.members).await {
             Ok(last) => return answer(stream, last, &mut self.members),
             Err(error) => error,
         };
@@ -62,7 +62,7 @@ impl<'a> Batch<'a> {
         }
         for mut piece in pieces(self.members) {
             let is_large = piece.len() > MAX_SINGLES;
-            match if is_large { Sending::new().commit(bus, &piece).await } else { Err(error.clone()) } {
+            match if is_large { Sending::new().commit(bus, &mut piece).await } else { Err(error.clone()) } {
                 Ok(last) => answer(stream, last, &mut piece),
                 Err(error) => alone(bus, piece, &error).await,
             }
@@ -121,20 +121,22 @@ impl Sending {
     }
 
     /// Sends those of `members` that were not sent yet.
-    async fn send(&mut self, bus: &Bus, members: &[Waiting]) {
-        for one in &members[self.sent..] {
+    async fn send(&mut self, bus: &Bus, members: &mut [Waiting]) {
+        for one in &mut members[self.sent..] {
             if self.failed.is_some() {
                 return;
             }
-            let sent = bus.send_sealed(&one.sealed, None, self.marks(self.sent + 1)).await;
+            let prepared = one.prepared.take().unwrap_or_else(|| Prepared::of(&one.sealed));
+            let sent = bus.send_prepared(&one.sealed, None, prepared.with(self.marks(self.sent + 1))).await;
             self.failed = sent.err();
             self.sent += 1;
         }
     }
 
     /// Sends what is left, the last as the commit; the sequence of the last when all are stored.
-    async fn commit(mut self, bus: &Bus, members: &[Waiting]) -> Result<u64, PublishError> {
-        let Some((last, others)) = members.split_last() else {
+    async fn commit(mut self, bus: &Bus, members: &mut [Waiting]) -> Result<u64, PublishError> {
+        let count = members.len();
+        let Some((last, others)) = members.split_last_mut() else {
             return Err(PublishError::NotSent("nothing to send".into()));
         };
         self.send(bus, others).await;
@@ -142,11 +144,11 @@ impl Sending {
             return Err(error);
         }
         let asked = bus.0.mux.register(last.sealed.subject());
-        let commit = self.marks(members.len()).into_iter().chain([(BATCH_COMMIT, Cow::Borrowed("1"))]);
+        let commit = self.marks(count).into_iter().chain([(BATCH_COMMIT, Cow::Borrowed("1"))]);
         bus.send_sealed(&last.sealed, Some(asked.inbox()), commit).await?;
         let ack = single::acknowledged(asked).await?;
         // Else the members' sequences can't be told: the broker is asked of each.
-        if ack.count != Some(members.len()) { Err(PublishError::TimedOut) } else { Ok(ack.stored.sequence) }
+        if ack.count != Some(count) { Err(PublishError::TimedOut) } else { Ok(ack.stored.sequence) }
     }
 }
 

@@ -28,6 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{
     Bus, Inner,
+    convert::Prepared,
     error::{PublishError, Stored},
 };
 use crate::gate::Sealed;
@@ -50,6 +51,8 @@ type Outcome = Result<Stored, PublishError>;
 /// A message and who waits for it.
 struct Waiting {
     sealed: Sealed,
+    /// Its headers, where many wait: the committer is one task for all, and this is most of what it does for each.
+    prepared: Option<Prepared>,
     done: oneshot::Sender<Outcome>,
     _place: OwnedSemaphorePermit,
 }
@@ -90,7 +93,9 @@ impl Committer {
         let closed = || PublishError::NotSent("the connection is closed".into());
         let place = Arc::clone(places).acquire_many_owned(places_for(sealed.size())).await.map_err(|_| closed())?;
         let (done, outcome) = oneshot::channel();
-        sender.send(Waiting { sealed, done, _place: place }).await.map_err(|_| closed())?;
+        let is_crowded = places.available_permits() + MAX_SINGLES < PLACES;
+        let prepared = is_crowded.then(|| Prepared::of(&sealed));
+        sender.send(Waiting { sealed, prepared, done, _place: place }).await.map_err(|_| closed())?;
         // The sender is dropped unanswered only when the connection was closed meanwhile.
         outcome.await.unwrap_or(Err(PublishError::Disconnected))
     }

@@ -3,7 +3,7 @@
 //! An order of the job in a letter's history is a letter that was dispatched; the next record there says how it ended. Both
 //! are written by compare-and-set, each once. So the account is right whoever counts, and however often.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use mesh_proto::v1::{LetterRecord, letter_record::Record};
 
@@ -21,14 +21,29 @@ impl Key {
     }
 }
 
+/// An order that has not ended, by the generation that was ordered and its sequence; `None`: it has. Not as numbers, as with a
+/// key: beside those, a third of it would be empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sent(Option<([u8; 4], [u8; 8])>);
+
+impl Sent {
+    fn new(generation: u32, ordered_at: u64) -> Sent {
+        Sent(Some((generation.to_be_bytes(), ordered_at.to_be_bytes())))
+    }
+
+    /// Its sequence, if it is of this generation and has not ended.
+    fn ordered_at(self, generation: u32) -> Option<u64> {
+        self.0.filter(|sent| u32::from_be_bytes(sent.0) == generation).map(|sent| u64::from_be_bytes(sent.1))
+    }
+}
+
 /// The account of one job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Progress {
     job: String,
-    /// Letters that it ordered, ever.
-    ours: HashSet<Key>,
-    /// Those that have not ended, with the generation that was ordered and the sequence of the order.
-    in_flight: HashMap<Key, (u32, u64)>,
+    /// Letters that it ordered, ever. A tree: a hash map keeps room for up to as many again, and for all of them twice while it
+    /// grows.
+    ours: BTreeMap<Key, Sent>,
     resolved: u64,
     failed: u64,
     /// Orders whose copy is not known to be on the lane: by their sequence the subject of the letter.
@@ -44,8 +59,7 @@ impl Progress {
     pub(super) fn new(job: &str, cut_off: u64) -> Progress {
         Progress {
             job: job.to_owned(),
-            ours: HashSet::new(),
-            in_flight: HashMap::new(),
+            ours: BTreeMap::new(),
             resolved: 0,
             failed: 0,
             uncopied: BTreeMap::new(),
@@ -63,8 +77,8 @@ impl Progress {
         }
         self.read_to = sequence;
         match &record.record {
-            Some(Record::Replaying(act)) if act.job == self.job && self.ours.insert(letter) => {
-                self.in_flight.insert(letter, (act.generation, sequence));
+            Some(Record::Replaying(act)) if act.job == self.job && !self.is_ours(letter) => {
+                self.ours.insert(letter, Sent::new(act.generation, sequence));
                 if !self.copied_ahead.remove(&sequence) {
                     self.uncopied.insert(sequence, subject.to_owned());
                 }
@@ -78,10 +92,9 @@ impl Progress {
     }
 
     fn end(&mut self, letter: Key, generation: u32) -> bool {
-        let Some((_, ordered_at)) = self.in_flight.get(&letter).copied().filter(|it| it.0 == generation) else {
-            return false;
-        };
-        self.in_flight.remove(&letter);
+        let Some(sent) = self.ours.get_mut(&letter) else { return false };
+        let Some(ordered_at) = sent.ordered_at(generation) else { return false };
+        *sent = Sent(None);
         // Whatever ended had its copy.
         self.uncopied.remove(&ordered_at);
         true
@@ -118,7 +131,7 @@ impl Progress {
 
     /// Whether this job ordered the letter.
     pub(super) fn is_ours(&self, letter: Key) -> bool {
-        self.ours.contains(&letter)
+        self.ours.contains_key(&letter)
     }
 
     /// What became of them. What was not sent is not known here.
@@ -212,7 +225,7 @@ mod tests {
             let again = records[..cut].iter().chain(&records);
             again.for_each(|(key, at, record)| { twice.apply(*key, (*at, ""), record); });
             prop_assert_eq!(&once, &twice);
-            prop_assert_eq!(once.counts().in_flight(), once.in_flight.len() as u64);
+            prop_assert_eq!(once.counts().in_flight(), once.ours.values().filter(|sent| sent.0.is_some()).count() as u64);
         }
     }
 }
