@@ -20,21 +20,26 @@ use crate::Played;
 const RELEASED_AFTER: Duration = Duration::from_secs(5);
 /// So many workers, until so many of a hundred messages have taken effect.
 const SCALES: [(usize, usize); 3] = [(2, 20), (8, 60), (3, 100)];
+/// So many of a hundred messages fail once.
+const TRANSIENT: usize = 4;
+/// So many of a hundred fail until they are mended.
+const FINAL: usize = 1;
 /// How often somebody looks.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The order under failures and scaling; a control in which nobody keeps it; then the rate with and without it.
 pub(crate) async fn keys(run: &mut Run) -> anyhow::Result<Played> {
     let shape = run.sized((200, 3), (10_000, 5));
-    let failing = ids(&mut run.random, shape, true);
-    let few = ids(&mut run.random, (50, 4), true);
-    let sound = ids(&mut run.random, shape, false);
+    let failing = ids(&mut run.random, shape, FINAL);
+    let few = ids(&mut run.random, (50, 4), FINAL);
+    // A letter holds up its key on purpose: final failures say nothing of the rate.
+    let passing = ids(&mut run.random, shape, 0);
     let (scaled, unkept, rates) = if run.size == Size::Quick {
         // So few messages measure nothing: they need not be alone.
-        tokio::try_join!(Box::pin(scaled(run, &failing)), Box::pin(unkept(run, &few)), Box::pin(rates(run, &sound)))?
+        tokio::try_join!(Box::pin(scaled(run, &failing)), Box::pin(unkept(run, &few)), Box::pin(rates(run, &passing)))?
     } else {
         let scaled = Box::pin(scaled(run, &failing)).await?;
-        (scaled, Box::pin(unkept(run, &few)).await?, Box::pin(rates(run, &sound)).await?)
+        (scaled, Box::pin(unkept(run, &few)).await?, Box::pin(rates(run, &passing)).await?)
     };
     let finals = failing.iter().filter(|id| id.contains("-bad-")).count();
     judge(run, &scaled, finals);
@@ -44,15 +49,12 @@ pub(crate) async fn keys(run: &mut Run) -> anyhow::Result<Played> {
     Ok(Played::Account(scaled.account))
 }
 
-/// So many messages of each of so many keys, each key once in a round. Of a hundred, one fails until somebody mends it, and
+/// So many messages of each of so many keys, each key once in a round. Of a hundred, `finals` fail until somebody mends them, and
 /// four fail once.
-fn ids(random: &mut fastrand::Rng, (keys, each): (usize, usize), failing: bool) -> Vec<String> {
+fn ids(random: &mut fastrand::Rng, (keys, each): (usize, usize), finals: usize) -> Vec<String> {
     let count = keys * each;
-    let mut words = Vec::with_capacity(count);
-    if failing {
-        words.resize(count / 100, "bad");
-        words.resize(count * 5 / 100, "busy");
-    }
+    let mut words = vec!["bad"; count * finals / 100];
+    words.resize(words.len() + count * TRANSIENT / 100, "busy");
     words.resize(count, "good");
     random.shuffle(&mut words);
     (0..).zip(words).map(|(n, word)| order::id(word, n % keys, n / keys + 1)).collect()
@@ -181,7 +183,7 @@ async fn unkept(run: &Run, ids: &[String]) -> anyhow::Result<usize> {
     Ok(order::violations(&stage.counter.report().await?).len())
 }
 
-/// Messages a second, without failures.
+/// Messages a second, where four of a hundred fail once.
 #[derive(Debug, Clone, Copy)]
 struct Pair {
     ordered: u64,
@@ -223,6 +225,7 @@ async fn rates(run: &Run, ids: &[String]) -> anyhow::Result<Vec<Pair>> {
 async fn rate(run: &Run, ids: &[String], ordered: bool) -> anyhow::Result<u64> {
     let settings = StageSettings { ordered, concurrency: 256, ..StageSettings::default() };
     let stage = Stage::start(run, settings).await?;
+    stage.counter.rule("busy", Rule::Busy(1)).await?;
     stage.send(ids, 0).await?;
     // One: with two, partitions would change hands while the clock runs.
     let _worker = stage.worker(None).await?;
