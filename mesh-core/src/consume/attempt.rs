@@ -53,7 +53,7 @@ pub(super) enum Ended {
 
 impl Worker {
     /// Handles one delivery: gate, grant, permit, limits, handler, verdict, settlement.
-    pub(super) async fn attempt(self: Arc<Self>, delivery: Unopened, reply: Arc<str>, lease: Lease, here: InHand) {
+    pub(super) async fn attempt(self: Arc<Self>, delivery: Unopened, reply: Arc<str>, lease: Lease, _here: InHand) {
         let Opened { mut envelope, refusal, .. } = delivery.open();
         let mut attempts = attempts_of(&envelope);
         // What is over its limits is a letter at once, however long it would have to wait for its turn.
@@ -78,10 +78,6 @@ impl Worker {
                     let trial = Trial { envelope: &envelope, attempts, trace, lease, tenure: None };
                     ended = self.not_begun(trial, ended).await;
                 }
-                let _here = match &ended {
-                    Ended::PutAside { target: Some(_), .. } => self.gather(here).await,
-                    _ => here,
-                };
                 self.settle(&envelope, &reply, (ended, attempts), Instant::now()).await;
                 return;
             }

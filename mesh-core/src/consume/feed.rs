@@ -30,26 +30,10 @@ pub(super) struct Hand {
 /// One delivery that is here, until it is dropped.
 pub(super) struct InHand(Arc<Hand>);
 
-/// One that is here and takes no room for now.
-pub(super) struct Away(Arc<Hand>);
-
 impl Drop for InHand {
     fn drop(&mut self) {
         self.0.count.fetch_sub(1, Ordering::AcqRel);
         self.0.settled.notify_one();
-    }
-}
-
-impl InHand {
-    /// Gives its room to others for now.
-    pub(super) fn away(self) -> Away {
-        Away(Arc::clone(&self.0))
-    }
-}
-
-impl Away {
-    pub(super) fn back(self) -> InHand {
-        self.0.take()
     }
 }
 

@@ -18,7 +18,6 @@ mod quarantine;
 mod settle;
 mod targets;
 mod tenure;
-mod together;
 mod unbegun;
 mod work;
 mod worker;

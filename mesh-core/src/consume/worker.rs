@@ -8,8 +8,7 @@ use std::{
 use tokio::sync::Semaphore;
 
 use super::{
-    ConsumerSettings, key_locks::KeyLocks, lease::Leases, quarantine::Quarantine, targets::Targets, together::Together,
-    work::Work,
+    ConsumerSettings, key_locks::KeyLocks, lease::Leases, quarantine::Quarantine, targets::Targets, work::Work,
 };
 use crate::{
     bus::Bus, clock::TaskScope, delayed::Lane, fault::Fault, policy::budget::Budget, store::Store,
@@ -42,8 +41,6 @@ pub struct Worker {
     pub(super) remembering: KeyLocks,
     pub(super) budget: Mutex<Budget>,
     pub(super) isolation: Option<Targets>,
-    /// The groups of what is put aside for targets.
-    pub(super) together: Option<Together>,
     /// Deliveries that wait for the broker to take what follows from them.
     pub(super) waiting: AtomicUsize,
     /// Stops when the service drains: nothing new is begun.
@@ -76,7 +73,6 @@ impl Worker {
             lane,
             permits: Arc::new(Semaphore::new(places)),
             budget: Mutex::new(Budget::full(&settings.retry_budget, clock.now_ms())),
-            together: isolation.is_some().then(|| Together::new(places)),
             isolation,
             waiting: AtomicUsize::new(0),
             settings,
