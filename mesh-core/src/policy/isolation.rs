@@ -19,8 +19,8 @@ use std::time::Duration;
 pub struct IsolationRule {
     /// Places that a target may have for each place that is free: 4 lets one target alone have four fifths.
     pub share: usize,
-    /// A target whose oldest attempt runs for so long is slow: what finds no place waits on the lane, not here. The fewer the
-    /// places that are left to wait, the sooner, down to a tenth of it.
+    /// A target whose oldest attempt runs for so long is slow: what finds no place waits on the lane, not here. Where no attempt
+    /// of it ends, the sooner the fewer the places are that are left to wait, down to a tenth of it.
     pub slow_after: Duration,
     /// Failures in a row after which only probes are made.
     pub failures: u32,
@@ -68,6 +68,8 @@ const REMINDED_AFTER_MS: i64 = 5000;
 pub struct Target {
     /// Attempts that run, by the moment that they began (Unix milliseconds), the oldest first.
     running: Vec<i64>,
+    /// When the last one ended with an answer or a failure (Unix milliseconds).
+    ended_ms: i64,
     failures: u32,
     /// Failed probes in a row.
     probes: u32,
@@ -96,9 +98,9 @@ pub struct Room {
 }
 
 impl Room {
-    /// When a target is slow, in milliseconds. What waits for it here takes the room of what others are sent: so that one that
-    /// begins to hang does not first fill it all, the time is as much shorter as there is less room left.
-    fn slow_after_ms(&self, rule: &IsolationRule) -> i64 {
+    /// When a target is slow of which nothing ends, in milliseconds. What waits for it here takes the room of what others are
+    /// sent: so that one that begins to hang does not first fill it all, the time is as much shorter as there is less room left.
+    fn silent_after_ms(&self, rule: &IsolationRule) -> i64 {
         let (full_ms, hand) = (millis(rule.slow_after), as_i64(self.hand.max(1)));
         let left = as_i64(self.hand.saturating_sub(self.in_hand));
         full_ms.saturating_mul(left).checked_div(hand).unwrap_or(full_ms).clamp(full_ms / 10, full_ms)
@@ -175,7 +177,7 @@ impl Target {
             let is_soon = !asking.may_wait || !is_awaited;
             let aside = self.aside(rule, (true, is_soon), (now_ms.max(self.probe_at_ms), now_ms));
             // While a probe hangs they come back in vain: the longer it hangs, the more seldom.
-            let hangs_ms = if is_soon && is_probed { self.probed_for_ms(now_ms) } else { 0 };
+            let hangs_ms = if is_soon && is_probed { self.probed_for_ms(rule, now_ms) } else { 0 };
             return Admit::PutAside(Aside { due_ms: aside.due_ms.saturating_add(hangs_ms), ..aside });
         }
         // The last places are for targets that have none yet.
@@ -189,7 +191,9 @@ impl Target {
             return Admit::Begin;
         }
         let oldest_ms = self.running.first().map_or(0, |began| now_ms.saturating_sub(*began));
-        if oldest_ms >= room.slow_after_ms(rule) {
+        // One that is only busy ends some all the time.
+        let silent_ms = oldest_ms.min(now_ms.saturating_sub(self.ended_ms));
+        if oldest_ms >= millis(rule.slow_after) || silent_ms >= room.silent_after_ms(rule) {
             return Admit::PutAside(self.aside(rule, (false, !asking.may_wait), (now_ms, now_ms)));
         }
         Admit::Wait
@@ -202,6 +206,9 @@ impl Target {
             self.running.remove(at);
         }
         self.forget_the_future(rule, now_ms);
+        if end.came != Came::Nothing {
+            self.ended_ms = now_ms;
+        }
         match end.came {
             Came::Answered => {
                 (self.failures, self.probes) = (0, 0);
@@ -276,9 +283,10 @@ impl Target {
         }
     }
 
-    /// How long the last probe runs.
-    fn probed_for_ms(&self, now_ms: i64) -> i64 {
-        self.running.last().map_or(0, |began_ms| now_ms.saturating_sub(*began_ms).max(0))
+    /// How long the last probe runs, up to the longest pause: nobody calls back what waits for that.
+    fn probed_for_ms(&self, rule: &IsolationRule, now_ms: i64) -> i64 {
+        let last = self.running.last();
+        last.map_or(0, |began_ms| now_ms.saturating_sub(*began_ms).clamp(0, millis(rule.max_pause)))
     }
 
     /// A clock that was set back must not keep a target shut for as long as it was set back.

@@ -124,6 +124,14 @@ fn one_that_hangs_is_found_slow_before_what_waits_for_it_fills_the_hand() {
         }
     }
     assert!(aside_at_ms.unwrap() < 200 && PLACES - free + waiting < FREE.hand / 2 + 8, "{aside_at_ms:?}, {waiting}");
+    let mut busy = Target::default();
+    let begun = fill(&mut busy, PLACES, 0);
+    end(&mut busy, 0, Came::Answered, 80);
+    assert_eq!(
+        busy.admit(&rule, Room { free: 0, in_hand: FREE.hand, ..FREE }, FIRST, 100),
+        Admit::Wait,
+        "{begun} are at work, and end"
+    );
     let mut quick = Target::default();
     let begun = fill(&mut quick, PLACES, 0);
     let full = Room { in_hand: FREE.hand, ..room(PLACES - begun) };
