@@ -33,7 +33,7 @@ use crate::{
 };
 
 pub use apart::{bring, check_edit, take_along};
-pub use few::list_few;
+pub use few::{Patience, list_few};
 pub use group::{Group, Groups};
 pub(super) use look::captured_at;
 pub use look::{Oldest, Spot, at, look};
@@ -65,10 +65,10 @@ pub struct Listing {
     pub unclear: usize,
     /// Why the first of them was.
     pub why: Option<String>,
-    /// How many there are, meant or not, of which this version can't read what was done to them last. [`list`] has them as they
-    /// were before, all others leave them out.
+    /// How many there are, meant or not, of which this version can't read what was done to them last. [`list`] and [`look`] have
+    /// them as they were before, all others leave them out.
     pub unread: usize,
-    /// The id of the first of them.
+    /// The first of their ids.
     pub first_unread: Option<String>,
 }
 
@@ -91,7 +91,9 @@ impl Listing {
     /// Counts a letter of which this version can't read what was done to it last, and which it is.
     pub fn leave_unread(&mut self, id: String) {
         self.unread += 1;
-        self.first_unread.get_or_insert(id);
+        if self.first_unread.as_ref().is_none_or(|first| id < *first) {
+            self.first_unread = Some(id);
+        }
     }
 }
 

@@ -91,6 +91,8 @@ async fn where_one_of_very_many_does_not_fit_none_is_written() {
     let again = operator.run(&[&those("payload.total_cents == 5")[..], &["--yes"]].concat()).await;
     let said = String::from_utf8_lossy(&again.stderr);
     assert!(again.status.success() && said.contains("400 unchanged\nnothing was written"), "{said}");
+    let nothing = operator.json(0, &[&those("payload.total_cents == 5")[..], &["--dry-run"]].concat()).await;
+    assert_eq!(nothing, Value::Array(Vec::new()));
     assert_eq!(records(bus).await, 2 * MANY + 1);
 }
 

@@ -178,6 +178,51 @@ async fn a_list_says_of_how_many_letters_it_does_not_know_how_they_stand() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_letter_that_was_taken_away_is_left_out_of_a_list_which_says_so() {
+    let broker = TestBroker::start(&[till(), bank()]).await.unwrap();
+    let ids = some_letters(&broker).await;
+    let mesh = broker.connect("operator").await.unwrap();
+    let keeper = Running::start(&broker, KeeperSettings::default()).await.unwrap();
+    eventually("an answer", || async { ask::count(mesh.bus(), v1::LetterQuery::default()).await.ok() }).await;
+    let gone = format!("mesh1.dead.local.bank.{WORKER}.{}", ids[1]);
+    let jetstream = async_nats::jetstream::new(foreign::client(&broker, "operator").await);
+    let stored = jetstream.get_stream(DEAD_LETTER_STREAM).await.unwrap();
+    assert_eq!(stored.purge().filter(gone).await.unwrap().purged, 1);
+    let operator = Operator::at(&broker, "operator");
+    let ended = operator.run(&["dead-letter", "list", "-o", "json"]).await;
+    let listed: Vec<Value> = serde_json::from_slice(&ended.stdout).unwrap();
+    let listed: Vec<&str> = listed.iter().map(|letter| letter["id"].as_str().unwrap()).collect();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!((ended.status.code(), listed.len()), (Some(0), 4), "{said}");
+    assert!(
+        !listed.contains(&ids[1].as_str()) && said.contains("note: 1 letter left out: not where the index"),
+        "{said}"
+    );
+    keeper.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_list_that_is_cut_off_is_json_all_the_same() {
+    const MANY: u64 = 1200;
+    let broker = TestBroker::start(&[orders(), consumer("mail", "work")]).await.unwrap();
+    let mesh = broker.connect("operator").await.unwrap();
+    let long = |number| (number, OrderPlaced { customer_id: "x".repeat(4096), ..order(0) });
+    captured::capture(mesh.bus(), "mail", (0..MANY).map(long)).await;
+    let keeper = Running::start(&broker, KeeperSettings::default()).await.unwrap();
+    eventually("an answer", || async { ask::count(mesh.bus(), v1::LetterQuery::default()).await.ok() }).await;
+    // What the index says comes through, and of the letters about the half.
+    let proxy = Proxy::start(broker.server.client_url().trim_start_matches("nats://").parse().unwrap()).await.unwrap();
+    proxy.lose_answers_after(MANY * 4096 / 2);
+    let operator = Operator::at(&broker, "operator").through(proxy.url());
+    let ended = operator.run(&["dead-letter", "list", "--limit", "2000", "-o", "json"]).await;
+    let said = String::from_utf8_lossy(&ended.stderr);
+    let listed: Vec<Value> = serde_json::from_slice(&ended.stdout).unwrap();
+    assert!(!listed.is_empty() && (listed.len() as u64) < MANY, "{}: {said}", listed.len());
+    assert!(ended.status.code() == Some(2) && said.contains("can't be read"), "{:?}: {said}", ended.status);
+    keeper.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_export_that_is_stopped_leaves_nothing_and_the_next_one_has_its_name() {
     let broker = TestBroker::start(&[orders(), consumer("mail", "work")]).await.unwrap();
     let mesh = broker.connect("operator").await.unwrap();

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mesh_proto::v1::{self, LetterStanding};
 use prost::Name;
 
@@ -18,6 +19,8 @@ use crate::{
     subject::DEAD_LETTER_STREAM,
 };
 
+/// Letters that are read at once, each as long as it may be.
+const AT_ONCE: usize = 32;
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -94,7 +97,7 @@ fn one_or_any<T: Clone + Default + PartialEq>(wanted: &[T]) -> (T, Vec<T>) {
 /// No keeper answers ([`Reason::NobodyAnswers`]) or has read far enough; the bus can't be reached.
 pub async fn page(bus: &Bus, query: v1::LetterQuery, size: u32, token: &str) -> Result<Page, Fault> {
     let reply = entries(bus, query, size, token).await?;
-    let letters = letters(bus, reply.letters).await?;
+    let letters = stream::iter(reply.letters).map(|entry| read(bus, entry)).buffered(AT_ONCE).try_collect().await?;
     Ok(Page { letters, next: reply.next_page_token, total: reply.total, unread: reply.unread })
 }
 
@@ -114,12 +117,17 @@ pub async fn entries(bus: &Bus, query: v1::LetterQuery, size: u32, token: &str) 
     heeded(is_any_of, reply.heeds_any_of).map(|()| reply)
 }
 
-/// The letters of some entries, in their order.
+/// The letters of some entries, in their order, without their payloads: however large these are, few are in memory.
 ///
 /// # Errors
 /// The bus can't be reached, or a letter is not where its entry says.
 pub async fn letters(bus: &Bus, entries: Vec<v1::IndexedLetter>) -> Result<Vec<Letter>, Fault> {
-    try_join_all(entries.into_iter().map(|entry| read(bus, entry))).await
+    let without_payload = |mut letter: Letter| {
+        letter.letter.payload = Bytes::new();
+        letter
+    };
+    let letters = stream::iter(entries).map(|entry| read(bus, entry)).buffered(AT_ONCE);
+    letters.map_ok(without_payload).try_collect().await
 }
 
 /// The letters of a query by what they failed of, at most `limit` groups, the largest first.

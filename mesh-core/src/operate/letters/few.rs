@@ -11,13 +11,36 @@ use crate::{
     bus::{Bus, Start},
     dead_letter::{ActKind, Letter, LetterState, Letters, kind},
     envelope::Envelope,
-    fault::Fault,
+    fault::{Fault, Reason},
     subject::{DEAD_LETTER_STREAM, Place},
 };
 
 /// How long a server of the broker may take to get what the others have.
-pub(super) const CATCHES_UP: Duration = Duration::from_secs(10);
-pub(super) const AGAIN: Duration = Duration::from_millis(100);
+const CATCHES_UP: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// How long a reading is begun anew that ended too soon: as long as a server may take to get what the others have, from the first
+/// time on that it was behind. However long the reading itself took before, it has its chance.
+#[derive(Debug, Default)]
+pub struct Patience {
+    until: Option<Instant>,
+}
+
+impl Patience {
+    /// Whether to read again after this fault. It waits before it says so.
+    pub async fn reads_again(&mut self, fault: &Fault) -> bool {
+        if fault.reason() != Reason::BusUnavailable {
+            return false;
+        }
+        let now = Instant::now();
+        let has_time = now < *self.until.get_or_insert(now + CATCHES_UP);
+        if has_time {
+            tracing::debug!(%fault, "the letters are looked at again");
+            tokio::time::sleep(AGAIN).await;
+        }
+        has_time
+    }
+}
 
 /// The letters that are meant, the oldest capture first, where there are no more than `limit`. `None`: there are more.
 ///
@@ -28,7 +51,7 @@ pub(super) const AGAIN: Duration = Duration::from_millis(100);
 pub async fn list_few(bus: &Bus, selector: &Selector, limit: usize) -> Result<Option<Listing>, Fault> {
     let last = bus.last_sequence_on(DEAD_LETTER_STREAM, &selector.subject()).await?;
     let Some(last) = last else { return Ok(Some(Listing::default())) };
-    let until = Instant::now() + CATCHES_UP;
+    let mut patience = Patience::default();
     loop {
         let (mut listing, read_to) = list_once(bus, selector, limit).await?;
         if listing.letters.len() > limit {
@@ -38,10 +61,10 @@ pub async fn list_few(bus: &Bus, selector: &Selector, limit: usize) -> Result<Op
             listing.letters.sort_by_key(|letter| letter.letter.captured_at_ms);
             return Ok(Some(listing));
         }
-        if Instant::now() >= until {
-            return Err(behind());
+        let fault = behind();
+        if !patience.reads_again(&fault).await {
+            return Err(fault);
         }
-        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -143,5 +166,24 @@ impl Reading {
     /// The letter as far as it was read.
     pub(super) fn letter(&self) -> Option<Letter> {
         self.letters.iter().next().map(|(_, letter)| letter.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::{Code, Effect};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reading_that_took_long_is_begun_anew_and_not_for_ever() {
+        let mut patience = Patience::default();
+        let other = Fault::new(Code::DataLoss, Effect::None, Reason::Undecodable, "it is no letter");
+        tokio::time::sleep(CATCHES_UP * 6).await;
+        assert!(!patience.reads_again(&other).await);
+        assert!(patience.reads_again(&behind()).await, "however long it took until then");
+        tokio::time::sleep(CATCHES_UP / 2).await;
+        assert!(patience.reads_again(&behind()).await);
+        tokio::time::sleep(CATCHES_UP / 2).await;
+        assert!(!patience.reads_again(&behind()).await);
     }
 }

@@ -8,17 +8,16 @@ use std::{collections::BinaryHeap, pin::pin};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use mesh_proto::v1::{self, letter_record::Record};
 use prost::Message as _;
-use tokio::time::Instant;
 
 use super::{
-    Listing, Selector, behind,
-    few::{AGAIN, CATCHES_UP},
+    Listing, Selector,
+    few::Patience,
     sift::{Found, Sifted, found},
 };
 use crate::{
     bus::{Bus, Stop},
     dead_letter::{Facts, Letter, LetterState},
-    fault::{Code, Effect, Fault, Reason},
+    fault::Fault,
     subject::DEAD_LETTER_STREAM,
 };
 
@@ -76,8 +75,8 @@ impl Oldest {
 }
 
 /// Shows `each` every letter that is meant, one after the other, until it says stop: once, whatever is done to it meanwhile. One
-/// that this version can't read to its end is shown as far as it can. Where the server that reads is behind the others, it begins
-/// anew. With what was left out, and without letters: [`Listing`].
+/// that this version can't read to its end is shown as far as it can, and counted. Where the server that reads is behind the others
+/// or goes away, it begins anew, as long as [`Patience`] has it. With what was left out, and without letters: [`Listing`].
 ///
 /// # Errors
 /// The bus can't be reached, or this identity may not read letters.
@@ -86,11 +85,12 @@ pub async fn look<T: Default>(
     selector: &Selector,
     mut each: impl FnMut(&mut T, Found) -> Stop,
 ) -> Result<(T, Listing), Fault> {
-    let until = Instant::now() + CATCHES_UP;
+    let mut patience = Patience::default();
     loop {
-        match look_once(bus, selector, &mut each).await {
-            Err(fault) if fault == behind() && Instant::now() < until => tokio::time::sleep(AGAIN).await,
-            looked => return looked,
+        let looked = look_once(bus, selector, &mut each).await;
+        match &looked {
+            Err(fault) if patience.reads_again(fault).await => {}
+            _ => return looked,
         }
     }
 }
@@ -116,16 +116,14 @@ async fn look_once<T: Default>(
     Ok((seen, left_out))
 }
 
-/// The letters at these spots, in their order, without their histories; each as its newest capture has it.
-pub fn at(bus: &Bus, spots: Vec<Spot>) -> impl Stream<Item = Result<Letter, Fault>> + '_ {
+/// The letters at these spots, in their order, without their histories; each as its newest capture has it. `None`: it is not
+/// there, as where somebody took the letter away since it was looked at.
+pub fn at(bus: &Bus, spots: Vec<Spot>) -> impl Stream<Item = Result<Option<Letter>, Fault>> + '_ {
     let read = move |spot: Spot| async move {
         let letter = captured_at(bus, spot.captured_sequence).await?;
-        let letter = letter.ok_or_else(|| {
-            let message =
-                format!("the capture of a letter is not at {DEAD_LETTER_STREAM}, sequence {}", spot.captured_sequence);
-            Fault::new(Code::DataLoss, Effect::None, Reason::Undecodable, message)
-        })?;
-        Ok(Letter { letter, state: spot.state, history: Vec::new(), last_sequence: 0, region: String::new() })
+        let whole =
+            |letter| Letter { letter, state: spot.state, history: Vec::new(), last_sequence: 0, region: String::new() };
+        Ok(letter.map(whole))
     };
     stream::iter(spots).map(read).buffered(AT_ONCE)
 }

@@ -46,8 +46,8 @@ pub fn sift<'a>(bus: &'a Bus, selector: &'a Selector, cut_off: u64) -> impl Stre
     each(bus, what).try_filter_map(|sifted| ready(Ok(sifted.filter_map(|whole| Some(whole.letter)))))
 }
 
-/// The same, whatever is done to them meanwhile, each with where its newest capture lies. None is [`Sifted::Unread`]: one of which
-/// this version can't read the last record is taken as those before it tell it.
+/// The same, whatever is done to them meanwhile, each with where its newest capture lies. A [`Sifted::Unread`] leaves none out
+/// here: behind it comes the letter as the records before its last one tell it, where that one is meant.
 pub(super) fn found<'a>(bus: &'a Bus, selector: &'a Selector) -> impl Stream<Item = Result<Sifted<Found>, Fault>> + 'a {
     let found = |Whole { letter, captured_sequence, .. }: Whole| Some(Found { letter, captured_sequence });
     let what = What { selector, cut_off: u64::MAX, takes_unread: true };
@@ -78,7 +78,7 @@ struct What<'a> {
     selector: &'a Selector,
     /// Letters with later records are left out.
     cut_off: u64,
-    /// Whether a letter whose newest record this version can't read is taken as those before it tell it.
+    /// Whether a letter whose newest record this version can't read is not only named, but taken as those before it tell it.
     takes_unread: bool,
 }
 
@@ -91,16 +91,20 @@ fn each<'a>(bus: &'a Bus, what: What<'a>) -> impl Stream<Item = Result<Sifted<Wh
             let newest = newest?;
             let is_later = newest.delivery.as_ref().is_some_and(|delivery| delivery.sequence > cut_off);
             let may_be = if is_later { Newest::Other } else { Newest::of(selector, &newest) };
-            match may_be {
-                Newest::Other => Ok(None),
-                Newest::Unread(id) if !takes_unread => Ok(Some(Sifted::Unread(id))),
-                Newest::Unread(_) | Newest::MayBeMeant(_) => {
-                    Ok(Whole::of(bus, newest).await?.and_then(|whole| whole.asked(selector)))
-                }
-            }
+            let unread = match &may_be {
+                Newest::Unread(id) => Some(Sifted::Unread(id.clone())),
+                Newest::Other | Newest::MayBeMeant(_) => None,
+            };
+            let letter = match may_be {
+                Newest::Other => None,
+                Newest::Unread(_) if !takes_unread => None,
+                Newest::Unread(_) | Newest::MayBeMeant(_) => Whole::of(bus, newest).await?,
+            };
+            let letter = letter.and_then(|whole| whole.asked(selector));
+            Ok::<_, Fault>(stream::iter(unread.into_iter().chain(letter).map(Ok)))
         })
         .buffered(AT_ONCE)
-        .try_filter_map(|found| async { Ok(found) })
+        .try_flatten()
 }
 
 /// The newest record of each letter, as one of the stream's servers has them. If the last one that the leader named was not among

@@ -8,7 +8,7 @@ use mesh_core::{
     bus::Bus,
     dead_letter::{ActKind, Letter},
     fault::Fault,
-    operate::letters::{self, Listing, Order, Selector, Sifted},
+    operate::letters::{self, Listing, Order, Patience, Selector, Sifted},
 };
 use serde_json::{Value, json};
 
@@ -62,6 +62,7 @@ struct Acts<'a> {
 struct Look {
     letters: u64,
     consumers: BTreeSet<String>,
+    left_out: Listing,
 }
 
 impl Acts<'_> {
@@ -109,9 +110,20 @@ impl Acts<'_> {
         Ok(status)
     }
 
-    /// What is meant, without keeping any of it.
-    async fn look(&self, selector: &Selector, cut_off: u64) -> anyhow::Result<Look> {
-        let (mut look, mut unclear) = (Look::default(), Listing::default());
+    /// What is meant, without keeping any of it. Where the reading ends too soon, it is begun anew.
+    async fn look(&self, selector: &Selector, cut_off: u64) -> Result<Look, Fault> {
+        let mut patience = Patience::default();
+        loop {
+            let looked = self.look_once(selector, cut_off).await;
+            match &looked {
+                Err(fault) if patience.reads_again(fault).await => {}
+                _ => return looked.inspect(|look| tell_unclear(&look.left_out)),
+            }
+        }
+    }
+
+    async fn look_once(&self, selector: &Selector, cut_off: u64) -> Result<Look, Fault> {
+        let mut look = Look::default();
         let mut sifted = pin!(bulk::meant(self.bus, selector, (cut_off, self.kind)));
         while let Some(sifted) = sifted.try_next().await? {
             match sifted {
@@ -119,11 +131,10 @@ impl Acts<'_> {
                     look.letters += 1;
                     look.consumers.insert(consumer(&letter));
                 }
-                Sifted::Unclear(why) => unclear.leave_out(why),
-                Sifted::Unread(id) => unclear.leave_unread(id),
+                Sifted::Unclear(why) => look.left_out.leave_out(why),
+                Sifted::Unread(id) => look.left_out.leave_unread(id),
             }
         }
-        tell_unclear(&unclear);
         Ok(look)
     }
 

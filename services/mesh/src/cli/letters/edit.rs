@@ -17,7 +17,7 @@ use super::{
     ask,
     bulk::{self, UNDER_WAY},
     diff, edit_all, indexed,
-    mend::{Mender, Plan},
+    mend::{Mender, Plan, Shown},
     which::{Wanted, WhichArgs, tell_unclear},
 };
 
@@ -122,7 +122,8 @@ impl Edit<'_> {
                 None => unchanged += 1,
             }
         }
-        self.show(&plans, (plans.len() as u64, unchanged))?;
+        let first: Vec<_> = plans.iter().take(SHOWN).map(Plan::shown).collect();
+        self.show(&first, (plans.len() as u64, unchanged))?;
         if plans.is_empty() || self.is_dry_run {
             if self.output.is_json() {
                 self.output.json(&plans.iter().map(Plan::document).collect::<Vec<_>>())?;
@@ -143,11 +144,10 @@ impl Edit<'_> {
     }
 
     /// Shows the first edits to a person, and says how many there are, and how many letters have these values already.
-    pub(super) fn show(&self, first: &[Plan], (edits, unchanged): (u64, u64)) -> anyhow::Result<()> {
+    pub(super) fn show(&self, first: &[Shown<'_>], (edits, unchanged): (u64, u64)) -> anyhow::Result<()> {
         let output = self.output;
-        let first = first.get(..SHOWN).unwrap_or(first);
         if !output.is_json() {
-            first.iter().try_for_each(|plan| diff::show(&plan.letter, &plan.changes, output))?;
+            first.iter().try_for_each(|(letter, changes)| diff::show(letter, changes, output))?;
         }
         if edits > first.len() as u64 {
             output.remark(&format!("and {} more", edits - first.len() as u64));

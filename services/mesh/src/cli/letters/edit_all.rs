@@ -10,7 +10,7 @@ use futures_util::{Stream, TryStreamExt as _, future::ready};
 use mesh_core::{
     dead_letter::{ActKind, Letter},
     fault::{Code, Effect, Fault, Reason},
-    operate::letters::{self, Listing, Selector, Sifted},
+    operate::letters::{self, Listing, Patience, Selector, Sifted},
 };
 use serde_json::json;
 
@@ -19,9 +19,11 @@ use super::{
     Status,
     account::Account,
     bulk::{self, Done},
-    consumer,
+    consumer, counted,
+    diff::Change,
     edit::{Edit, SHOWN},
     mend::Plan,
+    mention,
     which::tell_unclear,
 };
 use crate::stop::Stop;
@@ -33,8 +35,9 @@ struct Look {
     ids: BTreeSet<u128>,
     unchanged: u64,
     consumers: BTreeSet<String>,
-    /// The first edits.
-    first: Vec<Plan>,
+    /// The first edits, as they are shown.
+    first: Vec<(Letter, Vec<Change>)>,
+    left_out: Listing,
 }
 
 pub(super) async fn run(edit: &Edit<'_>, selector: &Selector) -> anyhow::Result<Status> {
@@ -45,7 +48,8 @@ pub(super) async fn run(edit: &Edit<'_>, selector: &Selector) -> anyhow::Result<
     if count + look.unchanged == 0 {
         edit.output.remark("no letters to edit");
     }
-    edit.show(&look.first, (count, look.unchanged))?;
+    let first: Vec<_> = look.first.iter().map(|(letter, changes)| (letter, changes.as_slice())).collect();
+    edit.show(&first, (count, look.unchanged))?;
     if count == 0 || edit.is_dry_run {
         if edit.output.is_json() {
             all.list(&mut look.ids).await?;
@@ -68,28 +72,38 @@ struct All<'a> {
 }
 
 impl All<'_> {
-    /// Checks every edit and writes none.
+    /// Checks every edit and writes none. Where the reading ends too soon, it is begun anew.
     async fn look(&self) -> anyhow::Result<Look> {
-        let (mut look, mut left_out) = (Look::default(), Listing::default());
+        let mut patience = Patience::default();
+        loop {
+            let looked = self.look_once().await;
+            match looked.as_ref().map_err(anyhow::Error::downcast_ref::<Fault>) {
+                Err(Some(fault)) if patience.reads_again(fault).await => {}
+                _ => return looked.inspect(|look| tell_unclear(&look.left_out)),
+            }
+        }
+    }
+
+    async fn look_once(&self) -> anyhow::Result<Look> {
+        let mut look = Look::default();
         let mut sifted = pin!(self.meant());
         while let Some(sifted) = sifted.try_next().await? {
             let letter = match sifted {
                 Sifted::Letter(letter) => *letter,
                 Sifted::Unclear(why) => {
-                    left_out.leave_out(why);
+                    look.left_out.leave_out(why);
                     continue;
                 }
                 Sifted::Unread(id) => {
-                    left_out.leave_unread(id);
+                    look.left_out.leave_unread(id);
                     continue;
                 }
             };
             match number(&letter.letter.id) {
                 Some(id) => look.take(id, Box::pin(self.edit.mender.plan(letter)).await?),
-                None => left_out.leave_unread(letter.letter.id),
+                None => look.left_out.leave_unread(letter.letter.id),
             }
         }
-        tell_unclear(&left_out);
         Ok(look)
     }
 
@@ -108,17 +122,29 @@ impl All<'_> {
         })
     }
 
-    /// What would change, for programs.
+    /// What would change, for programs. What is printed is whole, also where not all of it could be read.
     async fn list(&self, ids: &mut BTreeSet<u128>) -> anyhow::Result<()> {
         let mut list = JsonList::default();
+        // Where nothing changes, nothing is read a second time.
+        let listed = if ids.is_empty() { Ok(()) } else { self.add_each(ids, &mut list).await };
+        list.end()?;
+        listed?;
+        if !ids.is_empty() {
+            // For programs too: it is not among the data.
+            mention(&format!("note: {} changed meanwhile: left out", counted(ids.len() as u64, "letter")));
+        }
+        Ok(())
+    }
+
+    async fn add_each(&self, ids: &mut BTreeSet<u128>, list: &mut JsonList) -> anyhow::Result<()> {
         let mut sifted = pin!(self.again(ids));
         while let Some(sifted) = sifted.try_next().await? {
             let Sifted::Letter(letter) = sifted else { continue };
-            if let Some(plan) = self.edit.mender.plan(*letter).await? {
+            if let Some(plan) = Box::pin(self.edit.mender.plan(*letter)).await? {
                 list.add(&plan.document())?;
             }
         }
-        Ok(list.end()?)
+        Ok(())
     }
 
     async fn write(&self, ids: &mut BTreeSet<u128>) -> anyhow::Result<Status> {
@@ -158,7 +184,7 @@ impl Look {
         self.ids.insert(id);
         self.consumers.insert(consumer(&plan.letter));
         if self.first.len() < SHOWN {
-            self.first.push(plan);
+            self.first.push(plan.into_shown());
         }
     }
 }

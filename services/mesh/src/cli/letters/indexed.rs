@@ -98,16 +98,18 @@ async fn pages(bus: &Bus, query: &LetterQuery, limit: usize) -> Result<(Vec<Spot
 
 async fn read_groups(bus: &Bus, query: LetterQuery) -> Result<Vec<Group>, Fault> {
     let reply = ask::group(bus, query, GROUPS).await?;
-    let known = reply.groups.len() as u64;
+    let newest = reply.groups.iter().filter_map(|group| group.newest.clone()).collect();
+    let letters = ask::letters(bus, newest).await?;
+    let by_id: BTreeMap<&str, &Letter> = letters.iter().map(|letter| (letter.letter.id.as_str(), letter)).collect();
+    let groups = reply.groups.iter().map(|group| shown(group, &by_id)).collect::<Result<Vec<_>, _>>()?;
+    // Not before nothing can fail any more: whoever reads every letter instead says such things as well.
+    let known = groups.len() as u64;
     if known < reply.total_groups {
         // For programs too: it is not among the data.
         mention(&format!("note: the largest {known} of {} groups; filters show the others", reply.total_groups));
     }
     reply.unread.iter().for_each(|unread| tell_doubtful(unread.count, &unread.example));
-    let newest = reply.groups.iter().filter_map(|group| group.newest.clone()).collect();
-    let letters = ask::letters(bus, newest).await?;
-    let by_id: BTreeMap<&str, &Letter> = letters.iter().map(|letter| (letter.letter.id.as_str(), letter)).collect();
-    reply.groups.iter().map(|group| shown(group, &by_id)).collect()
+    Ok(groups)
 }
 
 /// What the letters of a group have in common is read from its newest.

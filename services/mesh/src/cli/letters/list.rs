@@ -1,8 +1,6 @@
 //! The list.
 
-use std::pin::pin;
-
-use futures_util::{Stream, TryStreamExt as _};
+use futures_util::{Stream, TryStreamExt as _, future::ready};
 use mesh_core::{
     bus::{self, Bus},
     dead_letter::{Facts, Letter},
@@ -13,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::{
     super::{output::JsonList, place::Place, text},
-    GlobalArgs, ListArgs, Output, Status, ask, consumer, fault, indexed, last_part, short, shown_key, state, table,
+    GlobalArgs, ListArgs, Output, Status, ask, consumer, counted, fault, indexed, last_part, mention, short, shown_key,
+    state, table,
     which::{Wanted, tell_listed},
 };
 
@@ -31,19 +30,27 @@ pub(super) async fn run(args: ListArgs, global: &GlobalArgs, output: &Output) ->
         Some(found) => found,
         None => read(&bus, &selector, args.limit, output).await?,
     };
-    let shown = spots.len();
-    let letters = pin!(letters::at(&bus, spots));
+    let (found, mut missing) = (spots.len(), 0);
+    let letters = letters::at(&bus, spots).try_filter_map(|letter| {
+        missing += u64::from(letter.is_none());
+        ready(Ok(letter))
+    });
+    let letters = Box::pin(letters);
     if output.is_json() {
-        write(letters, shown, &args, output).await?;
+        let written = write(letters, found, &args, output).await;
         bus.close().await;
-        return Ok(Status::Ok);
+        tell_missing(missing);
+        return written.map(|()| Status::Ok);
     }
-    let first = lay_out(letters, output).await?;
+    let first = lay_out(letters, output).await;
     bus.close().await;
+    tell_missing(missing);
+    let first = first?;
     let Some(first) = first else {
         output.remark("no letters");
         return Ok(Status::Ok);
     };
+    let shown = found - usize::try_from(missing).unwrap_or(found);
     if shown < total {
         output.remark(&format!("{shown} of {total}; --limit 0 shows all"));
     }
@@ -66,6 +73,15 @@ async fn read(bus: &Bus, selector: &Selector, limit: usize, output: &Output) -> 
     Ok(oldest.into_sorted())
 }
 
+/// Says how many letters were found and not read any more.
+fn tell_missing(count: u64) {
+    if count > 0 {
+        let count = counted(count, "letter");
+        // For programs too: it is not among the data.
+        mention(&format!("note: {count} left out: not where the index has them, as if taken away meanwhile"));
+    }
+}
+
 /// For programs. However many there are, few of them are in memory.
 async fn write(
     mut letters: impl Stream<Item = Result<Letter, Fault>> + Unpin,
@@ -73,17 +89,21 @@ async fn write(
     args: &ListArgs,
     output: &Output,
 ) -> anyhow::Result<()> {
-    let (mut few, mut many) = (Vec::new(), (count > TOGETHER).then(JsonList::default));
-    while let Some(letter) = letters.try_next().await? {
-        let summary = summary(&letter, args.reveal);
-        match &mut many {
-            Some(list) => list.add(&summary)?,
-            None => few.push(summary),
-        }
+    if count <= TOGETHER {
+        let few: Vec<_> = letters.map_ok(|letter| summary(&letter, args.reveal)).try_collect().await?;
+        return Ok(output.json(&few)?);
     }
-    match many {
-        Some(list) => Ok(list.end()?),
-        None => Ok(output.json(&few)?),
+    let mut list = JsonList::default();
+    loop {
+        match letters.try_next().await {
+            Ok(Some(letter)) => list.add(&summary(&letter, args.reveal))?,
+            Ok(None) => return Ok(list.end()?),
+            Err(fault) => {
+                // What is printed is whole, though not all of it is there.
+                list.end()?;
+                return Err(fault.into());
+            }
+        }
     }
 }
 

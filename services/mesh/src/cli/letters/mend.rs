@@ -38,6 +38,9 @@ pub(super) struct Plan {
     pub(super) changes: Vec<Change>,
 }
 
+/// A letter and what changes in it.
+pub(super) type Shown<'a> = (&'a Letter, &'a [Change]);
+
 impl Mender<'_> {
     /// An edit that fits. `None`: the letter has these values already. What lies apart is brought for it.
     pub(super) async fn plan(&self, letter: Letter) -> anyhow::Result<Option<Plan>> {
@@ -82,6 +85,16 @@ impl Mender<'_> {
 }
 
 impl Plan {
+    /// What of it is shown to a person.
+    pub(super) fn shown(&self) -> Shown<'_> {
+        (&self.letter, &self.changes)
+    }
+
+    /// The same, to be kept: the new payload may be large.
+    pub(super) fn into_shown(self) -> (Letter, Vec<Change>) {
+        (self.letter, self.changes)
+    }
+
     /// What it changes, for programs. It is not written yet.
     pub(super) fn document(&self) -> Value {
         json!({ "id": self.letter.letter.id, "changes": diff::documents(&self.changes), "written": false })

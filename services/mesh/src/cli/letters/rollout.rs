@@ -20,6 +20,7 @@ use super::{
     super::{Failure, contracts, place, text},
     GlobalArgs, Output, ReplayArgs, Status, ask,
     attach::{self, Looking},
+    indexed,
     preview::{self, Shown},
     replay,
     which::{Wanted, tell_unclear},
@@ -85,7 +86,7 @@ pub(super) async fn run(
     let (canary, abort_if) = (canary(&args.rollout)?, abort_if(&args.rollout)?);
     let at_ms = begin_ms(args.rollout.at, now_ms)?;
     let catalog = contracts::catalog(global)?;
-    let named = letters::find_each(&bus, &args.ids).await?;
+    let named = indexed::find_each(&bus, &args.ids).await?;
     let selection = selection(&bus, &named, &args, (global, output)).await?;
     let preview = jobs::preview(&bus, &selection).await?;
     if args.rollout.dry_run {
