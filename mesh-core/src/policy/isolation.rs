@@ -292,6 +292,7 @@ impl Target {
     /// A clock that was set back must not keep a target shut for as long as it was set back.
     fn forget_the_future(&mut self, rule: &IsolationRule, now_ms: i64) {
         self.probe_at_ms = self.probe_at_ms.min(now_ms.saturating_add(millis(rule.max_pause)));
+        self.ended_ms = self.ended_ms.min(now_ms);
         self.soon_ms = self.soon_ms.min(now_ms.saturating_add(LONGEST_QUEUE_MS));
         self.late_ms = self.late_ms.min(now_ms.saturating_add(LONGEST_QUEUE_MS));
         let longest_call_ms = millis(rule.max_pause).saturating_add(2 * CALLED_AHEAD_MS);

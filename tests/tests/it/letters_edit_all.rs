@@ -1,10 +1,6 @@
 //! Mending very many letters by a filter: all or none, few of them in memory, and nothing of somebody else's overwritten.
 
-use std::{
-    collections::BTreeSet,
-    io::{Read as _, Write as _},
-    process::Stdio,
-};
+use std::{collections::BTreeSet, process::Stdio};
 
 use mesh_core::{
     Fault,
@@ -28,7 +24,7 @@ use shop_proto::shop::orders::v1::OrderPlaced;
 use crate::{
     command_line::Operator,
     letters_cli::all,
-    letters_many::{MORE_KIB, at_terminal, measured, question, records},
+    letters_many::{MORE_KIB, agreed, at_terminal, measured, question, records},
     shop::{consumer, order, orders},
 };
 
@@ -128,7 +124,7 @@ async fn what_somebody_else_does_while_a_person_thinks_is_not_overwritten_and_is
     let mut process =
         at_terminal(&operator.command(&EDIT)).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut screen = process.stdout.take().unwrap();
-    let (asked, mut screen) = tokio::task::spawn_blocking(move || (question(&mut screen), screen)).await.unwrap();
+    let (asked, screen) = tokio::task::spawn_blocking(move || (question(&mut screen), screen)).await.unwrap();
     assert!(asked.ends_with("edit 30 letters of mail/work? [y/N] "), "{asked}");
     let by = Order { by: "eve".into(), why: "meanwhile".into(), ..Order::default() };
     let before = all(bus).await;
@@ -136,13 +132,7 @@ async fn what_somebody_else_does_while_a_person_thinks_is_not_overwritten_and_is
     letters::edit(bus, &before[0], theirs.encode_to_vec().into(), &by).await.unwrap();
     letters::discard(bus, &before[1], &by).await.unwrap();
     capture_many(bus, "mail", 30..31).await;
-    process.stdin.as_mut().unwrap().write_all(b"y\n").unwrap();
-    let rest = move || {
-        let mut said = String::new();
-        screen.read_to_string(&mut said).unwrap();
-        (said, process.wait().unwrap())
-    };
-    let (said, ended) = tokio::task::spawn_blocking(rest).await.unwrap();
+    let (said, ended) = agreed(process, screen).await;
     assert!(ended.code() == Some(1) && said.contains("edited 28 letters"), "{said}");
     for letter in &before[..2] {
         assert!(said.contains(&format!("letter {}: somebody else was first", letter.letter.id)), "{said}");

@@ -4,11 +4,12 @@ use std::{
     collections::BTreeSet,
     fs::File,
     io::{Read, Write as _},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
 };
 
 use futures_util::TryStreamExt as _;
 use mesh_core::{
+    Mesh,
     bus::Bus,
     dead_letter::LetterState,
     operate::{
@@ -77,6 +78,27 @@ pub(crate) async fn measured(operator: &Operator, words: &[&str]) -> (Value, u64
     (serde_json::from_str(&ended.printed).unwrap(), ended.most)
 }
 
+/// One letter of one consumer and very many of another, and who looks at them.
+async fn one_and_many() -> (TestBroker, Mesh) {
+    let broker = TestBroker::start(&[orders(), consumer("mail", "work"), consumer("post", "work")]).await.unwrap();
+    let mesh = broker.connect("operator").await.unwrap();
+    let long = |number| (number, OrderPlaced { customer_id: "x".repeat(400), ..order(7) });
+    capture(mesh.bus(), "post", [long(0)]).await;
+    capture(mesh.bus(), "mail", (0..MANY).map(long)).await;
+    (broker, mesh)
+}
+
+/// Types `y` after the question at a terminal: what is said then, and how the command ends.
+pub(crate) async fn agreed(mut process: Child, mut screen: ChildStdout) -> (String, ExitStatus) {
+    process.stdin.as_mut().unwrap().write_all(b"y\n").unwrap();
+    let rest = move || {
+        let mut said = String::new();
+        screen.read_to_string(&mut said).unwrap();
+        (said, process.wait().unwrap())
+    };
+    tokio::task::spawn_blocking(rest).await.unwrap()
+}
+
 /// The letters that were done, each once.
 fn done(printed: &Value, state: &str) -> BTreeSet<String> {
     let ends = printed.as_array().unwrap();
@@ -88,11 +110,7 @@ fn done(printed: &Value, state: &str) -> BTreeSet<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn very_many_letters_are_each_ordered_once_and_few_of_them_are_in_memory() {
-    let broker = TestBroker::start(&[orders(), consumer("mail", "work"), consumer("post", "work")]).await.unwrap();
-    let mesh = broker.connect("operator").await.unwrap();
-    let long = |number| (number, OrderPlaced { customer_id: "x".repeat(400), ..order(7) });
-    capture(mesh.bus(), "post", [long(0)]).await;
-    capture(mesh.bus(), "mail", (0..MANY).map(long)).await;
+    let (broker, mesh) = one_and_many().await;
     let operator = Operator::at(&broker, "operator");
     let words = |verb, consumer| ["dead-letter", verb, "--consumer", consumer, "--why", "a test", "--yes"];
     let (one, alone) = measured(&operator, &words("hold", "post/work")).await;
@@ -113,11 +131,7 @@ async fn very_many_letters_are_each_ordered_once_and_few_of_them_are_in_memory()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn very_many_letters_are_looked_at_one_by_one_where_only_they_say_what_is_meant() {
-    let broker = TestBroker::start(&[orders(), consumer("mail", "work"), consumer("post", "work")]).await.unwrap();
-    let mesh = broker.connect("operator").await.unwrap();
-    let long = |number| (number, OrderPlaced { customer_id: "x".repeat(400), ..order(7) });
-    capture(mesh.bus(), "post", [long(0)]).await;
-    capture(mesh.bus(), "mail", (0..MANY).map(long)).await;
+    let (broker, _mesh) = one_and_many().await;
     let operator = Operator::at(&broker, "operator");
     let (all_of_them, some) = ("payload.customer_id.startsWith('x')", "letter.message_id.endsWith('77')");
     let words =
@@ -292,18 +306,12 @@ async fn what_somebody_else_does_while_a_person_thinks_is_left_as_it_is() {
     let mut command = at_terminal(&operator.command(&["dead-letter", "discard", "--all", "--why", "a test"]));
     let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut screen = process.stdout.take().unwrap();
-    let (asked, mut screen) = tokio::task::spawn_blocking(move || (question(&mut screen), screen)).await.unwrap();
+    let (asked, screen) = tokio::task::spawn_blocking(move || (question(&mut screen), screen)).await.unwrap();
     assert_eq!(asked, "discard 30 letters of mail/work? [y/N] ");
     let by = Order { by: "eve".into(), why: "meanwhile".into(), ..Order::default() };
     letters::hold(mesh.bus(), &all(mesh.bus()).await[0], &by).await.unwrap();
     capture(mesh.bus(), "mail", [(30, order(7))]).await;
-    process.stdin.as_mut().unwrap().write_all(b"y\n").unwrap();
-    let rest = move || {
-        let mut said = String::new();
-        screen.read_to_string(&mut said).unwrap();
-        (said, process.wait().unwrap())
-    };
-    let (said, ended) = tokio::task::spawn_blocking(rest).await.unwrap();
+    let (said, ended) = agreed(process, screen).await;
     assert!(ended.success() && said.contains("discarded 29 letters"), "{said}");
     assert!(said.contains("1 letter changed meanwhile: left as they are"), "{said}");
     let mut states: Vec<_> = all(mesh.bus()).await.into_iter().map(|letter| letter.state).collect();

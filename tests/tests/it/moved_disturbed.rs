@@ -12,6 +12,7 @@ use async_nats::jetstream::{
 };
 use futures_util::StreamExt as _;
 use mesh_core::{
+    Mesh,
     bus::StreamLimits,
     operate::topology::{self, Waiting},
     policy::compile::Declaration,
@@ -45,6 +46,34 @@ async fn take_soon(jetstream: &JetStream, durable: &str) -> Option<Message> {
     pull.messages().await.unwrap().next().await.map(Result::unwrap)
 }
 
+/// An agent that serves one method and a worker that serves two; one message of each is queued.
+async fn one_of_each_queued() -> (TestBroker, Mesh, JetStream) {
+    let broker = TestBroker::start(&[served_by("agent", &["Ship"]), serving(&["Charge", "Pack"])]).await.unwrap();
+    let operator = broker.connect("operator").await.unwrap();
+    for (method, id) in [("Charge", "c1"), ("Pack", "p1"), ("Ship", "s1")] {
+        queue(operator.bus(), method, id).await;
+    }
+    let jetstream = foreign(&broker, "operator").await;
+    (broker, operator, jetstream)
+}
+
+/// The worker has its first message in hand: what all wait for.
+async fn first_of_worker(jetstream: &JetStream) -> Vec<Message> {
+    let (taken, in_hand) = take_of(jetstream, WORKER, 1).await;
+    assert_eq!(taken, ["c1"]);
+    in_hand
+}
+
+/// Somebody has a paused consumer go on, and gets something of it.
+async fn taken_though_paused(jetstream: &JetStream, durable: &str) -> Message {
+    let stream = jetstream.get_stream(WORK).await.unwrap();
+    eventually("a delivery to the one that was resumed", || async {
+        stream.resume_consumer(durable).await.unwrap();
+        take_soon(jetstream, durable).await
+    })
+    .await
+}
+
 /// What an operator makes of a consumer that stands.
 async fn set(jetstream: &JetStream, durable: &str, filter_subjects: Vec<String>, max_ack_pending: i64) {
     let config = pull::Config {
@@ -61,23 +90,12 @@ async fn set(jetstream: &JetStream, durable: &str, filter_subjects: Vec<String>,
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_somebody_resumes_meanwhile_is_waited_for_again() {
-    let broker = TestBroker::start(&[served_by("agent", &["Ship"]), serving(&["Charge", "Pack"])]).await.unwrap();
-    let operator = broker.connect("operator").await.unwrap();
-    let (bus, jetstream) = (operator.bus(), foreign(&broker, "operator").await);
-    for (method, id) in [("Charge", "c1"), ("Pack", "p1"), ("Ship", "s1")] {
-        queue(bus, method, id).await;
-    }
-    let (taken, in_hand) = take_of(&jetstream, WORKER, 1).await;
-    assert_eq!(taken, ["c1"]);
+    let (_broker, operator, jetstream) = one_of_each_queued().await;
+    let (bus, in_hand) = (operator.bus(), first_of_worker(&jetstream).await);
     let disturb = async {
         found_quiet(&jetstream, AGENT).await;
         assert!(take_soon(&jetstream, AGENT).await.is_none(), "it is paused");
-        let stream = jetstream.get_stream(WORK).await.unwrap();
-        let taken = eventually("a delivery to the one that was resumed", || async {
-            stream.resume_consumer(AGENT).await.unwrap();
-            take_soon(&jetstream, AGENT).await
-        })
-        .await;
+        let taken = taken_though_paused(&jetstream, AGENT).await;
         assert!(taken.subject.contains(".Ship."), "{}", taken.subject);
         accept(in_hand).await;
         eventually("the pause", || async { info(&jetstream, AGENT).await.paused.then_some(()) }).await;
@@ -97,22 +115,11 @@ async fn one_that_somebody_resumes_meanwhile_is_waited_for_again() {
 /// The broker's count of what it has not delivered may be off again once it has delivered something.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_was_given_something_meanwhile_is_counted_anew() {
-    let broker = TestBroker::start(&[served_by("agent", &["Ship"]), serving(&["Charge", "Pack"])]).await.unwrap();
-    let operator = broker.connect("operator").await.unwrap();
-    let (bus, jetstream) = (operator.bus(), foreign(&broker, "operator").await);
-    for (method, id) in [("Charge", "c1"), ("Pack", "p1"), ("Ship", "s1")] {
-        queue(bus, method, id).await;
-    }
-    let (taken, in_hand) = take_of(&jetstream, WORKER, 1).await;
-    assert_eq!(taken, ["c1"]);
+    let (_broker, operator, jetstream) = one_of_each_queued().await;
+    let (bus, in_hand) = (operator.bus(), first_of_worker(&jetstream).await);
     let disturb = async {
         found_quiet(&jetstream, AGENT).await;
-        let stream = jetstream.get_stream(WORK).await.unwrap();
-        let taken = eventually("a delivery to the one that was resumed", || async {
-            stream.resume_consumer(AGENT).await.unwrap();
-            take_soon(&jetstream, AGENT).await
-        })
-        .await;
+        let taken = taken_though_paused(&jetstream, AGENT).await;
         taken.double_ack().await.unwrap();
         // It was counted by one more subject: so it is by one less.
         let is_alone = |info: Info| info.config.filter_subjects.len() < 2;
