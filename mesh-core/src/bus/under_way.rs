@@ -40,6 +40,13 @@ pub(crate) struct Held {
     pub(crate) messages: u64,
     /// Whether every server that has the stream and is there was told all that its leader was.
     pub(crate) is_level: bool,
+    /// The sequence of the stream's first message, whatever its subject.
+    pub(crate) first: u64,
+}
+
+impl Held {
+    /// Where there is no stream.
+    const NOTHING: Held = Held { messages: 0, is_level: true, first: u64::MAX };
 }
 
 impl Bus {
@@ -92,14 +99,15 @@ impl Bus {
         let add = |sum: Held, one: Held| Held {
             messages: sum.messages + one.messages,
             is_level: sum.is_level && one.is_level,
+            first: sum.first.min(one.first),
         };
-        Ok(each.into_iter().fold(Held { messages: 0, is_level: true }, add))
+        Ok(each.into_iter().fold(Held::NOTHING, add))
     }
 
     async fn held_on_one(&self, stream: &str, filter: &str) -> Result<Held, Fault> {
         let request = json!({ "subjects_filter": filter });
         let answer = self.ask(&format!("STREAM.INFO.{stream}"), &request, ("stream", stream)).await?;
-        let Some(answer) = answer else { return Ok(Held { messages: 0, is_level: true }) };
+        let Some(answer) = answer else { return Ok(Held::NOTHING) };
         let counts = answer.pointer("/state/subjects").and_then(Value::as_object);
         let told = counts.map_or(0, serde_json::Map::len) as u64;
         if answer.get("total").and_then(Value::as_u64).is_some_and(|total| total > told) {
@@ -110,6 +118,7 @@ impl Bus {
         Ok(Held {
             messages: counts.into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum(),
             is_level: replicas.into_iter().all(|replica| is(replica, "current") || is(replica, "offline")),
+            first: answer.pointer("/state/first_seq").and_then(Value::as_u64).unwrap_or(1).max(1),
         })
     }
 
@@ -122,11 +131,21 @@ impl Bus {
         self.order(format!("CONSUMER.PAUSE.{stream}.{durable}"), &request, ("consumer", durable)).await
     }
 
-    /// Has a consumer begin again at the first message of its stream. What is under way is forgotten.
+    /// Has a consumer begin again at `first`, the first message of its stream. What is under way is forgotten.
+    ///
+    /// The broker (2.15.1) keeps what a consumer has done in memory and writes it behind. Where it begins again at sequence 1, memory
+    /// looks as if nothing was known yet, and is read from the file; and while that is being written it is not written again. So
+    /// the old state may come back: what is delivered next is taken for what was delivered long ago, and on several servers what is
+    /// accepted of it stays in the queue for ever. So it begins again at a later place first, and then where it should: what is
+    /// written then, or still being written, says as much.
     ///
     /// # Errors
     /// The broker refuses or does not answer, or this identity may not.
-    pub(crate) async fn begin_again(&self, stream: &str, durable: &str) -> Result<(), Fault> {
-        self.order(format!("CONSUMER.RESET.{stream}.{durable}"), &json!({ "seq": 1 }), ("consumer", durable)).await
+    pub(crate) async fn begin_again(&self, stream: &str, durable: &str, first: u64) -> Result<(), Fault> {
+        for sequence in [first.max(2), first] {
+            let subject = format!("CONSUMER.RESET.{stream}.{durable}");
+            self.order(subject, &json!({ "seq": sequence }), ("consumer", durable)).await?;
+        }
+        Ok(())
     }
 }

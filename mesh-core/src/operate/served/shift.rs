@@ -156,8 +156,12 @@ impl Shift<'_> {
     async fn begin_again(&self, quiet: &Quiet<'_>, filters: &[String]) -> Result<(), Fault> {
         let (ConsumerSpec { stream, durable, .. }, bus) = (self.spec, quiet.bus());
         let more: Vec<_> = filters.iter().filter(|filter| !self.reads.contains(filter)).cloned().collect();
-        if self.is_quiet && bus.held_on(stream, &more).await?.messages > 0 {
-            bus.begin_again(stream, durable).await.map_err(with_rights)?;
+        if !self.is_quiet {
+            return Ok(());
+        }
+        let held = bus.held_on(stream, &more).await?;
+        if held.messages > 0 {
+            bus.begin_again(stream, durable, held.first).await.map_err(with_rights)?;
         }
         Ok(())
     }
