@@ -1,11 +1,16 @@
 //! What consumers have under way, stopping one for a while, and having it begin again: for whoever moves methods.
 
+use std::time::Duration;
+
 use chrono::DateTime;
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
 use super::{Bus, shape};
 use crate::{clock::rfc3339, fault::Fault};
+
+/// Until then the broker has written what changed of a consumer: it waits 0.1 s for more, and then for its disk.
+const WRITTEN_AFTER: Duration = Duration::from_millis(500);
 
 /// What a consumer has under way.
 #[derive(Debug, Clone)]
@@ -136,16 +141,18 @@ impl Bus {
     /// The broker (2.15.1) keeps what a consumer has done in memory and writes it behind. Where it begins again at sequence 1, memory
     /// looks as if nothing was known yet, and is read from the file; and while that is being written it is not written again. So
     /// the old state may come back: what is delivered next is taken for what was delivered long ago, and on several servers what is
-    /// accepted of it stays in the queue for ever. So it begins again at a later place first, and then where it should: what is
-    /// written then, or still being written, says as much.
+    /// accepted of it stays in the queue for ever. So it begins again twice, with time between for what was being written: the second
+    /// time nothing is. Never at a later place first: what lies before that would count as accepted.
     ///
     /// # Errors
     /// The broker refuses or does not answer, or this identity may not.
     pub(crate) async fn begin_again(&self, stream: &str, durable: &str, first: u64) -> Result<(), Fault> {
-        for sequence in [first.max(2), first] {
+        let reset = || async {
             let subject = format!("CONSUMER.RESET.{stream}.{durable}");
-            self.order(subject, &json!({ "seq": sequence }), ("consumer", durable)).await?;
-        }
-        Ok(())
+            self.order(subject, &json!({ "seq": first }), ("consumer", durable)).await
+        };
+        reset().await?;
+        tokio::time::sleep(WRITTEN_AFTER).await;
+        reset().await
     }
 }

@@ -48,6 +48,7 @@ impl Worker {
             Ended::DeadLetter(fault) => fault.effect() != Effect::None,
             _ => true,
         };
+        let mut called_by = None;
         // What is rare stands on the heap: an attempt's future stays small.
         let (how, handed_over) = match ended {
             Ended::HandedBack | Ended::CutOff => (How::Release, Err(GivenUp)),
@@ -63,7 +64,10 @@ impl Worker {
                 (How::Delay, Box::pin(self.again(envelope, (attempt, due_ms), &attempts)).await)
             }
             Ended::PutAside { due_ms, turn, target } => {
-                (How::Delay, Box::pin(self.put_aside(envelope, (due_ms, &turn, target), &attempts)).await)
+                let stored = Box::pin(self.put_aside(envelope, (due_ms, &turn), &attempts)).await;
+                let is_stored = matches!(stored, Ok(true));
+                called_by = target.filter(|_| is_stored).map(|target| (target, due_ms));
+                (How::Delay, stored.map(drop))
             }
             Ended::DeadLetter(fault) => (How::DeadLetter, Box::pin(self.dead_letter(envelope, &fault, attempts)).await),
         };
@@ -75,11 +79,18 @@ impl Worker {
                 Ok(())
             }
         };
-        if let Err(error) = settled {
-            // It will be delivered again; its successor is there and found.
-            tracing::warn!(%error, message_id = envelope.message_id, "the ack was not sent");
-        }
         crash_point("settle.acked");
+        match (settled, self.isolation.as_ref().zip(called_by)) {
+            // Not before the ack: what is called back may be done at once.
+            (Ok(()), Some((targets, (target, due_ms)))) => {
+                targets.shelve(&target, delayed::unique(envelope), due_ms);
+            }
+            (Ok(()), None) => {}
+            (Err(error), _) => {
+                // It will be delivered again; its successor is there and found.
+                tracing::warn!(%error, message_id = envelope.message_id, "the ack was not sent");
+            }
+        }
         self.metrics.settled(how, started.elapsed());
         is_settled
     }
@@ -138,20 +149,17 @@ impl Worker {
         Ok(())
     }
 
-    /// `target`: who may call it back before it is due.
+    /// `false`: another copy of it waits already.
     async fn put_aside(
         &self,
         envelope: &Envelope,
-        (due_ms, turn, target): (i64, &str, Option<String>),
+        aside: (i64, &str),
         attempts: &v1::Attempts,
-    ) -> Result<(), GivenUp> {
-        let put_aside = || delayed::put_aside(&self.bus, &self.lane, envelope, (due_ms, turn), attempts);
+    ) -> Result<bool, GivenUp> {
+        let put_aside = || delayed::put_aside(&self.bus, &self.lane, envelope, aside, attempts);
         let is_stored = self.until_confirmed("a copy of what is put aside", put_aside).await?;
         crash_point("settle.delayed");
-        if let (true, Some((targets, target))) = (is_stored, self.isolation.as_ref().zip(target)) {
-            targets.shelve(&target, delayed::unique(envelope), due_ms);
-        }
-        Ok(())
+        Ok(is_stored)
     }
 
     async fn dead_letter(&self, envelope: &Envelope, fault: &Fault, attempts: v1::Attempts) -> Result<(), GivenUp> {

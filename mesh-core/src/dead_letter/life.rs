@@ -20,7 +20,7 @@ pub enum LetterState {
 }
 
 /// What can be done to a letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ActKind {
     /// It was refused.
     Captured,

@@ -10,6 +10,8 @@ mod fingerprint;
 mod fold;
 mod life;
 #[cfg(test)]
+mod life_model;
+#[cfg(test)]
 mod life_tests;
 
 pub use crate::delayed::letter_id;

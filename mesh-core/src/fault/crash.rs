@@ -28,6 +28,9 @@ pub const CLAIM_POINT: &str = "claim.stored";
 /// Every point of an operator who replays a letter.
 pub const OPERATOR_POINTS: [&str; 2] = ["replay.ordered", "replay.copied"];
 
+/// Every point of the keeper that sees to a delivery that nobody settled.
+pub const KEEPER_POINTS: [&str; 3] = ["rescue.captured", "rescue.announced", "rescue.settled"];
+
 struct Armed {
     point: String,
     left: AtomicU32,

@@ -25,6 +25,7 @@ mod inbox_slow;
 mod interop;
 mod isolation;
 mod keeper;
+mod keeper_crashes;
 mod keeper_deleted;
 mod keeper_heard;
 mod keeper_settled;

@@ -15,7 +15,7 @@ use crate::{
     dead_letter::{self, Captured},
     delayed::{Lane, attempts_of},
     envelope::{Delivery, Envelope, Note},
-    fault::{Code, Effect, Fault, Origin, Reason},
+    fault::{Code, Effect, Fault, Origin, Reason, crash_point},
     gate::Unopened,
     policy::reconcile::{Notice, Verdict, Word, consumer_of, decide, is_queue},
     subject::{self, DEAD_LETTER_STREAM, OUTCOME_STREAM, Place},
@@ -137,13 +137,17 @@ impl Rescue<'_> {
                 "captured as a dead letter by the keeper"
             );
         }
+        crash_point("rescue.captured");
         match stands {
             Stands::Ours => self.announce(lane, &envelope, (&captured, &fault)).await?,
             // Whoever wrote it may have ended before it was announced. The same id: announced before, it is stored once.
             Stands::Anothers(fault) => self.announce(lane, &envelope, (&captured, &fault)).await?,
             Stands::Ended => {}
         }
-        self.settle(notice).await
+        crash_point("rescue.announced");
+        self.settle(notice).await?;
+        crash_point("rescue.settled");
+        Ok(())
     }
 
     async fn report_loss(&self, notice: &Notice, lane: &Lane) -> Result<(), Fault> {

@@ -17,10 +17,10 @@ use crate::{
 };
 
 /// How long a pause lasts if nobody renews or ends it.
-const LASTS_MS: i64 = 30_000;
+const LASTS_MS: i64 = 40_000;
 /// How much of it is left when it is renewed.
-const RENEWED_MS: i64 = 27_000;
-/// How much of it must be left for a step: five requests of at most 5 s. What is delivered before their end would come twice, or
+const RENEWED_MS: i64 = 34_000;
+/// How much of it must be left for a step: five requests of at most 5 s, and a moment. What is delivered before their end would come twice, or
 /// be passed over.
 const STEP_MS: i64 = 26_000;
 /// How often it is looked whether pauses are to be renewed.

@@ -49,7 +49,7 @@ pub(super) async fn run(args: ApplyArgs, global: &GlobalArgs, output: &Output) -
 
 fn ended_at_once() -> Failure {
     let why =
-        "it was told twice to end, and did so between two steps: consumers whose methods move may be paused for 30 s";
+        "it was told twice to end, and did so between two steps: consumers whose methods move may be paused for 40 s";
     let fault = Fault::new(Code::Unavailable, Effect::Unknown, Reason::PublishRefused, why);
     Failure::new(fault, "apply again")
 }

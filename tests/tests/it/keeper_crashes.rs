@@ -1,0 +1,60 @@
+//! A keeper that ends between two steps of a rescue: the next one finds what it did.
+
+use std::{collections::BTreeSet, path::Path};
+
+use futures_util::future::join_all;
+use mesh_core::{fault::KEEPER_POINTS, subject::KEEPER};
+use mesh_tests::{TestBroker, campaign::process::Starter, foreign::Worker};
+use shop_proto::shop::payments::v1::PaymentsClient;
+
+use crate::{
+    keeper::{WORK, broker, die, outcomes, some_letters, until_empty, until_read},
+    shop::charge_of,
+};
+
+/// As many as the latest hit needs, and one.
+const WORKS: usize = 3;
+
+/// Work that killed its last worker, each one's.
+async fn die_of_all(broker: &TestBroker) -> BTreeSet<String> {
+    let till = broker.connect("till").await.unwrap();
+    let client = PaymentsClient::new(&till);
+    let worker = Worker::new(broker, "bank", WORK).await;
+    let mut outcomes = BTreeSet::new();
+    for number in 0..WORKS {
+        let receipt = client.charge().enqueue(&charge_of(number, 100)).id(number.to_string()).await.unwrap();
+        outcomes.insert(format!("outcome/{}/letter/0", receipt.message_id));
+        die(&worker).await;
+    }
+    // The broker gives up what it delivered for the last time when somebody asks again.
+    drop(worker.ask(1, 60).await);
+    till.drain().await;
+    outcomes
+}
+
+async fn ends_at(point: &str, hit: u32, folder: &Path) {
+    let broker = broker().await;
+    let announced = die_of_all(&broker).await;
+    let seed_file = folder.join(format!("{point}-{hit}.seed"));
+    std::fs::write(&seed_file, broker.seed(KEEPER).unwrap()).unwrap();
+    let place =
+        || vec!["--url".into(), broker.server.client_url().into(), "--seed-file".into(), seed_file.clone().into()];
+    let starter = Starter::new(Path::new(env!("CARGO_BIN_EXE_campaign-worker")), folder);
+    starter.start("keeper", place(), Some((point, hit))).await.unwrap().crashed().await.unwrap();
+
+    let mut next = starter.start("keeper", place(), None).await.unwrap();
+    let letters = some_letters(&broker, WORKS).await;
+    until_empty(&broker, WORK.0).await;
+    until_read(&broker).await;
+    next.stop().await.unwrap();
+    assert!(letters.iter().all(|letter| letter.history.len() == 1), "{point}:{hit} {letters:?}");
+    let told: Vec<_> = outcomes(&broker).await.into_iter().map(|(id, _)| id).collect();
+    assert_eq!((told.len(), told.into_iter().collect()), (WORKS, announced), "{point}:{hit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_that_ends_between_any_two_steps_leaves_one_letter_and_one_outcome_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let each = KEEPER_POINTS.into_iter().flat_map(|point| [(point, 1), (point, 2)]);
+    join_all(each.map(|(point, hit)| ends_at(point, hit, folder.path()))).await;
+}
