@@ -118,12 +118,15 @@ impl Bus {
         if answer.get("total").and_then(Value::as_u64).is_some_and(|total| total > told) {
             return Err(self.unshown(("stream", stream), &"it has too many subjects"));
         }
+        let Some(first) = answer.pointer("/state/first_seq").and_then(Value::as_u64) else {
+            return Err(self.unshown(("stream", stream), &"the answer does not say where it begins"));
+        };
         let replicas = answer.pointer("/cluster/replicas").and_then(Value::as_array).into_iter().flatten();
         let is = |replica: &Value, what: &str| replica.get(what).and_then(Value::as_bool).unwrap_or(false);
         Ok(Held {
             messages: counts.into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum(),
             is_level: replicas.into_iter().all(|replica| is(replica, "current") || is(replica, "offline")),
-            first: answer.pointer("/state/first_seq").and_then(Value::as_u64).unwrap_or(1).max(1),
+            first: first.max(1),
         })
     }
 
@@ -142,7 +145,8 @@ impl Bus {
     /// looks as if nothing was known yet, and is read from the file; and while that is being written it is not written again. So
     /// the old state may come back: what is delivered next is taken for what was delivered long ago, and on several servers what is
     /// accepted of it stays in the queue for ever. So it begins again twice, with time between for what was being written: the second
-    /// time nothing is. Never at a later place first: what lies before that would count as accepted.
+    /// time nothing is. Never at a later place first: what lies before that would count as accepted. And not twice where somebody had it go
+    /// on meanwhile: what it was given since would be given again.
     ///
     /// # Errors
     /// The broker refuses or does not answer, or this identity may not.
@@ -153,6 +157,10 @@ impl Bus {
         };
         reset().await?;
         tokio::time::sleep(WRITTEN_AFTER).await;
-        reset().await
+        let is_quiet = |now: &UnderWay| now.paused_for_ms() > 0 && now.deliveries == 0;
+        match self.under_way(stream, durable).await?.filter(is_quiet) {
+            Some(_) => reset().await,
+            None => Ok(()),
+        }
     }
 }

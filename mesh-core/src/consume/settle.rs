@@ -81,7 +81,7 @@ impl Worker {
         };
         crash_point("settle.acked");
         match (settled, self.isolation.as_ref().zip(called_by)) {
-            // Not before the ack: what is called back may be done at once.
+            // Not before the ack is sent: what is called back may be done at once.
             (Ok(()), Some((targets, (target, due_ms)))) => {
                 targets.shelve(&target, delayed::unique(envelope), due_ms);
             }

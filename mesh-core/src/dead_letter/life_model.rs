@@ -1,8 +1,9 @@
-//! The letter's life as a state machine, every order of events tried (the property test beside it tries long ones at random): two
-//! people with stale views write through compare-and-set, the answer to a write may be lost, and the consumer says what came
-//! of the copies that it was sent.
+//! The letter's life as a state machine, every order of up to six records tried (the property test beside it tries long ones at
+//! random): two people with stale views write through compare-and-set, one of them may write without asking what may follow, and
+//! the consumer says what came of the copies that it was sent.
 //!
-//! The decisions are the real ones: a view is the fold of the records, and what may follow is what `LetterState::after` says.
+//! A view is the real fold of the records, and what may follow is what `LetterState::after` says. Compare-and-set and the number of
+//! the next generation are the model's own.
 
 use mesh_proto::v1::{self, letter_record::Record};
 use stateright::{Checker as _, Model, Property};
@@ -207,7 +208,7 @@ impl Model for Life {
                         && (before.state, now.state) != (LetterState::Held, LetterState::Replaying)
                 })
             }),
-            Property::always("each generation is sent once, and in order", |_, world: &World| {
+            Property::always("each generation is ordered once, and in order", |_, world: &World| {
                 world.sent.windows(2).all(|pair| pair[0].generation < pair[1].generation)
             }),
             Property::always("an edit that was confirmed is in the history, and no other", |_, world: &World| {
@@ -231,7 +232,7 @@ impl Model for Life {
                 use ActKind::{Captured, Edited, Held, Released, Replayed};
                 kinds == [Captured, Edited, Held, Released, Replayed]
             }),
-            Property::sometimes("of two who saw the same, one writes", |_, world: &World| {
+            Property::sometimes("who has not seen the last record is refused", |_, world: &World| {
                 world.was_refused && !world.confirmed.is_empty()
             }),
         ]

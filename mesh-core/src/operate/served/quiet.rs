@@ -19,10 +19,10 @@ use crate::{
 /// How long a pause lasts if nobody renews or ends it.
 const LASTS_MS: i64 = 40_000;
 /// How much of it is left when it is renewed.
-const RENEWED_MS: i64 = 34_000;
-/// How much of it must be left for a step: five requests of at most 5 s, and a moment. What is delivered before their end would come twice, or
+const RENEWED_MS: i64 = 36_000;
+/// How much of it must be left for a step: six requests of at most 5 s, and a moment. What is delivered before their end would come twice, or
 /// be passed over.
-const STEP_MS: i64 = 26_000;
+const STEP_MS: i64 = 31_000;
 /// How often it is looked whether pauses are to be renewed.
 const RENEW: Duration = Duration::from_secs(1);
 /// How long a pause lasts that runs out at once: all that keep the consumer must have heard of it before it ends.
