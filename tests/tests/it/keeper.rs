@@ -431,6 +431,30 @@ async fn what_has_a_letter_is_not_lost_when_it_is_deleted_from_its_queue() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_another_one_wrote_meanwhile_is_written_though_the_broker_says_nothing_more() {
+    let broker = broker().await;
+    let sender = broker.connect("orders").await.unwrap();
+    let worker = Worker::new(&broker, "mail", EVENTS).await;
+    let running = start_keeper(&broker).await;
+    let publisher = sender.publisher::<OrderPlaced>();
+    publisher.publish(&order(1)).id("1").await.unwrap();
+    die(&worker).await;
+    some_letters(&broker, 1).await;
+    until_read(&broker).await;
+
+    let keeper = broker.connect(KEEPER).await.unwrap();
+    let store = Store::own(keeper.bus());
+    let entry = store.get("position.advisory").await.unwrap().unwrap();
+    let written = store.put("position.advisory", entry.value, entry.revision, None).await.unwrap();
+    assert!(matches!(written, Written::At(_)));
+    publisher.publish(&order(2)).id("2").await.unwrap();
+    die(&worker).await;
+    some_letters(&broker, 2).await;
+    until_read(&broker).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn asking_a_consumer_delivers_nothing_and_counts_nothing() {
     let broker = broker().await;
     let sender = broker.connect("orders").await.unwrap();

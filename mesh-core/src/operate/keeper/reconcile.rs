@@ -33,6 +33,8 @@ use crate::{
 const QUESTIONS: usize = 16;
 /// Messages of one consumer that one sweep looks at.
 const LOOKED_AT: usize = 256;
+/// How long after a try that failed the place among the advisories is written again.
+const WRITES_AGAIN: Duration = Duration::from_secs(1);
 /// Advisories that are worked off at once.
 const AT_ONCE: usize = 64;
 
@@ -116,15 +118,27 @@ async fn heed_all(rescue: &Rescue<'_>) {
                     continue;
                 }
                 left.remove(&sequence);
-                let done = left.first().map_or(read_to, |first| first - 1);
-                // What is not written is read again: every step finds what it did before.
-                if done > position.sequence()
-                    && let Err(fault) = position.advance(bus, done).await
-                {
-                    tracing::warn!(%fault, "how far the advisories are read was not written");
-                }
+                write(bus, &mut position, worked_off(&left, read_to)).await;
+            }
+            // It was not written, and perhaps nothing more comes for a long time.
+            () = tokio::time::sleep(WRITES_AGAIN), if worked_off(&left, read_to) > position.sequence() => {
+                write(bus, &mut position, worked_off(&left, read_to)).await;
             }
         }
+    }
+}
+
+/// Up to where every advisory is worked off, of those that were read: `left` are under way.
+fn worked_off(left: &BTreeSet<u64>, read_to: u64) -> u64 {
+    left.first().map_or(read_to, |first| first - 1)
+}
+
+/// What is not written is read again: every step finds what it did before.
+async fn write(bus: &Bus, position: &mut Position, worked_off: u64) {
+    if worked_off > position.sequence()
+        && let Err(fault) = position.advance(bus, worked_off).await
+    {
+        tracing::warn!(%fault, "how far the advisories are read was not written; it is tried again");
     }
 }
 
