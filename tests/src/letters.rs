@@ -1,5 +1,7 @@
 //! Letters as a consumer leaves them, without one: so many, so fast, that a test or a benchmark can begin with them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use mesh_core::{
@@ -14,7 +16,7 @@ use mesh_core::{
 use prost::Message as _;
 use shop_proto::shop::orders::v1::OrderPlaced;
 
-use crate::{broker::REGION, eventually};
+use crate::{broker::REGION, within};
 
 /// The event that they hold.
 pub const EVENT: &str = "shop.orders.v1.OrderPlaced";
@@ -81,7 +83,7 @@ pub async fn capture(bus: &Bus, service: &str, orders: impl IntoIterator<Item = 
             // Again until it is confirmed, as a worker does it: its connection may be to the server that is away.
             let capture =
                 || async { dead_letter::capture(bus, lane, &envelope, &fault, v1::Attempts::default()).await.ok() };
-            eventually("a letter that is confirmed", capture).await;
+            within(Duration::from_secs(120), "a letter that is confirmed", capture).await;
         }
     });
     stream::iter(captures).buffer_unordered(UNDER_WAY).collect::<Vec<()>>().await;

@@ -19,4 +19,4 @@ pub use binary::{mesh_binary, person};
 pub use broker::TestBroker;
 pub use postgres::TestPostgres;
 pub use seen::Seen;
-pub use wait::{Growing, eventually};
+pub use wait::{Growing, eventually, within};

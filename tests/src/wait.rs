@@ -8,19 +8,31 @@ use tokio::time::Instant;
 ///
 /// # Panics
 /// It does not come.
-#[expect(clippy::panic, reason = "a test that waits in vain has failed")]
 pub async fn eventually<T, F, Fut>(what: &str, mut ask: F) -> T
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Option<T>>,
 {
-    let limit = Instant::now() + Duration::from_secs(30);
+    within(Duration::from_secs(30), what, &mut ask).await
+}
+
+/// The same with a limit of its own: where a connection must first notice that its server is silent, and find another one.
+///
+/// # Panics
+/// It does not come.
+#[expect(clippy::panic, reason = "a test that waits in vain has failed")]
+pub async fn within<T, F, Fut>(limit: Duration, what: &str, mut ask: F) -> T
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Option<T>>,
+{
+    let end = Instant::now() + limit;
     loop {
         if let Some(answer) = ask().await {
             return answer;
         }
-        if Instant::now() >= limit {
-            panic!("waited 30 s in vain for {what}");
+        if Instant::now() >= end {
+            panic!("waited {} s in vain for {what}", limit.as_secs());
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
