@@ -16,7 +16,7 @@ where
     within(Duration::from_secs(30), what, &mut ask).await
 }
 
-/// The same with a limit of its own: where a connection must first notice that its server is silent, and find another one.
+/// The same with a limit of its own: where there is much to do, or a connection must first notice that its server is silent.
 ///
 /// # Panics
 /// It does not come.

@@ -17,7 +17,7 @@ use mesh_core::{
     operate::topology::{self, Applied},
     policy::compile::Declaration,
 };
-use mesh_tests::{Growing, TestBroker, broker::REGION, campaign::cluster::TestCluster, eventually};
+use mesh_tests::{TestBroker, broker::REGION, campaign::cluster::TestCluster, eventually, within};
 
 use crate::{
     claims::foreign,
@@ -230,14 +230,10 @@ async fn what_is_queued_while_a_method_moves_to_and_fro_is_given_out_once() {
     };
     let all = async {
         tokio::join!(queued, moved);
-        let mut emptied = Growing::new("an empty queue");
-        loop {
-            match bus.stream_state(WORK).await.unwrap().unwrap().messages {
-                0 => break,
-                left => emptied.look(left).unwrap(),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        within(Duration::from_secs(60), "an empty queue", || async {
+            (bus.stream_state(WORK).await.unwrap().unwrap().messages == 0).then_some(())
+        })
+        .await;
     };
     tokio::select! {
         () = all => {}
