@@ -15,8 +15,37 @@ use crate::eventually;
 /// A server of its own for one test, reached by a socket in its folder.
 pub struct TestPostgres {
     options: PgConnectOptions,
-    _server: Child,
-    _folder: TempDir,
+    server: Child,
+    place: Place,
+}
+
+/// Where its files are, and who runs it.
+struct Place {
+    folder: TempDir,
+    programs: PathBuf,
+    user: Option<(u32, u32)>,
+}
+
+impl Place {
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn run(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
+        command.current_dir(self.data()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.kill_on_drop(true);
+        command
+    }
+
+    fn serve(&self) -> anyhow::Result<Child> {
+        let mut command = self.run("postgres");
+        command.args(["-c", "listen_addresses=", "-k"]).arg(self.folder.path()).arg("-D").arg(self.data());
+        command.spawn().context("postgres")
+    }
 }
 
 impl TestPostgres {
@@ -29,41 +58,43 @@ impl TestPostgres {
             eprintln!("SKIPPED: no initdb and postgres here, so nothing is shown about PostgreSQL");
             return Ok(None);
         };
-        let folder = tempfile::tempdir()?;
-        let data = folder.path().join("data");
-        std::fs::create_dir(&data)?;
-        let user = unprivileged()?;
-        if let Some((uid, gid)) = user {
-            for path in [folder.path(), &data] {
+        let place = Place { folder: tempfile::tempdir()?, programs, user: unprivileged()? };
+        std::fs::create_dir(place.data())?;
+        if let Some((uid, gid)) = place.user {
+            for path in [place.folder.path(), &place.data()] {
                 std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
             }
         }
-        let run = |program: &str| {
-            let mut command = Command::new(programs.join(program));
-            if let Some((uid, gid)) = user {
-                command.uid(uid).gid(gid);
-            }
-            command.current_dir(&data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            command.kill_on_drop(true);
-            command
-        };
-        let made = run("initdb")
+        let made = place
+            .run("initdb")
             .args(["--username=mesh", "--auth=trust", "--locale=C", "--encoding=UTF8", "--no-sync", "-D"])
-            .arg(&data)
+            .arg(place.data())
             .status()
             .await?;
         anyhow::ensure!(made.success(), "initdb: {made}");
-        let server = run("postgres")
-            .args(["-c", "listen_addresses=", "-k"])
-            .arg(folder.path())
-            .arg("-D")
-            .arg(&data)
-            .spawn()
-            .context("postgres")?;
         let options =
-            PgConnectOptions::new_without_pgpass().socket(folder.path()).username("mesh").database("postgres");
-        eventually("PostgreSQL", || async { PgPool::connect_with(options.clone()).await.ok() }).await.close().await;
-        Ok(Some(TestPostgres { options, _server: server, _folder: folder }))
+            PgConnectOptions::new_without_pgpass().socket(place.folder.path()).username("mesh").database("postgres");
+        let server = place.serve()?;
+        until_it_answers(&options).await;
+        Ok(Some(TestPostgres { options, server, place }))
+    }
+
+    /// Ends it as a crash does, with all its connections, and starts it again on the same files.
+    ///
+    /// # Errors
+    /// It can't be killed.
+    pub async fn kill9_and_restart(&mut self) -> anyhow::Result<()> {
+        self.server.kill().await?;
+        // The processes that served its connections see that it is gone, and end. Until then another one does not start.
+        self.server = eventually("PostgreSQL on the same files", || async {
+            let mut server = self.place.serve().ok()?;
+            tokio::select! {
+                _ = server.wait() => None,
+                () = until_it_answers(&self.options) => Some(server),
+            }
+        })
+        .await;
+        Ok(())
     }
 
     /// Connections to it.
@@ -73,6 +104,10 @@ impl TestPostgres {
     pub async fn pool(&self) -> anyhow::Result<PgPool> {
         Ok(PgPoolOptions::new().max_connections(12).connect_with(self.options.clone()).await?)
     }
+}
+
+async fn until_it_answers(options: &PgConnectOptions) {
+    eventually("PostgreSQL", || async { PgPool::connect_with(options.clone()).await.ok() }).await.close().await;
 }
 
 fn programs() -> Option<PathBuf> {

@@ -25,6 +25,10 @@ pub const WORKER_POINTS: [&str; 9] = [
 /// are nearly as large as the broker's limit.
 pub const CLAIM_POINT: &str = "claim.stored";
 
+/// Every point that only a worker meets which keeps the order of keys: the record of a blocked key is written, a message lies
+/// behind the one that blocks its key, the letter of a replay that came to a good end is told so.
+pub const ORDER_POINTS: [&str; 3] = ["order.written", "order.followed", "order.resolved"];
+
 /// Every point of an operator who replays a letter.
 pub const OPERATOR_POINTS: [&str; 2] = ["replay.ordered", "replay.copied"];
 

@@ -1,9 +1,10 @@
-//! A proxy between a client and the broker that can lose what was said: acknowledgements, connections, or both.
+//! A proxy between a client and the broker that can lose what was said: acknowledgements, connections, or both. It can also
+//! tell what clients said.
 
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -27,11 +28,13 @@ struct State {
     left: AtomicU64,
     /// Bytes of the broker that were thrown away.
     lost: AtomicU64,
+    /// What clients said, where somebody wants to know.
+    said: Option<Mutex<Vec<u8>>>,
 }
 
 impl Default for State {
     fn default() -> State {
-        State { deaf: AtomicBool::new(false), left: AtomicU64::new(u64::MAX), lost: AtomicU64::new(0) }
+        State { deaf: AtomicBool::new(false), left: AtomicU64::new(u64::MAX), lost: AtomicU64::new(0), said: None }
     }
 }
 
@@ -57,10 +60,22 @@ impl Proxy {
     /// # Errors
     /// It can't listen.
     pub async fn start(broker: SocketAddr) -> anyhow::Result<Proxy> {
+        Proxy::with(broker, State::default()).await
+    }
+
+    /// The same, and keeps all that clients say.
+    ///
+    /// # Errors
+    /// It can't listen.
+    pub async fn listening(broker: SocketAddr) -> anyhow::Result<Proxy> {
+        Proxy::with(broker, State { said: Some(Mutex::default()), ..State::default() }).await
+    }
+
+    async fn with(broker: SocketAddr, state: State) -> anyhow::Result<Proxy> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let (cuts, cut) = watch::channel(0);
-        let proxy = Proxy { address, state: Arc::default(), cuts, tasks: TaskScope::new() };
+        let proxy = Proxy { address, state: Arc::new(state), cuts, tasks: TaskScope::new() };
         let (state, tasks) = (Arc::clone(&proxy.state), proxy.tasks.clone());
         proxy.tasks.spawn(async move {
             loop {
@@ -99,6 +114,13 @@ impl Proxy {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
+    /// All that clients said so far; nothing where it was not to be kept.
+    #[must_use]
+    pub fn said(&self) -> String {
+        let said = self.state.said.as_ref().map(|said| said.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        String::from_utf8_lossy(&said.unwrap_or_default()).into_owned()
+    }
+
     /// How many bytes of the broker's were lost.
     #[must_use]
     pub fn lost_bytes(&self) -> u64 {
@@ -120,16 +142,24 @@ async fn forward(
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        () = up(from_client, to_server) => {}
+        () = up(from_client, to_server, &state) => {}
         () = down(from_server, to_client, &state) => {}
         _ = cut.changed() => {}
         () = tasks.stopped() => {}
     }
 }
 
-async fn up(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-    // Either end may go at any time: that is what it is for.
-    let _ = tokio::io::copy(&mut from, &mut to).await;
+/// Until either end goes: that may be at any time.
+async fn up(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        if let Some(said) = &state.said {
+            said.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..read]);
+        }
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn down(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {

@@ -119,6 +119,8 @@ pub struct StageSettings {
     pub isolate: bool,
     /// Whether the consumer of events keeps the order of keys.
     pub ordered: bool,
+    /// The longest wait before the next attempt that a worker which keeps the order of keys spends in hand.
+    pub short_wait: Duration,
     /// Messages that a worker handles at once.
     pub concurrency: usize,
     /// How long one attempt of a worker may take.
@@ -143,6 +145,7 @@ impl Default for StageSettings {
             inbox: false,
             isolate: false,
             ordered: false,
+            short_wait: Duration::from_secs(2),
             concurrency: 16,
             handler_limit: Duration::from_secs(60),
             long: Duration::ZERO,
@@ -321,7 +324,11 @@ impl<B: Broker> Stage<B> {
         let mut arguments = self.place(WORKER);
         let ack_wait = self.settings.limits.ack_wait.as_millis().to_string();
         arguments.extend(["--counter", self.counter.url(), "--ack-wait-ms", &ack_wait].map(OsString::from));
-        for (name, time) in [("--handler-limit-ms", self.settings.handler_limit), ("--long-ms", self.settings.long)] {
+        for (name, time) in [
+            ("--handler-limit-ms", self.settings.handler_limit),
+            ("--long-ms", self.settings.long),
+            ("--short-wait-ms", self.settings.short_wait),
+        ] {
             arguments.extend([name.into(), time.as_millis().to_string().into()]);
         }
         arguments.extend(["--concurrency", &self.settings.concurrency.to_string()].map(OsString::from));

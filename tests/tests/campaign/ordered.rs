@@ -123,7 +123,7 @@ async fn scale(stage: &Stage<TestBroker>, all: usize) -> anyhow::Result<Vec<Work
 }
 
 /// Ends when so many messages have taken effect.
-async fn effects(stage: &Stage<TestBroker>, count: usize) -> anyhow::Result<()> {
+pub(crate) async fn effects(stage: &Stage<TestBroker>, count: usize) -> anyhow::Result<()> {
     let mut growing = Growing::new("messages that took effect");
     loop {
         let now = stage.counter.count("").await?;

@@ -56,6 +56,7 @@ mod ordered_poison;
 mod outbox;
 mod own_contracts;
 mod replay;
+mod replay_bar;
 mod replay_preview;
 mod replay_refused;
 mod replay_together;

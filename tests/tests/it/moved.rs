@@ -1,6 +1,7 @@
 //! Methods that move from one service to another while their queue is in use: each message goes to one of them, once.
 
 use std::{
+    net::SocketAddr,
     sync::Mutex,
     time::{Duration, SystemTime},
 };
@@ -17,7 +18,13 @@ use mesh_core::{
     operate::topology::{self, Applied},
     policy::compile::Declaration,
 };
-use mesh_tests::{TestBroker, broker::REGION, campaign::cluster::TestCluster, eventually, within};
+use mesh_tests::{
+    TestBroker,
+    broker::REGION,
+    campaign::{cluster::TestCluster, proxy::Proxy},
+    eventually, within,
+};
+use serde_json::Value;
 
 use crate::{
     claims::foreign,
@@ -109,6 +116,33 @@ async fn a_method_that_nobody_served_waits_for_nobody() {
     let info = bus.consumer_state(WORK, WORKER).await.unwrap().unwrap();
     assert_eq!((info.in_flight, info.pending), (1, 1), "it was left alone");
     accept(in_hand).await;
+}
+
+/// The sequences at which a consumer was to begin again, in what was said to the broker.
+fn begun_again_at(said: &str, durable: &str) -> Vec<u64> {
+    let subject = format!(" $JS.API.CONSUMER.RESET.{WORK}.{durable} ");
+    let asked = said.split(&*subject).skip(1).filter_map(|after| after.lines().find(|line| line.starts_with('{')));
+    asked.map(|request| serde_json::from_str::<Value>(request).unwrap()["seq"].as_u64().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_gets_what_lies_there_begins_again_twice_so_that_its_file_does_not_come_back() {
+    let broker = TestBroker::start(&[served_by("agent", &["Refund"]), serving(&["Charge"])]).await.unwrap();
+    let proxy = Proxy::listening(SocketAddr::from(([127, 0, 0, 1], broker.server.port()))).await.unwrap();
+    let builder = Mesh::builder("operator").region(REGION).url(&proxy.url());
+    let operator = builder.credential(broker.credential("operator")).connect().await.unwrap();
+    let bus = operator.bus();
+    queue(bus, "Charge", "c1").await;
+    queue(bus, "Refund", "r1").await;
+    let applied = apply(bus, &[served_by("agent", &["Ship"]), serving(&["Charge", "Refund"])]).await;
+    assert_eq!(applied.waiting, []);
+    let said = proxy.said();
+    assert_eq!(begun_again_at(&said, WORKER), [1, 1], "at the first message, and never at a later one");
+    assert_eq!(begun_again_at(&said, AGENT), [0; 0], "nothing lay there for it");
+    let jetstream = foreign(&broker, "operator").await;
+    let mut given = ids(&jetstream, WORKER, 2).await;
+    given.sort_unstable();
+    assert_eq!(given, ["c1", "r1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,7 +29,7 @@ const STREAM: &str = "mesh1-event-orders";
 trait Business: Database {
     async fn run(pool: &Pool<Self>, sql: &'static str);
     /// Counts the versions of a key, which holds a lock on it until the transaction ends.
-    async fn next_version(tx: &mut Transaction<'_, Self>, key: &str) -> i64;
+    async fn next_version(tx: &mut Transaction<'_, Self>, key: &str) -> sqlx::Result<i64>;
     async fn versions(pool: &Pool<Self>) -> i64;
 }
 
@@ -40,10 +40,10 @@ macro_rules! business {
                 sqlx::query(sql).execute(pool).await.unwrap();
             }
 
-            async fn next_version(tx: &mut Transaction<'_, Self>, key: &str) -> i64 {
+            async fn next_version(tx: &mut Transaction<'_, Self>, key: &str) -> sqlx::Result<i64> {
                 let sql = "INSERT INTO customers (id, version) VALUES ($1, 1)
                     ON CONFLICT (id) DO UPDATE SET version = customers.version + 1 RETURNING version";
-                sqlx::query_scalar(sql).bind(key).fetch_one(&mut **tx).await.unwrap()
+                sqlx::query_scalar(sql).bind(key).fetch_one(&mut **tx).await
             }
 
             async fn versions(pool: &Pool<Self>) -> i64 {
@@ -78,19 +78,26 @@ async fn outbox<D: Business>(mesh: &Mesh, pool: &Pool<D>) -> Outbox<D> {
 
 /// One change of the business and its event, not yet committed.
 async fn change<'t, D: Business>(outbox: &Outbox<D>, pool: &'t Pool<D>, key: &str) -> Transaction<'t, D> {
-    let mut tx = pool.begin().await.unwrap();
-    let version = D::next_version(&mut tx, key).await;
-    let event =
-        OrderPlaced { customer_id: key.into(), item_count: u32::try_from(version).unwrap(), ..Default::default() };
-    outbox.publish(&mut tx, &event).id(format!("{key}-{version}")).await.unwrap();
-    tx
+    try_change(outbox, pool, key).await.unwrap()
+}
+
+async fn try_change<'t, D: Business>(
+    outbox: &Outbox<D>,
+    pool: &'t Pool<D>,
+    key: &str,
+) -> anyhow::Result<Transaction<'t, D>> {
+    let mut tx = pool.begin().await?;
+    let version = D::next_version(&mut tx, key).await?;
+    let event = OrderPlaced { customer_id: key.into(), item_count: u32::try_from(version)?, ..Default::default() };
+    outbox.publish(&mut tx, &event).id(format!("{key}-{version}")).await?;
+    Ok(tx)
 }
 
 async fn changes<D: Business>(outbox: &Outbox<D>, pool: &Pool<D>, count: usize, keys: usize) {
     let mut tx = pool.begin().await.unwrap();
     for number in 0..count {
         let key = format!("c{}", number % keys);
-        let version = D::next_version(&mut tx, &key).await;
+        let version = D::next_version(&mut tx, &key).await.unwrap();
         let event =
             OrderPlaced { customer_id: key.clone(), item_count: u32::try_from(version).unwrap(), ..Default::default() };
         outbox.publish(&mut tx, &event).id(format!("{key}-{version}")).await.unwrap();
@@ -370,6 +377,38 @@ async fn a_broker_killed_while_it_is_relayed_to_gets_all_of_it_once() {
         eventually_empty(&outbox).await;
     }
     assert_eq!(sqlx::Sqlite::versions(&pool).await, 9000);
+    assert_once_and_in_order(&broker, &pool).await;
+}
+
+/// Changes of one key, some of which the database does not live to commit. What it says of them is not heard.
+async fn changes_in_vain(outbox: &Outbox<sqlx::Postgres>, pool: &sqlx::PgPool, key: &str) {
+    for _ in 0..200 {
+        if let Ok(tx) = try_change(outbox, pool, key).await {
+            let _ = outbox.commit(tx).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_killed_while_it_is_relayed_from_and_written_to_gives_all_of_it_once() {
+    let Some(mut postgres) = TestPostgres::start().await.unwrap() else { return };
+    let broker = TestBroker::start(&[orders()]).await.unwrap();
+    let pool = postgres.pool().await.unwrap();
+    let mesh = broker.connect("orders").await.unwrap();
+    let outbox = outbox(&mesh, &pool).await;
+    mesh.relay(&outbox).start();
+    for _ in 0..3 {
+        let before = messages(&broker).await;
+        changes(&outbox, &pool, 4000, 700).await;
+        let killed = async {
+            eventually("some", || async { (messages(&broker).await > before + 300).then_some(()) }).await;
+            postgres.kill9_and_restart().await.unwrap();
+        };
+        let writing = ["x", "y", "z"].map(|key| changes_in_vain(&outbox, &pool, key));
+        tokio::join!(killed, join_all(writing));
+    }
+    eventually_empty(&outbox).await;
+    assert!(sqlx::Postgres::versions(&pool).await > 3 * 4000, "some of the other changes were committed");
     assert_once_and_in_order(&broker, &pool).await;
 }
 

@@ -218,6 +218,7 @@ impl Term {
                 if worker.until_confirmed("the end of a letter", resolve).await.is_err() {
                     return Ok(Report::HandedBack);
                 }
+                crash_point("order.resolved");
             }
             self.write_down(*slot, envelope, &ending).await?;
         }
@@ -340,7 +341,10 @@ impl Term {
     async fn write(&self, record: &v1::BlockedKey) -> Result<(), Lost> {
         let write = || self.blocks.write(record);
         match self.ordered.worker.until_confirmed("the record of a blocked key", write).await {
-            Ok(Written::At(_)) => Ok(()),
+            Ok(Written::At(_)) => {
+                crash_point("order.written");
+                Ok(())
+            }
             Ok(Written::Conflict) => {
                 tracing::warn!(consumer = self.ordered.consumer(), "another process owns the partition");
                 Err(Lost)
@@ -367,6 +371,9 @@ impl Term {
             copied = worker.until_confirmed("a copy behind a blocked key", follow) => copied.ok(),
             () = self.lost.stopped() => None,
         };
+        if copied.is_some() {
+            crash_point("order.followed");
+        }
         self.tell(copied.map_or(Report::Lost, |stored| Report::Copied(slot, !stored.duplicate)));
     }
 

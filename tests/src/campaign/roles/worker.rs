@@ -54,6 +54,9 @@ pub struct Settings {
     /// Keeps the order of keys, with leases as short as the time of a test
     #[arg(long)]
     pub ordered: bool,
+    /// The longest wait before the next attempt that is spent in hand where the order is kept, in milliseconds
+    #[arg(long, default_value_t = 2000)]
+    pub short_wait_ms: u64,
 }
 
 #[derive(Clone)]
@@ -146,6 +149,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let order = settings.ordered.then(|| OrderSettings {
         lease: Duration::from_secs(2),
         look_every: Duration::from_millis(100),
+        short_wait: Duration::from_millis(settings.short_wait_ms),
         ..OrderSettings::default()
     });
     let of_events = ConsumerSettings { order, ..consumer.clone() };
