@@ -20,7 +20,7 @@ use crate::{TestBroker, mesh_binary};
 /// How often it is looked how much memory a process has had: what it needs at most is known to the system as long as it lives.
 const LOOK: Duration = Duration::from_millis(5);
 /// A command that takes longer never ends.
-const ENDLESS: Duration = Duration::from_secs(300);
+const ENDLESS: Duration = Duration::from_secs(1200);
 
 /// The most memory that a process has had, in `/proc`.
 pub const PEAK: &str = "VmHWM:";

@@ -1,16 +1,24 @@
 //! A real PostgreSQL, where its programs are installed. The suite does not need it: who gets `None` says so and skips.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 
 use anyhow::Context as _;
 use sqlx::{PgPool, postgres::PgConnectOptions, postgres::PgPoolOptions};
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
 
-use crate::eventually;
+/// How long it may take until it answers, on a machine that is busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often it is asked.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A server of its own for one test, reached by a socket in its folder.
 pub struct TestPostgres {
@@ -31,20 +39,35 @@ impl Place {
         self.folder.path().join("data")
     }
 
-    fn run(&self, program: &str) -> Command {
+    fn run(&self, program: &str) -> anyhow::Result<Command> {
         let mut command = Command::new(self.programs.join(program));
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }
-        command.current_dir(self.data()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.kill_on_drop(true);
-        command
+        let log = File::options().create(true).append(true).open(self.log())?;
+        command.current_dir(self.data()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
+        Ok(command)
     }
 
-    fn serve(&self) -> anyhow::Result<Child> {
-        let mut command = self.run("postgres");
-        command.args(["-c", "listen_addresses=", "-k"]).arg(self.folder.path()).arg("-D").arg(self.data());
-        command.spawn().context("postgres")
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    /// Starts it, and waits until it answers. Without syncing: only processes are killed here, and the system keeps what they wrote.
+    async fn serve(&self, options: &PgConnectOptions) -> anyhow::Result<Child> {
+        let mut command = self.run("postgres")?;
+        command.args(["-c", "listen_addresses=", "-c", "fsync=off", "-k"]).arg(self.folder.path());
+        let mut server = command.arg("-D").arg(self.data()).spawn().context("postgres")?;
+        loop {
+            tokio::select! {
+                ended = server.wait() => anyhow::bail!("it ended with {}: {}", ended?, std::fs::read_to_string(self.log())?),
+                connected = PgPool::connect_with(options.clone()) => if let Ok(pool) = connected {
+                    pool.close().await;
+                    return Ok(server);
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }
 
@@ -66,34 +89,37 @@ impl TestPostgres {
             }
         }
         let made = place
-            .run("initdb")
+            .run("initdb")?
             .args(["--username=mesh", "--auth=trust", "--locale=C", "--encoding=UTF8", "--no-sync", "-D"])
             .arg(place.data())
             .status()
             .await?;
-        anyhow::ensure!(made.success(), "initdb: {made}");
+        anyhow::ensure!(made.success(), "initdb: {made}: {}", std::fs::read_to_string(place.log())?);
         let options =
             PgConnectOptions::new_without_pgpass().socket(place.folder.path()).username("mesh").database("postgres");
-        let server = place.serve()?;
-        until_it_answers(&options).await;
+        let server = timeout(PATIENCE, place.serve(&options)).await.context("PostgreSQL does not answer")??;
         Ok(Some(TestPostgres { options, server, place }))
     }
 
     /// Ends it as a crash does, with all its connections, and starts it again on the same files.
     ///
     /// # Errors
-    /// It can't be killed.
+    /// It can't be killed, or does not start again.
     pub async fn kill9_and_restart(&mut self) -> anyhow::Result<()> {
         self.server.kill().await?;
-        // The processes that served its connections see that it is gone, and end. Until then another one does not start.
-        self.server = eventually("PostgreSQL on the same files", || async {
-            let mut server = self.place.serve().ok()?;
-            tokio::select! {
-                _ = server.wait() => None,
-                () = until_it_answers(&self.options) => Some(server),
+        let mut why = None;
+        let served = async {
+            loop {
+                // The processes that served its connections see that it is gone, and end. Until then another one does not start.
+                match self.place.serve(&self.options).await {
+                    Ok(server) => return server,
+                    Err(error) => why = Some(error),
+                }
+                tokio::time::sleep(LOOK).await;
             }
-        })
-        .await;
+        };
+        let served = timeout(PATIENCE, served).await;
+        self.server = served.with_context(|| format!("PostgreSQL does not start again: {why:?}"))?;
         Ok(())
     }
 
@@ -104,10 +130,6 @@ impl TestPostgres {
     pub async fn pool(&self) -> anyhow::Result<PgPool> {
         Ok(PgPoolOptions::new().max_connections(12).connect_with(self.options.clone()).await?)
     }
-}
-
-async fn until_it_answers(options: &PgConnectOptions) {
-    eventually("PostgreSQL", || async { PgPool::connect_with(options.clone()).await.ok() }).await.close().await;
 }
 
 fn programs() -> Option<PathBuf> {

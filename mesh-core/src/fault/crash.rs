@@ -25,9 +25,11 @@ pub const WORKER_POINTS: [&str; 9] = [
 /// are nearly as large as the broker's limit.
 pub const CLAIM_POINT: &str = "claim.stored";
 
-/// Every point that only a worker meets which keeps the order of keys: the record of a blocked key is written, a message lies
-/// behind the one that blocks its key, the letter of a replay that came to a good end is told so.
-pub const ORDER_POINTS: [&str; 3] = ["order.written", "order.followed", "order.resolved"];
+/// Every point that only a worker meets which keeps the order of keys: a message lies behind the one that blocks its key; the
+/// record of a key says that it is blocked, that those behind the first one are handled, that it is free; a copy's original is
+/// acknowledged; the letter of a replay that came to a good end is told so.
+pub const ORDER_POINTS: [&str; 6] =
+    ["order.blocked", "order.followed", "order.drained", "order.freed", "order.acked", "order.resolved"];
 
 /// Every point of an operator who replays a letter.
 pub const OPERATOR_POINTS: [&str; 2] = ["replay.ordered", "replay.copied"];

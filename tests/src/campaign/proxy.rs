@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use tokio::{
@@ -20,6 +21,9 @@ use tokio::{
 
 use mesh_core::clock::TaskScope;
 
+/// What a client said, in parts, and when each came.
+pub type Said = Vec<(Instant, Vec<u8>)>;
+
 #[derive(Debug)]
 struct State {
     /// What the broker says is thrown away.
@@ -29,7 +33,7 @@ struct State {
     /// Bytes of the broker that were thrown away.
     lost: AtomicU64,
     /// What clients said, where somebody wants to know.
-    said: Option<Mutex<Vec<u8>>>,
+    said: Option<Mutex<Said>>,
 }
 
 impl Default for State {
@@ -114,11 +118,11 @@ impl Proxy {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// All that clients said so far; nothing where it was not to be kept.
+    /// All that the one client said so far, and when its parts came; nothing where it was not to be kept.
     #[must_use]
-    pub fn said(&self) -> String {
-        let said = self.state.said.as_ref().map(|said| said.lock().unwrap_or_else(PoisonError::into_inner).clone());
-        String::from_utf8_lossy(&said.unwrap_or_default()).into_owned()
+    pub fn said(&self) -> Said {
+        let said = self.state.said.as_ref();
+        said.map(|said| said.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap_or_default()
     }
 
     /// How many bytes of the broker's were lost.
@@ -154,7 +158,7 @@ async fn up(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
         if let Some(said) = &state.said {
-            said.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..read]);
+            said.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), buffer[..read].to_vec()));
         }
         if to.write_all(&buffer[..read]).await.is_err() {
             return;

@@ -63,6 +63,7 @@ pub(crate) async fn letters(run: &mut Run) -> anyhow::Result<Played> {
     figure(run, ("more-shown-ms", written.elapsed()), LIST_MS);
     let account = account(bus, count + MORE).await?;
 
+    memory.extend(taken_along(run, &desk, count + MORE).await?);
     memory.extend(replays(run, &desk, bus, count + MORE).await?);
     memory.insert(0, ("keeper", mib(memory_kb(keeper.id(), PEAK).context("the keeper has ended")?)));
     for (name, mib) in &memory {
@@ -139,6 +140,20 @@ async fn commands(run: &mut Run, desk: &Desk, bus: &Bus) -> anyhow::Result<Vec<(
     run.note("held", is_held);
     run.require(is_held == to_hold, format!("the index shows {is_held} of {to_hold} that are held"));
     Ok(memory)
+}
+
+/// All letters are written into a file, and read from it: here each is there already, and nothing is written.
+async fn taken_along(run: &mut Run, desk: &Desk, letters: u64) -> anyhow::Result<[(&'static str, u64); 2]> {
+    let file = desk.folder().join("letters.ndjson").display().to_string();
+    let exported = desk.dead_letter(&["export", "--to", &file]).await?;
+    let imported = desk.dead_letter(&["import", &file]).await?;
+    run.note("export-command-ms", exported.took.as_millis());
+    run.note("import-command-ms", imported.took.as_millis());
+    let counts = document(&imported)?;
+    let are_all = counts["read"] == letters && counts["skipped"] == letters && counts["imported"] == 0;
+    run.require(are_all, format!("of {letters} letters that were exported: {counts}"));
+    tokio::fs::remove_file(&file).await?;
+    Ok([("export", mib(exported.peak_kb)), ("import", mib(imported.peak_kb))])
 }
 
 fn document(measured: &Measured) -> anyhow::Result<serde_json::Value> {

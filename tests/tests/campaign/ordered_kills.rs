@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mesh_core::{
-    dead_letter::LetterState,
+    Fault, Mesh,
+    dead_letter::{Letter, LetterState},
     fault::{ORDER_POINTS, WORKER_POINTS},
     operate::{
         keys,
@@ -12,9 +13,8 @@ use mesh_core::{
     },
 };
 use mesh_tests::{
-    TestBroker,
+    Growing, TestBroker,
     campaign::{Run, Stage, StageSettings, counter::Rule, order, process::Sent},
-    within,
 };
 
 use crate::{Played, ordered::effects};
@@ -27,33 +27,41 @@ const EACH: usize = 2;
 const BUSY: usize = 6;
 /// Messages of a key whose first one is refused until it is mended.
 const BEHIND_A_LETTER: usize = 3;
-/// The points that only the good end of a replay meets.
-const OF_A_REPLAY: [&str; 2] = ["order.resolved", "settle.resolved"];
+/// The points that only the good end of a replay meets. What is behind a wait as short as here stays in hand, so only what is behind a
+/// letter drains from the lane.
+const OF_A_REPLAY: [&str; 3] = ["order.resolved", "order.drained", "settle.resolved"];
+
+/// How often somebody looks.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Kills at random, then at each point, first hit / first and second. Each time so much is sent before that the point is met, and
 /// afterwards a worker brings all to its end in peace: two ends of one message, alone, rightly make a letter of it. At last the
 /// letters are mended and replayed, some by workers that end at the points of a replay.
 pub(crate) async fn worker(run: &mut Run) -> anyhow::Result<Played> {
-    // Each wait is spent on the lane, and a killed worker's partitions are free as soon as its messages.
+    // What is to be tried again waits on the lane, unless it is due at once.
     let settings = StageSettings { ordered: true, short_wait: Duration::ZERO, ..StageSettings::default() };
     let stage = Stage::start(run, settings).await?;
     // So slow that each worker has several messages in hand when it ends.
     stage.counter.rule("good", Rule::Slow(20)).await?;
     stage.counter.rule("busy", Rule::Busy(1)).await?;
-    let mut played = Ordered { stage, sent: Sent::default(), rounds: 0, healthy: 0 };
-    let kills = run.sized(2, 25);
+    let mut played = Ordered { stage, sent: Sent::default(), rounds: 0, blocked: 0, healthy: 0 };
+    let (kills, mut cut_off) = (run.sized(2, 25), 0);
     for _ in 0..kills {
-        played.more().await?;
+        let before = played.healthy;
+        played.more(1).await?;
         let mut worker = played.stage.worker(None).await?;
-        tokio::time::sleep(run.some_ms(0, 400)).await;
+        effects(&played.stage, before + 1).await?;
+        tokio::time::sleep(run.some_ms(0, 100)).await;
         worker.kill9().await?;
+        cut_off += played.healthy - played.stage.counter.count("").await?;
         played.in_peace().await?;
     }
+    run.require(cut_off > 0, "each worker was killed after its work: nothing was shown");
     let hits = run.sized(1..=1, 1..=2);
     let mut points = 0;
     let named = WORKER_POINTS.into_iter().chain(ORDER_POINTS).filter(|point| !OF_A_REPLAY.contains(point));
     for (point, hit) in named.flat_map(|point| hits.clone().map(move |hit| (point, hit))) {
-        played.more().await?;
+        played.more(hit).await?;
         if point.starts_with("inbox.") {
             // Only what was in hand when a process ended is written down before it is tried again.
             played.stage.worker(Some(("attempt.handled", 1))).await?.crashed().await?;
@@ -62,8 +70,9 @@ pub(crate) async fn worker(run: &mut Run) -> anyhow::Result<Played> {
         played.in_peace().await?;
         points += 1;
     }
-    points += played.replay(run, hits).await?;
+    points += played.replay(hits).await?;
     run.note("kills", kills);
+    run.note("cut-off", cut_off);
     run.note("points", points);
     played.judge(run).await
 }
@@ -73,19 +82,24 @@ struct Ordered {
     sent: Sent,
     /// How often more was sent.
     rounds: usize,
+    /// How many keys a letter is to block.
+    blocked: usize,
     /// How many messages are to take effect now: none that is behind a letter.
     healthy: usize,
 }
 
 impl Ordered {
-    /// Sends more of each key, and some of a new key whose first one is refused.
-    async fn more(&mut self) -> anyhow::Result<()> {
+    /// Sends more of each key, and some of as many new keys whose first one is refused.
+    async fn more(&mut self, refused: u32) -> anyhow::Result<()> {
         let at = |n: usize| (n % KEYS, self.rounds * EACH + n / KEYS + 1);
         let word = |n: usize| if n % BUSY == self.rounds % BUSY { "busy" } else { "good" };
         let mut ids: Vec<_> = (0..KEYS * EACH).map(|n| order::id(word(n), at(n).0, at(n).1)).collect();
-        let blocked = KEYS + self.rounds;
-        ids.push(order::id("bad", blocked, 1));
-        ids.extend((2..=BEHIND_A_LETTER).map(|position| order::id("good", blocked, position)));
+        for _ in 0..refused {
+            let key = KEYS + self.blocked;
+            ids.push(order::id("bad", key, 1));
+            ids.extend((2..=BEHIND_A_LETTER).map(|position| order::id("good", key, position)));
+            self.blocked += 1;
+        }
         self.rounds += 1;
         self.healthy += KEYS * EACH;
         self.sent.add(self.stage.send(&ids, 0).await?);
@@ -97,7 +111,8 @@ impl Ordered {
         worker.crashed().await.with_context(|| format!("{point}:{hit}"))
     }
 
-    /// A worker brings to its end all that is not behind a letter.
+    /// A worker works until all has taken effect that is not behind a letter. Then some may still have to be settled: what each key
+    /// gets next comes behind it.
     async fn in_peace(&self) -> anyhow::Result<()> {
         let mut worker = self.stage.worker(None).await?;
         effects(&self.stage, self.healthy).await?;
@@ -105,14 +120,9 @@ impl Ordered {
     }
 
     /// Replays some letters for each point that only a replay meets, then all that are left.
-    async fn replay(&mut self, run: &mut Run, hits: std::ops::RangeInclusive<u32>) -> anyhow::Result<usize> {
-        // Each is captured before one is counted as replayed.
+    async fn replay(&mut self, hits: std::ops::RangeInclusive<u32>) -> anyhow::Result<usize> {
         let mut worker = self.stage.worker(None).await?;
-        let rounds = self.rounds;
-        within(Duration::from_secs(60), "all letters", || async {
-            (self.open_letters().await.ok()?.len() == rounds).then_some(())
-        })
-        .await;
+        self.all_letters().await?;
         worker.stop().await?;
         self.stage.counter.rule("bad", Rule::Accept).await?;
         let mut points = 0;
@@ -122,25 +132,32 @@ impl Ordered {
             self.in_peace().await?;
             points += 1;
         }
-        run.note("letters-before", self.open_letters().await?.len());
         self.release(usize::MAX).await?;
         self.in_peace().await?;
         Ok(points)
     }
 
-    async fn open_letters(&self) -> anyhow::Result<Vec<mesh_core::dead_letter::Letter>> {
+    /// Each is captured before one is counted as replayed.
+    async fn all_letters(&self) -> anyhow::Result<()> {
         let operator = self.stage.operator().await?;
-        let mut letters = letters::list(operator.bus(), &Selector::default()).await?.letters;
-        letters.retain(|letter| letter.state == LetterState::Open);
+        let mut growing = Growing::new("letters");
+        loop {
+            let letters = open_letters(&operator).await?.len();
+            if letters >= self.blocked {
+                break;
+            }
+            growing.look(letters as u64)?;
+            tokio::time::sleep(LOOK).await;
+        }
         operator.drain().await;
-        Ok(letters)
+        Ok(())
     }
 
     /// Replays so many letters: what is behind them is to take effect, too.
     async fn release(&mut self, count: usize) -> anyhow::Result<()> {
         let order = Order { by: "campaign".into(), why: "mended".into(), again: false, job: String::new() };
         let operator = self.stage.operator().await?;
-        for letter in self.open_letters().await?.iter().take(count) {
+        for letter in open_letters(&operator).await?.iter().take(count) {
             letters::replay(operator.bus(), letter, &order).await?;
             self.healthy += BEHIND_A_LETTER;
         }
@@ -151,6 +168,7 @@ impl Ordered {
     /// All has taken effect, in order, and no key is blocked any more.
     async fn judge(self, run: &mut Run) -> anyhow::Result<Played> {
         let _worker = self.stage.worker(None).await?;
+        run.note("keys-blocked", self.blocked);
         let account = self.stage.account(&self.sent).await?;
         let violations = order::violations(&self.stage.counter.report().await?);
         let operator = self.stage.operator().await?;
@@ -163,4 +181,10 @@ impl Ordered {
         run.require(blocked == 0, format!("{blocked} keys are blocked at the end"));
         Ok(Played::Account(account))
     }
+}
+
+async fn open_letters(operator: &Mesh) -> Result<Vec<Letter>, Fault> {
+    let mut letters = letters::list(operator.bus(), &Selector::default()).await?.letters;
+    letters.retain(|letter| letter.state == LetterState::Open);
+    Ok(letters)
 }

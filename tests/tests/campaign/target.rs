@@ -14,8 +14,8 @@ use crate::Played;
 /// Messages that are offered in a second, whatever becomes of them. A machine of two cores has three quarters of its time left:
 /// the p99 is to say what the target does to others, not how a busy machine works off what had to wait for a core.
 const PACE: u64 = 500;
-/// The largest p99 of three runs without the smallest understates how far runs differ: where nothing differs at all, one
-/// comparison of eleven would fail by chance. Of five it is one of seventy.
+/// The largest p99 of three runs without the smallest understates how far runs differ: where nothing differs at all, and each run
+/// by itself and as runs normally do, one comparison of eleven would fail by chance. Of five it is one of seventy.
 const LONG_PAIRS: usize = 5;
 
 /// The target refuses every call.

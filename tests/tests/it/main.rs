@@ -56,6 +56,8 @@ mod ordered_poison;
 mod outbox;
 mod own_contracts;
 mod replay;
+// The name of a pseudo-terminal is asked for as only Linux can.
+#[cfg(target_os = "linux")]
 mod replay_bar;
 mod replay_preview;
 mod replay_refused;

@@ -342,7 +342,7 @@ impl Term {
         let write = || self.blocks.write(record);
         match self.ordered.worker.until_confirmed("the record of a blocked key", write).await {
             Ok(Written::At(_)) => {
-                crash_point("order.written");
+                crash_point(written(record.state()));
                 Ok(())
             }
             Ok(Written::Conflict) => {
@@ -404,6 +404,16 @@ impl Term {
             // It will be delivered again, and is recognised then.
             tracing::debug!(%error, "an ack was not sent");
         }
+        crash_point("order.acked");
+    }
+}
+
+/// The crash point after the record of a key that says so.
+fn written(state: State) -> &'static str {
+    match state {
+        State::Delayed | State::Letter => "order.blocked",
+        State::Draining => "order.drained",
+        State::Unspecified => "order.freed",
     }
 }
 
