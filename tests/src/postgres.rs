@@ -10,15 +10,12 @@ use std::{
 use anyhow::Context as _;
 use sqlx::{PgPool, postgres::PgConnectOptions, postgres::PgPoolOptions};
 use tempfile::TempDir;
-use tokio::{
-    process::{Child, Command},
-    time::timeout,
-};
+use tokio::process::{Child, Command};
+
+use crate::within;
 
 /// How long it may take until it answers, on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How often it is asked.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// A server of its own for one test, reached by a socket in its folder.
 pub struct TestPostgres {
@@ -58,16 +55,13 @@ impl Place {
         let mut command = self.run("postgres")?;
         command.args(["-c", "listen_addresses=", "-c", "fsync=off", "-k"]).arg(self.folder.path());
         let mut server = command.arg("-D").arg(self.data()).spawn().context("postgres")?;
-        loop {
-            tokio::select! {
-                ended = server.wait() => anyhow::bail!("it ended with {}: {}", ended?, std::fs::read_to_string(self.log())?),
-                connected = PgPool::connect_with(options.clone()) => if let Ok(pool) = connected {
-                    pool.close().await;
-                    return Ok(server);
-                }
-            }
-            tokio::time::sleep(LOOK).await;
+        let answers =
+            within(PATIENCE, "PostgreSQL to answer", || async { PgPool::connect_with(options.clone()).await.ok() });
+        tokio::select! {
+            ended = server.wait() => anyhow::bail!("it ended with {}: {}", ended?, std::fs::read_to_string(self.log())?),
+            pool = answers => pool.close().await,
         }
+        Ok(server)
     }
 }
 
@@ -97,29 +91,22 @@ impl TestPostgres {
         anyhow::ensure!(made.success(), "initdb: {made}: {}", std::fs::read_to_string(place.log())?);
         let options =
             PgConnectOptions::new_without_pgpass().socket(place.folder.path()).username("mesh").database("postgres");
-        let server = timeout(PATIENCE, place.serve(&options)).await.context("PostgreSQL does not answer")??;
+        let server = place.serve(&options).await?;
         Ok(Some(TestPostgres { options, server, place }))
     }
 
     /// Ends it as a crash does, with all its connections, and starts it again on the same files.
     ///
     /// # Errors
-    /// It can't be killed, or does not start again.
+    /// It can't be killed.
+    ///
+    /// # Panics
+    /// It does not start again.
     pub async fn kill9_and_restart(&mut self) -> anyhow::Result<()> {
         self.server.kill().await?;
-        let mut why = None;
-        let served = async {
-            loop {
-                // The processes that served its connections see that it is gone, and end. Until then another one does not start.
-                match self.place.serve(&self.options).await {
-                    Ok(server) => return server,
-                    Err(error) => why = Some(error),
-                }
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        let served = timeout(PATIENCE, served).await;
-        self.server = served.with_context(|| format!("PostgreSQL does not start again: {why:?}"))?;
+        // The processes that served its connections see that it is gone, and end. Until then another one does not start, and says why.
+        let serve = || async { self.place.serve(&self.options).await.inspect_err(|why| eprintln!("{why}")).ok() };
+        self.server = within(PATIENCE, "PostgreSQL on the same files", serve).await;
         Ok(())
     }
 

@@ -13,11 +13,11 @@ use mesh_core::{
     },
 };
 use mesh_tests::{
-    Growing, TestBroker,
+    TestBroker,
     campaign::{Run, Stage, StageSettings, counter::Rule, order, process::Sent},
 };
 
-use crate::{Played, ordered::effects};
+use crate::{Played, keepers::until, ordered::effects};
 
 /// Keys that all messages have in turn, but for those that a letter blocks.
 const KEYS: usize = 12;
@@ -32,9 +32,6 @@ const OF_A_REPLAY: [&str; 2] = ["order.resolved", "settle.resolved"];
 /// Not asked for: a key drains only where its owner knows already what lies behind it on the lane when its letter ends, and which
 /// comes first is a matter of the moment.
 const OF_THE_MOMENT: &str = "order.drained";
-
-/// How often somebody looks.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// Kills at random, then at each point, first hit / first and second. Each time so much is sent before that the point is met, and
 /// afterwards a worker brings all to its end in peace: two ends of one message, alone, rightly make a letter of it. At last the
@@ -145,15 +142,8 @@ impl Ordered {
     /// Each is captured before one is counted as replayed.
     async fn all_letters(&self) -> anyhow::Result<()> {
         let operator = self.stage.operator().await?;
-        let mut growing = Growing::new("letters");
-        loop {
-            let letters = open_letters(&operator).await?.len();
-            if letters >= self.blocked {
-                break;
-            }
-            growing.look(letters as u64)?;
-            tokio::time::sleep(LOOK).await;
-        }
+        let all = || async { open_letters(&operator).await.ok().filter(|letters| letters.len() >= self.blocked) };
+        until(&format!("{} letters", self.blocked), all).await?;
         operator.drain().await;
         Ok(())
     }
