@@ -10,7 +10,7 @@ use mesh_proto::v1;
 use super::{
     attempt::{Ended, panic_text},
     inbox::is_doubt,
-    targets::{Admitted, Asks, Targets},
+    targets::{Admitted, Asks, Refused, Shelf, Targets},
     worker::Worker,
 };
 use crate::{
@@ -130,11 +130,11 @@ impl Worker {
         let deadline_ms = envelope.note.deadline.map(|deadline| deadline.unix_ms());
         let never_begun = envelope.attempt() == 1 && attempts_of(envelope).attempts.is_empty();
         let asks = Asks { never_begun, deadline_ms };
-        targets.admit(&target, asks).await.map_err(|aside| {
+        targets.admit(&target, asks).await.map_err(|Refused { aside, holder }| {
             let why = if aside.is_down { "its target is down" } else { "its target is slow" };
             match self.put_aside_until(envelope, aside, why) {
                 Ended::PutAside { due_ms, turn, .. } if aside.waits_for_call => {
-                    Ended::PutAside { due_ms, turn, target: Some(target) }
+                    Ended::PutAside { due_ms, turn, shelf: Some(Shelf { target, holder }) }
                 }
                 ended => ended,
             }
@@ -161,7 +161,7 @@ impl Worker {
         let too_old_ms = if is_down || too_old_ms > earliest_ms { too_old_ms } else { i64::MAX };
         let last_ms = deadline_ms.map_or(too_old_ms, |deadline_ms| too_old_ms.min(deadline_ms)).max(earliest_ms);
         let in_time_ms = earliest_ms.saturating_add(last_ms.saturating_sub(earliest_ms) / 2);
-        Ended::PutAside { due_ms: due_ms.min(in_time_ms), turn: String::new(), target: None }
+        Ended::PutAside { due_ms: due_ms.min(in_time_ms), turn: String::new(), shelf: None }
     }
 
     /// When it is older than the rule allows, Unix milliseconds.

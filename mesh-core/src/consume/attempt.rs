@@ -12,6 +12,7 @@ use super::{
     feed::InHand,
     inbox::Trial,
     lease::Lease,
+    targets::Shelf,
     tenure::{Tenure, lost},
     worker::Worker,
 };
@@ -37,8 +38,8 @@ pub(super) enum Ended {
     /// Again, when it is due (Unix milliseconds).
     Again { due_ms: i64, attempt: u32 },
     /// Not begun: the same attempt again, when it is due (Unix milliseconds). `turn` tells it from every other time that the same
-    /// delivery is put aside, where that is remembered. `target`: who may call it back before.
-    PutAside { due_ms: i64, turn: String, target: Option<String> },
+    /// delivery is put aside, where that is remembered. `shelf`: who may call it back before.
+    PutAside { due_ms: i64, turn: String, shelf: Option<Shelf> },
     /// To the letters.
     DeadLetter(Fault),
     /// Back to the broker, as if it had not been begun.

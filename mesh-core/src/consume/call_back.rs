@@ -25,7 +25,7 @@ const LEAVING: usize = 1000;
 const LEAVES_WITHIN: Duration = Duration::from_secs(2);
 
 impl Worker {
-    /// Calls back until the scope stops. What is not called then comes back by itself.
+    /// Calls back until the scope stops. What is not called then waits until others see that this process is gone.
     pub(super) async fn call_back(self: Arc<Self>) {
         let Some(targets) = &self.isolation else { return };
         let failed = Once::new();
@@ -72,7 +72,7 @@ impl Worker {
                     failed.call_once(|| tracing::warn!(
                         %fault,
                         consumer = %self.lane.durable(),
-                        "what was put aside for a target that answers again can't be called back: it comes back by itself within minutes (if access is denied: mesh keys makes users that may); said once"
+                        "what was put aside for a target that answers again can't be called back: it comes back by itself, within a quarter of an hour (if access is denied: mesh keys makes users that may); said once"
                     ));
                     targets.not_called(called);
                 }

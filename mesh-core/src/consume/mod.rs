@@ -10,6 +10,7 @@ mod attempt;
 mod call_back;
 mod feed;
 mod handed_back;
+mod holders;
 mod inbox;
 mod key_locks;
 mod lease;

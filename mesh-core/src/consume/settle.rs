@@ -9,7 +9,7 @@ use mesh_proto::v1;
 use prost::Message as _;
 use tokio::time::Instant;
 
-use super::{attempt::Ended, worker::Worker};
+use super::{attempt::Ended, targets::Shelf, worker::Worker};
 use crate::{
     bus::Ack,
     clock::patient_delays,
@@ -63,10 +63,10 @@ impl Worker {
             Ended::Again { due_ms, attempt } => {
                 (How::Delay, Box::pin(self.again(envelope, (attempt, due_ms), &attempts)).await)
             }
-            Ended::PutAside { due_ms, turn, target } => {
-                let stored = Box::pin(self.put_aside(envelope, (due_ms, &turn), &attempts)).await;
-                let is_stored = matches!(stored, Ok(true));
-                called_by = target.filter(|_| is_stored).map(|target| (target, due_ms));
+            Ended::PutAside { due_ms, turn, shelf } => {
+                let stored = Box::pin(self.put_aside(envelope, (due_ms, &turn, shelf.as_ref()), &attempts)).await;
+                let back_ms = stored.as_ref().ok().copied().flatten();
+                called_by = shelf.zip(back_ms).map(|(shelf, back_ms)| (shelf.target, back_ms));
                 (How::Delay, stored.map(drop))
             }
             Ended::DeadLetter(fault) => (How::DeadLetter, Box::pin(self.dead_letter(envelope, &fault, attempts)).await),
@@ -149,17 +149,34 @@ impl Worker {
         Ok(())
     }
 
-    /// `false`: another copy of it waits already.
+    /// When it comes back; `None`: another copy of it waits already.
     async fn put_aside(
         &self,
         envelope: &Envelope,
-        aside: (i64, &str),
+        (due_ms, turn, shelf): (i64, &str, Option<&Shelf>),
         attempts: &v1::Attempts,
-    ) -> Result<bool, GivenUp> {
-        let put_aside = || delayed::put_aside(&self.bus, &self.lane, envelope, aside, attempts);
-        let is_stored = self.until_confirmed("a copy of what is put aside", put_aside).await?;
+    ) -> Result<Option<i64>, GivenUp> {
+        let put_aside = || async {
+            let (due_ms, holder) = self.held_until(due_ms, shelf);
+            let aside = (due_ms, turn, holder);
+            let stored = delayed::put_aside(&self.bus, &self.lane, envelope, aside, attempts).await;
+            stored.map(|is_stored| is_stored.then_some(due_ms))
+        };
+        let back_ms = self.until_confirmed("a copy of what is put aside", put_aside).await?;
         crash_point("settle.delayed");
-        Ok(is_stored)
+        Ok(back_ms)
+    }
+
+    /// Until when a copy waits to be called, and in whose name. Others may have ceased to know that name since it was decided.
+    fn held_until<'s>(&self, due_ms: i64, shelf: Option<&'s Shelf>) -> (i64, Option<&'s str>) {
+        let Some((targets, name)) = self.isolation.as_ref().zip(shelf.and_then(|shelf| shelf.holder.as_deref())) else {
+            return (due_ms, None);
+        };
+        if targets.holder().as_deref() == Some(name) {
+            return (due_ms, Some(name));
+        }
+        let wait_ms = i64::try_from(targets.rule().aside_unknown.as_millis()).unwrap_or(i64::MAX);
+        (due_ms.min(self.bus.gate().clock().now_ms().saturating_add(wait_ms)), None)
     }
 
     async fn dead_letter(&self, envelope: &Envelope, fault: &Fault, attempts: v1::Attempts) -> Result<(), GivenUp> {

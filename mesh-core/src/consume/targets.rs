@@ -3,13 +3,13 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     clock::Clock,
@@ -23,7 +23,7 @@ const MAX_TARGETS: usize = 10_000;
 const MAX_SHELVED: usize = 200_000;
 /// What comes back by itself within such a time is not called any more. In a cluster a copy that falls due while it is called
 /// would be there twice, and the broker's clock may differ from this one's.
-const FALLS_DUE_MS: i64 = 10_000;
+pub(super) const FALLS_DUE_MS: i64 = 10_000;
 /// A wait for a place of a target looks again so often, whether it has become slow.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -38,6 +38,9 @@ pub(super) struct Targets {
     /// How many wait for a place of their target.
     waiting: AtomicUsize,
     known: Mutex<All>,
+    holder: Mutex<Option<Holder>>,
+    /// Rings when something is put aside and others don't know of this process.
+    unknown: Notify,
     ended: Notify,
     /// Rings when something is to be called back.
     called: Notify,
@@ -63,6 +66,25 @@ struct Shelved {
     unique: String,
     /// When it comes back by itself.
     due_ms: i64,
+}
+
+/// As whom others know this process, and until when they certainly do.
+struct Holder {
+    id: Arc<str>,
+    until: Instant,
+}
+
+/// What is to wait on the lane. `holder`: as whom others know this process, where they do.
+pub(super) struct Refused {
+    pub(super) aside: Aside,
+    pub(super) holder: Option<Arc<str>>,
+}
+
+/// What waits to be called back by its target.
+#[derive(Clone)]
+pub(super) struct Shelf {
+    pub(super) target: String,
+    pub(super) holder: Option<Arc<str>>,
 }
 
 /// A copy that is to come back at another time.
@@ -97,23 +119,63 @@ impl Targets {
     pub(super) fn new(rule: IsolationRule, (places, hand): (usize, usize), clock: Clock) -> Targets {
         let (known, ended, called) = (Mutex::default(), Notify::new(), Notify::new());
         let (running, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Targets { rule, places, hand, clock, running, waiting, known, ended, called }
+        Targets {
+            rule,
+            places,
+            hand,
+            clock,
+            running,
+            waiting,
+            known,
+            holder: Mutex::default(),
+            unknown: Notify::new(),
+            ended,
+            called,
+        }
+    }
+
+    /// The limits.
+    pub(super) fn rule(&self) -> &IsolationRule {
+        &self.rule
+    }
+
+    /// Others know this process by a name until then, and call back in its place should it end. `None`: they don't.
+    pub(super) fn set_known(&self, known: Option<(Arc<str>, Instant)>) {
+        let holder = known.map(|(id, until)| Holder { id, until });
+        *self.holder.lock().unwrap_or_else(PoisonError::into_inner) = holder;
+    }
+
+    /// As whom others know this process now.
+    pub(super) fn holder(&self) -> Option<Arc<str>> {
+        let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        holder.as_ref().filter(|holder| Instant::now() < holder.until).map(|holder| Arc::clone(&holder.id))
+    }
+
+    /// Waits until something is put aside of which others would not know. Cancel-safe.
+    pub(super) async fn unknown(&self) {
+        self.unknown.notified().await;
     }
 
     /// Waits for a place of the target. `Err`: it is to wait on the lane.
-    pub(super) async fn admit(&self, target: &str, asks: Asks) -> Result<Admitted<'_>, Aside> {
+    pub(super) async fn admit(&self, target: &str, asks: Asks) -> Result<Admitted<'_>, Refused> {
         let mut waits = None;
         loop {
             let ended = self.ended.notified();
             let now_ms = self.clock.now_ms();
-            match self.ask(target, asks, now_ms) {
+            let holder = self.holder();
+            match self.ask(target, (asks, holder.is_some()), now_ms) {
                 Admit::Begin => {
                     let target = target.to_owned();
                     return Ok(Admitted { targets: self, target, began_ms: now_ms, came: Came::Nothing });
                 }
                 // It would be too late when it comes back, and a place may become free before.
                 Admit::PutAside(aside) if !aside.is_down && ends_between(asks.deadline_ms, now_ms, &aside) => {}
-                Admit::PutAside(aside) => return Err(aside),
+                Admit::PutAside(aside) => {
+                    if holder.is_none() && aside.waits_for_call {
+                        self.unknown.notify_one();
+                    }
+                    return Err(Refused { aside, holder });
+                }
                 Admit::Wait => {}
             }
             waits.get_or_insert_with(|| Waits::new(self));
@@ -122,7 +184,7 @@ impl Targets {
         }
     }
 
-    fn ask(&self, target: &str, asks: Asks, now_ms: i64) -> Admit {
+    fn ask(&self, target: &str, (asks, is_known): (Asks, bool), now_ms: i64) -> Admit {
         let mut all = self.lock();
         if all.by_name.len() >= MAX_TARGETS && !all.by_name.contains_key(target) {
             all.forget_idle(&self.rule, now_ms);
@@ -134,7 +196,7 @@ impl Targets {
         let left = MAX_SHELVED.saturating_sub(all.shelved);
         let known = all.by_name.entry(target.to_owned()).or_default();
         let aside = known.shelf.len();
-        let asking = Asking { may_wait: asks.never_begun && aside < left, aside };
+        let asking = Asking { may_wait: asks.never_begun && aside < left, aside, is_known };
         let admit = known.target.admit(&self.rule, room, asking, now_ms);
         if admit == Admit::Begin {
             self.running.fetch_add(1, Ordering::AcqRel);
@@ -150,10 +212,11 @@ impl Targets {
         }
         let mut all = self.lock();
         all.forget_returned(target, now_ms);
-        if let Some(known) = all.by_name.get_mut(target) {
-            known.shelf.push_back(Shelved { unique, due_ms });
-            all.shelved += 1;
-        }
+        let shelf = &mut all.by_name.entry(target.to_owned()).or_default().shelf;
+        // Nearly always the last: only what nobody else knows of comes back sooner.
+        let place = shelf.partition_point(|before| before.due_ms <= due_ms);
+        shelf.insert(place, Shelved { unique, due_ms });
+        all.shelved += 1;
     }
 
     /// What is to be called back now; waits until there is something. Cancel-safe.
@@ -200,14 +263,13 @@ impl Targets {
     /// It could not be called back: the next answer calls it again.
     pub(super) fn not_called(&self, called: Called) {
         let mut all = self.lock();
-        if let Some(known) = all.by_name.get_mut(&called.target) {
-            known.shelf.push_front(Shelved { unique: called.unique, due_ms: called.due_ms });
-            all.shelved += 1;
-        }
+        let shelf = &mut all.by_name.entry(called.target).or_default().shelf;
+        shelf.push_front(Shelved { unique: called.unique, due_ms: called.due_ms });
+        all.shelved += 1;
     }
 
     /// This process goes: at most so many are to come back now, to whoever is at work then, first those of targets that answer. The
-    /// others come back by themselves.
+    /// others are called by another process when this one is gone.
     pub(super) fn leave(&self, most: usize) -> Vec<Called> {
         let now_ms = self.clock.now_ms();
         let mut all = self.lock();
@@ -255,7 +317,7 @@ impl All {
     }
 
     fn forget_idle(&mut self, rule: &IsolationRule, now_ms: i64) {
-        self.by_name.retain(|_, known| !known.target.is_idle(rule, now_ms));
+        self.by_name.retain(|_, known| !known.target.is_idle(rule, known.shelf.len(), now_ms));
         self.shelved = self.by_name.values().map(|known| known.shelf.len()).sum();
     }
 
@@ -354,7 +416,7 @@ mod tests {
     async fn what_is_shelved_is_called_back_by_answers_the_oldest_first_unless_it_came_back() {
         let (targets, now_ms) = targets();
         fails(&targets).await;
-        assert!(targets.admit("a", FIRST).await.err().unwrap().is_down);
+        assert!(targets.admit("a", FIRST).await.err().unwrap().aside.is_down);
         for n in 1..=6 {
             targets.shelve("a", n.to_string(), 30_000 + n * 1000);
         }
@@ -399,7 +461,7 @@ mod tests {
         fails(&targets).await;
         let mut aside = 0;
         loop {
-            let put = targets.admit("a", FIRST).await.err().unwrap();
+            let put = targets.admit("a", FIRST).await.err().unwrap().aside;
             if !put.waits_for_call && aside > 0 {
                 break;
             }
@@ -409,7 +471,7 @@ mod tests {
         assert_eq!(aside, MAX_SHELVED / 2);
         fails_of(&targets, "b").await;
         targets.admit("b", FIRST).await.err().unwrap(); // For the probe.
-        assert!(targets.admit("b", FIRST).await.err().unwrap().waits_for_call);
+        assert!(targets.admit("b", FIRST).await.err().unwrap().aside.waits_for_call);
     }
 
     #[tokio::test]
@@ -430,7 +492,7 @@ mod tests {
             running.push(one);
         }
         now_ms.store(2000, Ordering::Relaxed);
-        assert!(!targets.admit("a", FIRST).await.err().unwrap().is_down, "it is slow");
+        assert!(!targets.admit("a", FIRST).await.err().unwrap().aside.is_down, "it is slow");
         let urgent = targets.admit("a", Asks { deadline_ms: Some(2200), ..FIRST });
         tokio::pin!(urgent);
         assert!(tokio::time::timeout(Duration::from_secs(1), &mut urgent).await.is_err(), "it waits");

@@ -103,6 +103,7 @@ impl Worker {
         self.leases.watch_over();
         if self.isolation.is_some() {
             self.scope.spawn(Arc::clone(&self).call_back());
+            self.scope.spawn(Arc::clone(&self).call_for_the_gone());
         }
         self.scope.spawn(Arc::clone(&self).feed(main));
         self.scope.spawn(Arc::clone(&self).feed(lane));

@@ -70,6 +70,8 @@ pub async fn delay_in_turn(
 /// `turn`: where what is put aside is remembered, each time is one of its own. An earlier copy may have been dropped, because the
 /// delivery itself was in hand: were the next one taken for that, the message would be nowhere.
 ///
+/// `holder`: the process that calls it back, where others know of that and do so in its place should it end.
+///
 /// `false`: another copy of it waits already.
 ///
 /// # Errors
@@ -78,7 +80,7 @@ pub async fn put_aside(
     bus: &Bus,
     lane: &Lane,
     envelope: &Envelope,
-    (due_ms, turn): (i64, &str),
+    (due_ms, turn, holder): (i64, &str, Option<&str>),
     attempts: &v1::Attempts,
 ) -> Result<bool, PublishError> {
     let id = match turn {
@@ -87,6 +89,7 @@ pub async fn put_aside(
     };
     let mut copy = later(lane, envelope, (envelope.attempt(), due_ms), (attempts, id));
     copy.headers.push((Cow::Borrowed(header::EXPECTED_LAST), "0".to_owned()));
+    copy.headers.extend(holder.map(|holder| (Cow::Borrowed(header::HOLDER), holder.to_owned())));
     match store(bus, lane, envelope, copy).await {
         Err(error) if error.is_conflict() => Ok(false),
         stored => stored.map(|_| true),
@@ -103,8 +106,22 @@ pub async fn put_aside(
 /// The bus can't be reached, or this identity may not read its own lane: the copy waits as before.
 pub async fn bring_forward(bus: &Bus, lane: &Lane, unique: &str, due_ms: i64) -> Result<bool, Fault> {
     let subject = subject::lane_hold(&lane.region, &lane.service, &lane.consumer, unique);
-    let Some(held) = bus.direct_last(&lane.stream(), &subject).await? else { return Ok(false) };
-    let Envelope { headers, payload, delivery: Some(delivery), .. } = held.open().envelope else { return Ok(false) };
+    let held = match bus.direct_last(&lane.stream(), &subject).await? {
+        // Of what was put aside a moment ago, a server that is not the leader may know nothing yet.
+        None => bus.last_on(&lane.stream(), &subject).await?,
+        held => held,
+    };
+    let Some(held) = held else { return Ok(false) };
+    call_back(bus, lane, held.open().envelope, due_ms).await
+}
+
+/// The same of a copy that was read where it waits.
+///
+/// # Errors
+/// As of [`bring_forward`].
+pub(crate) async fn call_back(bus: &Bus, lane: &Lane, held: Envelope, due_ms: i64) -> Result<bool, Fault> {
+    let Envelope { subject, headers, payload, delivery: Some(delivery), .. } = held else { return Ok(false) };
+    let unique = subject.rsplit('.').next().unwrap_or_default();
     let id = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(header::MESSAGE_ID));
     if !id.is_some_and(|(_, id)| id.starts_with(ASIDE) || id.starts_with(BACK)) {
         return Ok(false);
@@ -123,6 +140,12 @@ pub async fn bring_forward(bus: &Bus, lane: &Lane, unique: &str, due_ms: i64) ->
         Err(error) if error.is_conflict() => Ok(false),
         Err(error) => Err(error.into_fault("the copy that is called back")),
     }
+}
+
+/// When a waiting copy comes back by itself, Unix milliseconds.
+pub(crate) fn due_of(copy: &Envelope) -> Option<i64> {
+    let at = copy.header(SCHEDULE)?.strip_prefix("@at ")?;
+    chrono::DateTime::parse_from_rfc3339(at).ok().map(|due| due.timestamp_millis())
 }
 
 /// Whether a header of a waiting copy is the copy's, and neither the broker's nor made anew with each copy.

@@ -18,6 +18,8 @@ pub mod header {
     pub const MESH: &str = "mesh";
     /// On lanes only: the attempts so far, `mesh.v1.Attempts` in base64.
     pub const ATTEMPTS: &str = "mesh-attempts";
+    /// On lanes only, on what waits to be called back: the process that put it aside.
+    pub const HOLDER: &str = "mesh-holder";
     /// A reply that is a fault: its one line.
     pub const ERROR: &str = "Nats-Service-Error";
     /// A reply that is a fault: its HTTP-like code (ADR-32).
@@ -125,5 +127,6 @@ impl Envelope {
 #[must_use]
 pub fn is_own(name: &str) -> bool {
     let of_broker = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
-    !of_broker && !name.eq_ignore_ascii_case(header::MESH) && !name.eq_ignore_ascii_case(header::ATTEMPTS)
+    let ours = [header::MESH, header::ATTEMPTS, header::HOLDER];
+    !of_broker && !ours.iter().any(|own| name.eq_ignore_ascii_case(own))
 }

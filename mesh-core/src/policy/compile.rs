@@ -245,6 +245,8 @@ pub fn compile(declaration: &Declaration, region: &Name) -> Permissions {
     }
     if declaration.handles() {
         publish.extend(own_store(region, service));
+        // And what others put aside that are gone. All that lies on its lanes was sent to it.
+        publish.push(format!("$JS.API.STREAM.MSG.GET.{}", subject::lane_stream(service.as_str())));
     }
     let consumers = declaration.consumes.iter().map(|c| c.consumer.clone());
     for consumer in consumers.chain(declaration.serving().into_iter().map(worker_name)) {
@@ -350,6 +352,7 @@ mod tests {
                 "$JS.ACK.*.*.mesh1-lane-payments.payments_charge.>",
                 "mesh1.store.local.payments.>",
                 "$JS.API.STREAM.MSG.GET.mesh1-store-payments",
+                "$JS.API.STREAM.MSG.GET.mesh1-lane-payments",
                 "mesh1.lane.local.payments.charge.due.*.*",
                 "$JS.API.DIRECT.GET.mesh1-lane-payments.mesh1.lane.local.payments.charge.hold.*",
                 "mesh1.lane.local.payments.charge.hold.*",

@@ -9,8 +9,9 @@
 //! What is put aside must not come back in vain: each return costs the broker two writes, and those delay the healthy. So a
 //! first attempt is put aside for long, and *called back* early: by each answer of its target two (so a target that is mended
 //! gets its work back faster and faster, and no faster than it answers), by each probe that failed one, for the next probe.
-//! The answers may go to other processes: who hears neither an answer nor a failure calls more each second. Returns are spaced,
-//! so that a long queue of one target can't crowd the consumer either.
+//! The answers may go to other processes: who hears neither an answer nor a failure calls more each second. Where the process
+//! that would call ends without a word, another one does so in its place. Returns are spaced, so that a long queue of one target
+//! can't crowd the consumer either.
 
 use std::time::Duration;
 
@@ -30,8 +31,12 @@ pub struct IsolationRule {
     pub max_pause: Duration,
     /// How many deliveries of one target may come back from the lane in a second.
     pub returns_per_s: u32,
-    /// After so long a first attempt comes back that nobody called: the process that put it aside is gone.
+    /// After so long a first attempt comes back that nobody called.
     pub aside: Duration,
+    /// The same where others don't know of this process, and would not call back what it put aside should it end.
+    pub aside_unknown: Duration,
+    /// A process that says nothing for so long is gone: another one calls back what it put aside.
+    pub silent: Duration,
 }
 
 impl Default for IsolationRule {
@@ -43,7 +48,9 @@ impl Default for IsolationRule {
             pause: Duration::from_secs(1),
             max_pause: Duration::from_secs(30),
             returns_per_s: 500,
-            aside: Duration::from_secs(120),
+            aside: Duration::from_secs(900),
+            aside_unknown: Duration::from_secs(120),
+            silent: Duration::from_secs(30),
         }
     }
 }
@@ -78,6 +85,8 @@ pub struct Target {
     soon_ms: i64,
     /// The last one of those that wait to be called.
     late_ms: i64,
+    /// The last one of those of which nobody else knows that they wait to be called.
+    unknown_ms: i64,
     /// The last one that was called.
     called_ms: i64,
     /// How many were called at the last look without an answer.
@@ -114,6 +123,19 @@ pub struct Asking {
     pub may_wait: bool,
     /// How many of its target wait to be called back.
     pub aside: usize,
+    /// Others know of this process, and call back what it put aside should it end.
+    pub is_known: bool,
+}
+
+/// For how long something is put aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// It comes back by itself as soon as there may be a place.
+    Soon,
+    /// It waits to be called.
+    Long,
+    /// It waits to be called by a process of which nobody knows.
+    Unknown,
 }
 
 /// What becomes of a delivery.
@@ -168,16 +190,17 @@ impl Target {
     pub fn admit(&mut self, rule: &IsolationRule, room: Room, asking: Asking, now_ms: i64) -> Admit {
         self.forget_the_future(rule, now_ms);
         if asking.aside == 0 {
-            self.late_ms = 0;
+            (self.late_ms, self.unknown_ms) = (0, 0);
         }
+        let long = if asking.is_known { Wait::Long } else { Wait::Unknown };
         let is_probed = self.is_probed(rule, now_ms);
         if self.is_down(rule) && (now_ms < self.probe_at_ms || is_probed) {
             // One comes back for the next probe. Retries have been begun, and know best when they are too late.
             let is_awaited = is_probed || self.soon_ms.max(self.called_ms) >= self.probe_at_ms;
-            let is_soon = !asking.may_wait || !is_awaited;
-            let aside = self.aside(rule, (true, is_soon), (now_ms.max(self.probe_at_ms), now_ms));
+            let wait = if asking.may_wait && is_awaited { long } else { Wait::Soon };
+            let aside = self.aside(rule, (true, wait), (now_ms.max(self.probe_at_ms), now_ms));
             // While a probe hangs they come back in vain: the longer it hangs, the more seldom.
-            let hangs_ms = if is_soon && is_probed { self.probed_for_ms(rule, now_ms) } else { 0 };
+            let hangs_ms = if wait == Wait::Soon && is_probed { self.probed_for_ms(rule, now_ms) } else { 0 };
             return Admit::PutAside(Aside { due_ms: aside.due_ms.saturating_add(hangs_ms), ..aside });
         }
         // The last places are for targets that have none yet.
@@ -194,7 +217,8 @@ impl Target {
         // One that is only busy ends some all the time.
         let silent_ms = oldest_ms.min(now_ms.saturating_sub(self.ended_ms));
         if oldest_ms >= millis(rule.slow_after) || silent_ms >= room.silent_after_ms(rule) {
-            return Admit::PutAside(self.aside(rule, (false, !asking.may_wait), (now_ms, now_ms)));
+            let wait = if asking.may_wait { long } else { Wait::Soon };
+            return Admit::PutAside(self.aside(rule, (false, wait), (now_ms, now_ms)));
         }
         Admit::Wait
     }
@@ -257,13 +281,14 @@ impl Target {
         self.call(rule, self.unasked.min(aside), (now_ms, now_ms))
     }
 
-    /// Whether nothing is remembered that would matter later: nothing runs or returns, and failures are long past.
+    /// Whether nothing is remembered that would matter later: nothing runs, waits (`aside`) or returns, and failures are long past.
     #[must_use]
-    pub fn is_idle(&self, rule: &IsolationRule, now_ms: i64) -> bool {
+    pub fn is_idle(&self, rule: &IsolationRule, aside: usize, now_ms: i64) -> bool {
         let over = self.probe_at_ms.saturating_add(millis(rule.max_pause)) < now_ms;
         self.running.is_empty()
+            && aside == 0
             && (self.failures == 0 || over)
-            && self.soon_ms.max(self.late_ms).max(self.called_ms) <= now_ms
+            && self.soon_ms.max(self.called_ms) <= now_ms
     }
 
     /// Whether only probes are made.
@@ -294,26 +319,24 @@ impl Target {
         self.probe_at_ms = self.probe_at_ms.min(now_ms.saturating_add(millis(rule.max_pause)));
         self.ended_ms = self.ended_ms.min(now_ms);
         self.soon_ms = self.soon_ms.min(now_ms.saturating_add(LONGEST_QUEUE_MS));
-        self.late_ms = self.late_ms.min(now_ms.saturating_add(LONGEST_QUEUE_MS));
+        let longest_ms = |wait| now_ms.saturating_add(LONGEST_QUEUE_MS).saturating_add(millis(wait));
+        self.late_ms = self.late_ms.min(longest_ms(rule.aside));
+        self.unknown_ms = self.unknown_ms.min(longest_ms(rule.aside_unknown));
         let longest_call_ms = millis(rule.max_pause).saturating_add(2 * CALLED_AHEAD_MS);
         self.called_ms = self.called_ms.min(now_ms.saturating_add(longest_call_ms));
     }
 
-    fn aside(
-        &mut self,
-        rule: &IsolationRule,
-        (is_down, is_soon): (bool, bool),
-        (from_ms, now_ms): (i64, i64),
-    ) -> Aside {
+    fn aside(&mut self, rule: &IsolationRule, (is_down, wait): (bool, Wait), (from_ms, now_ms): (i64, i64)) -> Aside {
         self.unasked = 0;
         let earliest_ms = from_ms.saturating_add(millis(rule.slow_after));
-        let late_ms = now_ms.saturating_add(millis(rule.aside)).max(earliest_ms);
-        let (last, from_ms) = match is_soon {
-            true => (&mut self.soon_ms, earliest_ms),
-            false => (&mut self.late_ms, late_ms),
+        let after_ms = |aside| now_ms.saturating_add(millis(aside)).max(earliest_ms);
+        let (last, from_ms) = match wait {
+            Wait::Soon => (&mut self.soon_ms, earliest_ms),
+            Wait::Long => (&mut self.late_ms, after_ms(rule.aside)),
+            Wait::Unknown => (&mut self.unknown_ms, after_ms(rule.aside_unknown)),
         };
         let due_ms = next(rule, last, from_ms);
-        Aside { is_down, earliest_ms, due_ms, waits_for_call: !is_soon }
+        Aside { is_down, earliest_ms, due_ms, waits_for_call: wait != Wait::Soon }
     }
 
     /// Calls back so many, from then on, unless enough are on their way.

@@ -1,6 +1,7 @@
 //! A target that is down delays nobody else on the same consumer, whether it refuses or hangs.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,14 +12,15 @@ use std::{
 use futures_util::StreamExt as _;
 use mesh_core::{
     Context, Fault, Mesh,
-    bus::{StreamLimits, StreamState},
+    bus::{Stop, StreamLimits, StreamState},
     consume::ConsumerSettings,
     fault::{Code, Effect, Reason},
     operate::letters::{self, Selector},
     policy::{budget::BudgetRule, isolation::IsolationRule, retry::RetryRule},
     subject,
 };
-use mesh_tests::{Seen, TestBroker, eventually};
+use mesh_tests::{Seen, TestBroker, eventually, within};
+use prost::Message as _;
 use shop_proto::shop::orders::v1::OrderPlaced;
 use tokio::sync::watch;
 
@@ -28,6 +30,8 @@ use crate::{
 };
 
 const COUNT: usize = 600;
+/// After so long comes again what a process had in hand that was killed.
+const ACK_WAIT: Duration = Duration::from_secs(3);
 
 /// How the target is that is down.
 #[derive(Clone, Copy, PartialEq)]
@@ -38,7 +42,17 @@ enum Down {
 
 /// Customer 0 is the target that is down until `mended`; the other six are healthy.
 /// `refused` counts what it was asked in vain.
-async fn consume(mesh: &Mesh, down: Down, seen: &Seen, (mended, refused): (watch::Receiver<bool>, &Arc<AtomicUsize>)) {
+async fn consume(mesh: &Mesh, down: Down, seen: &Seen, about: (watch::Receiver<bool>, &Arc<AtomicUsize>)) {
+    consume_by(IsolationRule::default(), mesh, down, seen, about).await;
+}
+
+async fn consume_by(
+    rule: IsolationRule,
+    mesh: &Mesh,
+    down: Down,
+    seen: &Seen,
+    (mended, refused): (watch::Receiver<bool>, &Arc<AtomicUsize>),
+) {
     let (into, refused) = (Arc::clone(seen), Arc::clone(refused));
     let handler = move |_cx: Context, event: OrderPlaced| {
         let (into, mut mended, refused) = (Arc::clone(&into), mended.clone(), Arc::clone(&refused));
@@ -63,6 +77,8 @@ async fn consume(mesh: &Mesh, down: Down, seen: &Seen, (mended, refused): (watch
             cap: Duration::from_millis(400),
             ..RetryRule::default()
         },
+        ack_wait: ACK_WAIT,
+        isolation: Some(rule),
         ..ConsumerSettings::default()
     };
     let consumer = mesh.consumer::<OrderPlaced>("ship").settings(settings);
@@ -148,7 +164,7 @@ async fn what_one_process_put_aside_comes_back_though_others_get_the_answers() {
     each_once(&seen).await;
 }
 
-/// What is put aside comes back by itself after two minutes, which is longer than `eventually` waits: so it was called.
+/// What is put aside comes back by itself after two minutes at the soonest, which is longer than `eventually` waits: so it was called.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_put_aside_is_called_back_by_the_answers_of_its_target_and_not_in_vain() {
     let broker = TestBroker::start(&[orders(), consumer("depot", "ship")]).await.unwrap();
@@ -171,6 +187,77 @@ async fn what_was_put_aside_is_called_back_by_the_answers_of_its_target_and_not_
     assert!(written < 4 * COUNT as u64, "{written} writes for {COUNT} events");
     mesh.drain().await;
     each_once(&seen).await;
+}
+
+/// A process of its own, as far as a runtime is one.
+fn process() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// It ends in the middle of everything.
+async fn kill(process: tokio::runtime::Runtime) {
+    tokio::task::spawn_blocking(move || process.shutdown_timeout(Duration::from_secs(10))).await.unwrap();
+}
+
+/// The records of the holders: whose it is, and who wrote it.
+async fn holders(operator: &Mesh) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let each = |record: mesh_core::gate::Unopened| {
+        let envelope = record.open().envelope;
+        let record = mesh_proto::v1::HolderRecord::decode(envelope.payload).unwrap();
+        found.push((envelope.subject.rsplit('.').next().unwrap().to_owned(), record.by));
+        Stop::No
+    };
+    operator.bus().read("mesh1-store-depot", "mesh1.store.local.depot.holder.ship.*", each).await.unwrap();
+    found
+}
+
+/// The process that put everything aside is killed, and so is the one that calls it back, in the middle. By itself nothing comes
+/// back for a quarter of an hour, but what was put aside before others knew of the process.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_process_put_aside_that_was_killed_is_called_back_by_others() {
+    let limits = StreamLimits { ack_wait: ACK_WAIT, ..StreamLimits::default() };
+    let broker = TestBroker::with(&[orders(), consumer("depot", "ship")], true, &limits).await.unwrap();
+    let broker = Arc::new(broker);
+    let operator = broker.connect("operator").await.unwrap();
+    let (seen, (mend, mended), refused) = (Seen::default(), watch::channel(false), Arc::default());
+    let (silent, aside_unknown) = (Duration::from_secs(2), Duration::from_secs(15));
+    let begin = async |runtime: &tokio::runtime::Runtime| {
+        let rule = IsolationRule { silent, aside_unknown, ..IsolationRule::default() };
+        let (broker, seen, mended, refused) =
+            (Arc::clone(&broker), Arc::clone(&seen), mended.clone(), Arc::clone(&refused));
+        let begun = runtime.spawn(async move {
+            let mesh = broker.connect("depot").await.unwrap();
+            consume_by(rule, &mesh, Down::Refuses, &seen, (mended, &refused)).await;
+            mesh
+        });
+        begun.await.unwrap()
+    };
+    let first = process();
+    let _first = begin(&first).await;
+    all_aside(&broker, &operator).await;
+    let known = eventually("the process is known", || async { holders(&operator).await.pop() }).await;
+    assert_eq!(known.0, known.1, "it wrote its own");
+    kill(first).await;
+    // What comes back is put aside again, and waits for the next process: the target is down still.
+    let second = process();
+    let _second = begin(&second).await;
+    let is_taken = |records: Vec<(String, String)>| {
+        let of_first = records.into_iter().find(|(holder, _)| *holder == known.0);
+        of_first.is_some_and(|(_, by)| by != known.1).then_some(())
+    };
+    eventually("the second one takes it over", || async { is_taken(holders(&operator).await) }).await;
+    kill(second).await;
+    mend.send_replace(true);
+    let third = process();
+    let mesh = begin(&third).await;
+    let distinct = async || seen.lock().await.iter().cloned().collect::<BTreeSet<_>>().len();
+    within(Duration::from_secs(60), "all of them", || async { (distinct().await == COUNT).then_some(()) }).await;
+    third.spawn(async move { mesh.drain().await }).await.unwrap();
+    kill(third).await;
+    // Without an inbox, what a process had in hand that was killed may be done twice: 32 from each of its two feeds.
+    let twice = seen.lock().await.len() - COUNT;
+    assert!(twice <= 2 * 64, "{twice} more than what was in hand");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,8 +3,8 @@ use proptest::prelude::*;
 
 const PLACES: usize = 64;
 const FREE: Room = Room { places: PLACES, free: PLACES, hand: 2 * PLACES, in_hand: 0 };
-const FIRST: Asking = Asking { may_wait: true, aside: 100 };
-const RETRY: Asking = Asking { may_wait: false, aside: 100 };
+const FIRST: Asking = Asking { may_wait: true, aside: 100, is_known: true };
+const RETRY: Asking = Asking { may_wait: false, aside: 100, is_known: true };
 
 /// With so many places free, and nothing that waits.
 fn room(free: usize) -> Room {
@@ -218,7 +218,7 @@ fn even_with_few_places_a_target_that_hangs_leaves_one_and_a_failure_long_ago_is
     let mut once = Target::default();
     assert_eq!(once.admit(&rule, of_three(3), FIRST, 0), Admit::Begin);
     end(&mut once, 0, Came::Failed, 0);
-    assert!(once.is_idle(&rule, 40_000));
+    assert!(once.is_idle(&rule, 0, 40_000));
     assert_eq!(Target::default().admit(&rule, of_three(0), FIRST, 0), Admit::Wait, "no place at all");
 }
 
@@ -260,7 +260,7 @@ proptest! {
                 shelf -= called.len();
             }
             let free = PLACES - running.len();
-            match target.admit(&rule, room(free), Asking { may_wait, aside: shelf }, now_ms) {
+            match target.admit(&rule, room(free), Asking { may_wait, aside: shelf, is_known: now_ms % 3 > 0 }, now_ms) {
                 Admit::Begin => running.push(now_ms),
                 Admit::PutAside(aside) => shelf += usize::from(aside.waits_for_call),
                 Admit::Wait => {}
