@@ -17,6 +17,7 @@ use mesh_core::{
     fault::{Code, Effect, Reason},
     operate::letters::{self, Selector},
     policy::{budget::BudgetRule, isolation::IsolationRule, retry::RetryRule},
+    store::{Store, Written},
     subject,
 };
 use mesh_tests::{Seen, TestBroker, eventually, within};
@@ -205,7 +206,9 @@ async fn holders(operator: &Mesh) -> Vec<(String, String)> {
     let each = |record: mesh_core::gate::Unopened| {
         let envelope = record.open().envelope;
         let record = mesh_proto::v1::HolderRecord::decode(envelope.payload).unwrap();
-        found.push((envelope.subject.rsplit('.').next().unwrap().to_owned(), record.by));
+        if !record.by.is_empty() {
+            found.push((envelope.subject.rsplit('.').next().unwrap().to_owned(), record.by));
+        }
         Stop::No
     };
     operator.bus().read("mesh1-store-depot", "mesh1.store.local.depot.holder.ship.*", each).await.unwrap();
@@ -258,6 +261,38 @@ async fn what_a_process_put_aside_that_was_killed_is_called_back_by_others() {
     // Without an inbox, what a process had in hand that was killed may be done twice: 32 from each of its two feeds.
     let twice = seen.lock().await.len() - COUNT;
     assert!(twice <= 2 * 64, "{twice} more than what was in hand");
+}
+
+/// It was stopped for longer than it may be silent, and goes on: what it put aside before it still remembers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_was_taken_for_gone_goes_on_in_another_name() {
+    let broker = TestBroker::start(&[orders(), consumer("depot", "ship")]).await.unwrap();
+    let operator = broker.connect("operator").await.unwrap();
+    let (seen, (mend, mended), refused) = (Seen::default(), watch::channel(false), Arc::default());
+    let mesh = broker.connect("depot").await.unwrap();
+    let rule = IsolationRule { silent: Duration::from_secs(2), ..IsolationRule::default() };
+    consume_by(rule, &mesh, Down::Refuses, &seen, (mended, &refused)).await;
+    all_aside(&broker, &operator).await;
+    let (first, _) = eventually("the process is known", || async { holders(&operator).await.pop() }).await;
+    let store = Store::new(operator.bus(), mesh_tests::broker::REGION.parse().unwrap(), "depot".parse().unwrap());
+    let key = format!("holder.ship.{first}");
+    let taken = || async {
+        let revision = store.get(&key).await.unwrap()?.revision;
+        let record = mesh_proto::v1::HolderRecord { by: "somebody".into(), at_ms: store.now_ms(), silent_ms: 0 };
+        let written = store.put(&key, record.encode_to_vec().into(), revision, None).await.unwrap();
+        matches!(written, Written::At(_)).then_some(())
+    };
+    eventually("somebody takes it over", taken).await;
+    // And says nothing more: what it took is ended by who is there.
+    let is_there = |records: Vec<(String, String)>| match records.as_slice() {
+        [(holder, by)] => (holder == by && *holder != first).then_some(()),
+        _ => None,
+    };
+    eventually("another name, and no other", || async { is_there(holders(&operator).await) }).await;
+    mend.send_replace(true);
+    eventually("all of them", || async { (seen.lock().await.len() >= COUNT).then_some(()) }).await;
+    mesh.drain().await;
+    each_once(&seen).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
