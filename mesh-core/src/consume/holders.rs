@@ -11,6 +11,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -20,14 +21,11 @@ use mesh_proto::v1::HolderRecord;
 use prost::Message as _;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
-use super::{
-    targets::{FALLS_DUE_MS, Targets},
-    worker::Worker,
-};
+use super::{targets::Targets, worker::Worker};
 use crate::{
     bus::PublishError,
     delayed,
-    envelope::{Envelope, header},
+    envelope::header,
     fault::{Fault, Reason},
     store::{Entry, Store, Written},
     subject,
@@ -41,6 +39,8 @@ const GONE: Duration = Duration::from_secs(1);
 const LOOK_FOR_EACH: Duration = Duration::from_millis(200);
 /// Who may not read its lanes asks again after so long.
 const DENIED_FOR: Duration = Duration::from_secs(300);
+/// How long it takes to say that it goes, at most.
+const LEAVES_WITHIN: Duration = Duration::from_secs(2);
 /// So many are called back at once.
 const AT_ONCE: usize = 16;
 /// Copies are read no faster than one in so long: others use the broker.
@@ -83,31 +83,14 @@ impl Worker {
     /// Then its own record is silent, and others find what it has left.
     pub(super) async fn call_for_the_gone(self: Arc<Self>) {
         let Some(targets) = &self.isolation else { return };
-        let work = async {
-            let mut holders = Holders::new(&self, targets);
-            let mut tick = interval(holders.period());
-            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                tokio::select! {
-                    _ = tick.tick() => {}
-                    () = targets.unknown(), if !holders.is_wanted => {
-                        holders.is_wanted = true;
-                        // Most of what follows may then wait for long.
-                        holders.stay_known().await;
-                        continue;
-                    }
-                }
-                holders.look().await;
-                if !holders.taken.is_empty() {
-                    holders.call(&mut tick).await;
-                }
-            }
-        };
+        let mut holders = Holders::new(&self, targets);
         tokio::select! {
             biased;
             () = self.scope.stopped() => {}
-            () = work => {}
+            () = holders.work() => {}
         }
+        // It goes by itself.
+        let _ = tokio::time::timeout(LEAVES_WITHIN, holders.leave()).await;
     }
 }
 
@@ -129,6 +112,36 @@ impl<'a> Holders<'a> {
         }
     }
 
+    async fn work(&mut self) {
+        let mut tick = interval(self.period());
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.targets.unknown(), if !self.is_wanted => {
+                    self.is_wanted = true;
+                    // Most of what follows may then wait for long.
+                    self.stay_known().await;
+                    continue;
+                }
+            }
+            self.look().await;
+            if !self.taken.is_empty() {
+                self.call(&mut tick).await;
+            }
+        }
+    }
+
+    /// Where nothing of it waits, nobody need look for that.
+    async fn leave(&mut self) {
+        if self.targets.is_empty()
+            && let Some(own) = self.own.take()
+        {
+            self.targets.set_known(None);
+            let _ = self.write(&own.key, own.revision, "", GONE).await;
+        }
+    }
+
     fn store(&self) -> &'a Store {
         &self.worker.store
     }
@@ -142,7 +155,7 @@ impl<'a> Holders<'a> {
     async fn look(&mut self) {
         self.stay_known().await;
         self.renew_taken().await;
-        if Instant::now() < self.next_look {
+        if Instant::now() < self.next_look.max(self.not_before) {
             return;
         }
         match records(self.store(), &self.worker.lane.consumer).await {
@@ -208,7 +221,8 @@ impl<'a> Holders<'a> {
                 if fault.reason() == Reason::AccessDenied {
                     self.not_before = Instant::now() + DENIED_FOR;
                 }
-                if !std::mem::replace(&mut self.has_warned, true) {
+                let is_known = self.targets.holder().is_some();
+                if !is_known && !std::mem::replace(&mut self.has_warned, true) {
                     tracing::warn!(
                         %fault,
                         consumer = %self.worker.lane.durable(),
@@ -280,11 +294,12 @@ impl<'a> Holders<'a> {
         let worker = self.worker;
         let gone: BTreeSet<String> = self.taken.iter().filter_map(|taken| holder_of(&taken.key)).collect();
         let calling = worker.call_orphans(Living { worker, gone: gone.clone(), alive: BTreeSet::new() }, self.held());
-        tokio::pin!(calling);
+        let mut calling = pin!(calling);
         let called = loop {
             tokio::select! {
                 biased;
                 called = &mut calling => break called,
+                () = self.targets.unknown(), if !self.is_wanted => self.is_wanted = true,
                 _ = tick.tick() => {}
             }
             // It may be long work, and another one may end meanwhile.
@@ -304,6 +319,11 @@ impl<'a> Holders<'a> {
                 }
             }
             Err(fault) => {
+                if fault.reason() == Reason::AccessDenied {
+                    // Somebody else may.
+                    self.taken.clear();
+                    self.not_before = Instant::now() + DENIED_FOR;
+                }
                 tracing::warn!(%fault, consumer = %worker.lane.durable(), "what processes that are gone had put aside is not all called back yet: tried again");
             }
         }
@@ -354,8 +374,21 @@ impl Worker {
         let (mut reads, mut calls) = (paced(READ_PACE), paced(Duration::from_secs(1) / rate));
         let (mut next, mut count, mut calling) = (1, 0, FuturesUnordered::new());
         while next <= last {
-            reads.tick().await;
-            let Some(copy) = self.bus.next_on(&stream, &held, next).await? else { break };
+            let copy = {
+                let mut read = pin!(async {
+                    reads.tick().await;
+                    self.bus.next_on(&stream, &held, next).await
+                });
+                // What is called goes on meanwhile.
+                loop {
+                    tokio::select! {
+                        biased;
+                        Some(called) = calling.next(), if !calling.is_empty() => count += usize::from(called?),
+                        copy = &mut read => break copy?,
+                    }
+                }
+            };
+            let Some(copy) = copy else { break };
             let copy = copy.open().envelope;
             let Some(delivery) = &copy.delivery else { break };
             next = delivery.sequence + 1;
@@ -364,7 +397,7 @@ impl Worker {
                 continue;
             }
             calls.tick().await;
-            calling.push(self.call_orphan(copy));
+            calling.push(delayed::call_back(&self.bus, &self.lane, copy, self.bus.gate().clock().now_ms()));
             if calling.len() >= AT_ONCE
                 && let Some(called) = calling.next().await
             {
@@ -375,16 +408,6 @@ impl Worker {
             count += usize::from(called?);
         }
         Ok(count)
-    }
-
-    /// Calls one back, unless it is about to come by itself.
-    async fn call_orphan(&self, copy: Envelope) -> Result<bool, Fault> {
-        let now_ms = self.bus.gate().clock().now_ms();
-        let soon_ms = now_ms.saturating_add(FALLS_DUE_MS);
-        if delayed::due_of(&copy).is_some_and(|due_ms| due_ms <= soon_ms) {
-            return Ok(false);
-        }
-        delayed::call_back(&self.bus, &self.lane, copy, now_ms).await
     }
 }
 

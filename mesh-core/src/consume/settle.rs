@@ -65,8 +65,7 @@ impl Worker {
             }
             Ended::PutAside { due_ms, turn, shelf } => {
                 let stored = Box::pin(self.put_aside(envelope, (due_ms, &turn, shelf.as_ref()), &attempts)).await;
-                let back_ms = stored.as_ref().ok().copied().flatten();
-                called_by = shelf.zip(back_ms).map(|(shelf, back_ms)| (shelf.target, back_ms));
+                called_by = shelf.zip(stored.as_ref().ok().copied()).map(|(shelf, back_ms)| (shelf.target, back_ms));
                 (How::Delay, stored.map(drop))
             }
             Ended::DeadLetter(fault) => (How::DeadLetter, Box::pin(self.dead_letter(envelope, &fault, attempts)).await),
@@ -149,18 +148,18 @@ impl Worker {
         Ok(())
     }
 
-    /// When it comes back; `None`: another copy of it waits already.
+    /// When it comes back.
     async fn put_aside(
         &self,
         envelope: &Envelope,
         (due_ms, turn, shelf): (i64, &str, Option<&Shelf>),
         attempts: &v1::Attempts,
-    ) -> Result<Option<i64>, GivenUp> {
+    ) -> Result<i64, GivenUp> {
         let put_aside = || async {
             let (due_ms, holder) = self.held_until(due_ms, shelf);
             let aside = (due_ms, turn, holder);
-            let stored = delayed::put_aside(&self.bus, &self.lane, envelope, aside, attempts).await;
-            stored.map(|is_stored| is_stored.then_some(due_ms))
+            // Where a copy of it waits already, that may be one of this process whose confirmation was lost.
+            delayed::put_aside(&self.bus, &self.lane, envelope, aside, attempts).await.map(|_| due_ms)
         };
         let back_ms = self.until_confirmed("a copy of what is put aside", put_aside).await?;
         crash_point("settle.delayed");

@@ -13,6 +13,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     clock::Clock,
+    delayed::FALLS_DUE_MS,
     policy::isolation::{Admit, Aside, Asking, Came, End, IsolationRule, Room, Target},
 };
 
@@ -21,9 +22,6 @@ const MAX_TARGETS: usize = 10_000;
 /// Copies on the lane that are remembered, of all targets: about 100 bytes each. One target has at most as many as are left for
 /// all others; what finds no room comes back soon, and in vain, as a retry does.
 const MAX_SHELVED: usize = 200_000;
-/// What comes back by itself within such a time is not called any more. In a cluster a copy that falls due while it is called
-/// would be there twice, and the broker's clock may differ from this one's.
-pub(super) const FALLS_DUE_MS: i64 = 10_000;
 /// A wait for a place of a target looks again so often, whether it has become slow.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -132,6 +130,11 @@ impl Targets {
             ended,
             called,
         }
+    }
+
+    /// Whether nothing waits to be called.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().shelved == 0
     }
 
     /// The limits.

@@ -20,6 +20,9 @@ pub(crate) use lane::cut;
 pub use lane::{Lane, attempts_of, block_of, encode_attempts, letter_id, shortened};
 use mesh_proto::v1;
 
+/// What comes back by itself within such a time is not called any more. In a cluster a copy that falls due while it is called
+/// would be there twice, and the broker's clock may differ from this one's.
+pub(crate) const FALLS_DUE_MS: i64 = 10_000;
 /// How the id of a copy begins that was put aside, not begun.
 const ASIDE: &str = "aside/";
 /// How it begins when that was called back.
@@ -120,6 +123,10 @@ pub async fn bring_forward(bus: &Bus, lane: &Lane, unique: &str, due_ms: i64) ->
 /// # Errors
 /// As of [`bring_forward`].
 pub(crate) async fn call_back(bus: &Bus, lane: &Lane, held: Envelope, due_ms: i64) -> Result<bool, Fault> {
+    let soon_ms = bus.gate().clock().now_ms().saturating_add(FALLS_DUE_MS);
+    if due_of(&held).is_some_and(|due_ms| due_ms <= soon_ms) {
+        return Ok(false);
+    }
     let Envelope { subject, headers, payload, delivery: Some(delivery), .. } = held else { return Ok(false) };
     let unique = subject.rsplit('.').next().unwrap_or_default();
     let id = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(header::MESSAGE_ID));
@@ -143,7 +150,7 @@ pub(crate) async fn call_back(bus: &Bus, lane: &Lane, held: Envelope, due_ms: i6
 }
 
 /// When a waiting copy comes back by itself, Unix milliseconds.
-pub(crate) fn due_of(copy: &Envelope) -> Option<i64> {
+fn due_of(copy: &Envelope) -> Option<i64> {
     let at = copy.header(SCHEDULE)?.strip_prefix("@at ")?;
     chrono::DateTime::parse_from_rfc3339(at).ok().map(|due| due.timestamp_millis())
 }

@@ -215,6 +215,18 @@ async fn holders(operator: &Mesh) -> Vec<(String, String)> {
     found
 }
 
+/// How many copies wait in the name of a holder.
+async fn held_by(operator: &Mesh, holder: &str) -> usize {
+    let (mut count, mut next) = (0, 1);
+    let (stream, held) = (subject::lane_stream("depot"), "mesh1.lane.local.depot.ship.hold.*");
+    while let Some(copy) = operator.bus().next_on(&stream, held, next).await.unwrap() {
+        let copy = copy.open().envelope;
+        count += usize::from(copy.header("mesh-holder") == Some(holder));
+        next = copy.delivery.unwrap().sequence + 1;
+    }
+    count
+}
+
 /// The process that put everything aside is killed, and so is the one that calls it back, in the middle. By itself nothing comes
 /// back for a quarter of an hour, but what was put aside before others knew of the process.
 #[tokio::test(flavor = "multi_thread")]
@@ -226,7 +238,7 @@ async fn what_a_process_put_aside_that_was_killed_is_called_back_by_others() {
     let (seen, (mend, mended), refused) = (Seen::default(), watch::channel(false), Arc::default());
     let (silent, aside_unknown) = (Duration::from_secs(2), Duration::from_secs(15));
     let begin = async |runtime: &tokio::runtime::Runtime| {
-        let rule = IsolationRule { silent, aside_unknown, ..IsolationRule::default() };
+        let rule = IsolationRule { silent, aside_unknown, returns_per_s: 100, ..IsolationRule::default() };
         let (broker, seen, mended, refused) =
             (Arc::clone(&broker), Arc::clone(&seen), mended.clone(), Arc::clone(&refused));
         let begun = runtime.spawn(async move {
@@ -251,6 +263,7 @@ async fn what_a_process_put_aside_that_was_killed_is_called_back_by_others() {
     };
     eventually("the second one takes it over", || async { is_taken(holders(&operator).await) }).await;
     kill(second).await;
+    assert!(held_by(&operator, &known.0).await > 0, "it was killed in the middle");
     mend.send_replace(true);
     let third = process();
     let mesh = begin(&third).await;

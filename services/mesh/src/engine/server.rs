@@ -230,9 +230,33 @@ fn process(doing: &'static str) -> impl FnOnce(std::io::Error) -> EngineError {
 }
 
 /// How much nats-server's heap may grow between two garbage collections, in percent of what lives. A collection delays every
-/// message that comes meanwhile by some milliseconds; four times as much memory is one fourth as many. Whoever sets it keeps it.
-const COLLECTOR: &str = "GOGC";
-const COLLECTS_AT: &str = "400";
+/// message that comes meanwhile by some milliseconds; four times as much memory is one fourth as many.
+const GROWTH: (&str, &str) = ("GOGC", "400");
+/// Above this it collects as often as it must to stay below, if it can.
+const LIMIT: &str = "GOMEMLIMIT";
+
+/// How the server's garbage is collected: seldom, and within half of what memory there is for this process. Whoever says something
+/// of it has decided, and where nobody knows how much memory there is, the server decides.
+fn collection() -> Option<[(&'static str, String); 2]> {
+    let environment = Environment::from_process();
+    if environment.get(GROWTH.0).or(environment.get(LIMIT)).is_some() {
+        return None;
+    }
+    let machine = total_kib(&std::fs::read_to_string("/proc/meminfo").ok()?)?;
+    // A container may have less. Without a limit the file is not there, or has a word or a number beyond all memory.
+    let container = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .iter()
+        .filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok())
+        .map(|bytes| bytes / 1024);
+    let memory = container.fold(machine, u64::min);
+    Some([(GROWTH.0, GROWTH.1.to_owned()), (LIMIT, format!("{}KiB", memory / 2))])
+}
+
+/// What Linux says of the machine's memory.
+fn total_kib(meminfo: &str) -> Option<u64> {
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    total.trim().strip_suffix("kB")?.trim().parse().ok()
+}
 
 async fn launch(
     guard: &Guard,
@@ -243,8 +267,8 @@ async fn launch(
     folder.prepare(config)?;
     let offset = log::length(&folder.log());
     let mut command = GuardedCommand::new(guard, binary).arg("-c").arg(folder.config()).log(folder.log());
-    if Environment::from_process().get(COLLECTOR).is_none() {
-        command = command.env(COLLECTOR, COLLECTS_AT);
+    for (name, value) in collection().into_iter().flatten() {
+        command = command.env(name, value);
     }
     let mut child = command.spawn().await?;
     let outcome = tokio::select! {
@@ -307,4 +331,15 @@ fn died(folder: &Folder, offset: u64, status: ExitStatus) -> EngineError {
     let lines: Vec<&str> = text.lines().collect();
     let tail = lines.get(lines.len().saturating_sub(TAIL_LINES)..).unwrap_or_default().join("\n");
     EngineError::Died { status: status.to_string(), tail, log: path }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machines_memory_is_read_as_linux_says_it() {
+        assert_eq!(total_kib("MemTotal:       24630000 kB\nMemFree:         1 kB\n"), Some(24_630_000));
+        assert_eq!((total_kib("MemFree: 1 kB"), total_kib("MemTotal: much")), (None, None));
+    }
 }
