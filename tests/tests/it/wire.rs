@@ -127,6 +127,7 @@ fn the_headers_are_those_that_are_written() {
         header::TRACEPARENT,
         header::MESH,
         header::ATTEMPTS,
+        header::HOLDER,
         header::ERROR,
         header::ERROR_CODE,
         header::SCHEDULER,
