@@ -327,10 +327,12 @@ async fn a_call_is_repeated_within_its_deadline_and_no_longer() {
     let fault = client.call(&charge_of(1, 100)).timeout(timeout).await.unwrap_err();
     let took = begun.elapsed();
     assert!(took <= timeout + Duration::from_millis(500), "{took:?}");
-    // On a busy machine the last attempt may take longer than the one before it, and meets the deadline itself.
+    // On a busy machine the last attempt may take longer than the one before it, and meets the deadline itself: here, or where
+    // it is served.
     let is_late =
         fault.detail() == "its deadline comes before the next attempt" && fault.message().starts_with("closed; ");
-    assert!(is_late || fault.reason() == Reason::CallTimedOut, "{fault} {}", fault.detail());
+    let is_met = [Reason::CallTimedOut, Reason::DeadlineExpired].contains(&fault.reason());
+    assert!(is_late || is_met, "{fault} {}", fault.detail());
     assert!(fault.message().ends_with(" attempts were made"), "{fault}");
     assert!(service.calls() > 10, "{}", service.calls());
 }
