@@ -1,10 +1,13 @@
 //! What was put aside by a process that is gone is called back by another one.
 //!
 //! Only the process that put something aside remembers for what target it waits. So from the first time that it does, it
-//! keeps a record in the service's store, and writes it anew all the time; the others look whether it changes. Where one does not for its time, whoever sees that takes
-//! it over: writes it in its own name, at the revision that it saw, and goes on doing so. Then it reads the lane and calls back
-//! each copy whose holder has no record. Should it end in the middle, the record is silent again, and the next one begins anew:
-//! what was called is no holder's any more.
+//! keeps a record in the service's store, and writes it anew all the time; the others look whether it changes. Where one does
+//! not for its time, whoever sees that takes it over: writes it in its own name, at the revision that it saw, and goes on doing
+//! so. Then it reads the lane and calls back each copy whose holder has no record. Should it end in the middle, the record is
+//! silent again, and the next one begins anew: what was called is no holder's any more.
+//!
+//! Who drains does not end its record, even where nothing waits here any more: a copy may be on its way to the lane in its name,
+//! and one that is called may not get there. What ends it is that somebody has looked.
 //!
 //! No clock is compared with another's: a record is silent when *this* process has seen the same revision for so long. A process
 //! that could not write its record for as long does not count on the others ([`Targets::set_known`]).
@@ -39,8 +42,6 @@ const GONE: Duration = Duration::from_secs(1);
 const LOOK_FOR_EACH: Duration = Duration::from_millis(200);
 /// Who may not read its lanes asks again after so long.
 const DENIED_FOR: Duration = Duration::from_secs(300);
-/// How long it takes to say that it goes, at most.
-const LEAVES_WITHIN: Duration = Duration::from_secs(2);
 /// So many are called back at once.
 const AT_ONCE: usize = 16;
 /// Copies are read no faster than one in so long: others use the broker.
@@ -89,8 +90,6 @@ impl Worker {
             () = self.scope.stopped() => {}
             () = holders.work() => {}
         }
-        // It goes by itself.
-        let _ = tokio::time::timeout(LEAVES_WITHIN, holders.leave()).await;
     }
 }
 
@@ -129,16 +128,6 @@ impl<'a> Holders<'a> {
             if !self.taken.is_empty() {
                 self.call(&mut tick).await;
             }
-        }
-    }
-
-    /// Where nothing of it waits, nobody need look for that.
-    async fn leave(&mut self) {
-        if self.targets.is_empty()
-            && let Some(own) = self.own.take()
-        {
-            self.targets.set_known(None);
-            let _ = self.write(&own.key, own.revision, "", GONE).await;
         }
     }
 

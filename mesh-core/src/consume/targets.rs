@@ -132,11 +132,6 @@ impl Targets {
         }
     }
 
-    /// Whether nothing waits to be called.
-    pub(super) fn is_empty(&self) -> bool {
-        self.lock().shelved == 0
-    }
-
     /// The limits.
     pub(super) fn rule(&self) -> &IsolationRule {
         &self.rule

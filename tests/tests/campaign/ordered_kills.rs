@@ -50,6 +50,7 @@ pub(crate) async fn worker(run: &mut Run) -> anyhow::Result<Played> {
         played.more(1).await?;
         let mut worker = played.stage.worker(None).await?;
         effects(&played.stage, before + 1).await?;
+        // Waits for nothing: a random moment is the fault.
         tokio::time::sleep(run.some_ms(0, 100)).await;
         worker.kill9().await?;
         cut_off += played.healthy - played.stage.counter.count("").await?;
