@@ -86,7 +86,8 @@ pub async fn write(bus: &Bus, numbers: Range<u64>, mut confirmed: impl FnMut(u64
 
 /// The id of a letter: spread as the digits of a hash are, and never the same twice, since it ends in the number.
 fn id_of(number: u64) -> String {
-    format!("{:016x}{number:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29))
+    let spread = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    format!("{spread:016x}{number:016x}")
 }
 
 /// The number of the letter that has this id.

@@ -77,8 +77,16 @@ impl Desk {
     /// # Errors
     /// It does not end, or not well.
     pub async fn dead_letter(&self, words: &[&str]) -> anyhow::Result<Measured> {
+        self.mesh(&[&["dead-letter"], words].concat()).await
+    }
+
+    /// Runs `mesh` with these words until it ends.
+    ///
+    /// # Errors
+    /// It does not end, or not well.
+    pub async fn mesh(&self, words: &[&str]) -> anyhow::Result<Measured> {
         let mut command = Command::new(mesh_binary());
-        command.arg("dead-letter").args(words).args(["-o", "json", "--url", &self.url, "--seed-file"]);
+        command.args(words).args(["-o", "json", "--url", &self.url, "--seed-file"]);
         command.arg(self.folder.path().join("seed"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let started = Instant::now();
@@ -96,7 +104,8 @@ impl Desk {
         };
         let ((ended, took), output, said) = tokio::try_join!(ending, output, said)?;
         let said = String::from_utf8_lossy(&said).into_owned();
-        ensure!(ended.success(), "{words:?}: {ended}: {said}");
+        let printed = || String::from_utf8_lossy(&output).chars().take(2000).collect::<String>();
+        ensure!(ended.success(), "{words:?}: {ended}: {said}\n{}", printed());
         Ok(Measured { took, peak_kb, output, said })
     }
 }

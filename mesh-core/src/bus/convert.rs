@@ -51,6 +51,9 @@ impl From<Message> for Received {
     }
 }
 
+/// One of the broker's own headers.
+pub(super) type Own = (HeaderName, HeaderValue);
+
 /// The headers of a message in the client's own form.
 pub(super) struct Prepared(HeaderMap);
 
@@ -60,10 +63,10 @@ impl Prepared {
         Prepared(header_map(sealed.headers()))
     }
 
-    /// And the broker's own, for a batch.
-    pub(super) fn with<'a>(mut self, own: impl IntoIterator<Item = (&'static str, Cow<'a, str>)>) -> Prepared {
+    /// And the broker's own: each is there once.
+    pub(super) fn with(mut self, own: impl IntoIterator<Item = Own>) -> Prepared {
         for (name, value) in own {
-            self.0.insert(HeaderName::from_static(name), &*value);
+            self.0.insert(name, value);
         }
         self
     }
@@ -71,6 +74,23 @@ impl Prepared {
     /// `None`: there are none.
     pub(super) fn into_headers(self) -> Option<HeaderMap> {
         Some(self.0).filter(|map| !map.is_empty())
+    }
+}
+
+/// The headers of a message that goes in a batch, but for the marks that say which one and where in it.
+///
+/// There is room for them: a map that grows moves all that it holds, and who makes it does that, not the one task that sends it.
+pub(super) struct Member(Prepared);
+
+impl Member {
+    /// With room for these.
+    pub(super) fn of<const N: usize>(sealed: &Sealed, marks: [HeaderName; N]) -> Member {
+        Member(Prepared::of(sealed).with(marks.map(|name| (name, HeaderValue::default()))))
+    }
+
+    /// With the marks, which must have those names.
+    pub(super) fn marked<const N: usize>(self, marks: [Own; N]) -> Prepared {
+        self.0.with(marks)
     }
 }
 

@@ -1,12 +1,14 @@
 //! How a message that was sent can end.
 
+use std::sync::Arc;
+
 use crate::fault::{Code, Effect, Fault, Reason};
 
 /// The broker stored it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// The stream.
-    pub stream: String,
+    pub stream: Arc<str>,
     /// Its sequence there.
     pub sequence: u64,
     /// A message with this id was there already; nothing was added.

@@ -184,17 +184,12 @@ impl Bus {
         self.send(subject, None, headers, payload).await
     }
 
-    /// Sends a message and keeps it, with headers of the broker's own beside its own.
-    async fn send_sealed<'a>(
-        &self,
-        sealed: &'a Sealed,
-        reply: Option<String>,
-        own: impl IntoIterator<Item = (&'static str, Cow<'a, str>)>,
-    ) -> Result<(), PublishError> {
-        self.send_prepared(sealed, reply, convert::Prepared::of(sealed).with(own)).await
+    /// Sends a message and keeps it.
+    async fn send_sealed(&self, sealed: &Sealed, reply: Option<String>) -> Result<(), PublishError> {
+        self.send_prepared(sealed, reply, convert::Prepared::of(sealed)).await
     }
 
-    /// The same of a message whose headers were put into the client's own form before.
+    /// The same of a message whose headers were put into the client's own form before, perhaps with some of the broker's own.
     async fn send_prepared(
         &self,
         sealed: &Sealed,

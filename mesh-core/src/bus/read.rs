@@ -107,6 +107,14 @@ impl Bus {
         Ok(last.and_then(|message| message.open().envelope.delivery).map(|delivery| delivery.sequence))
     }
 
+    /// As [`next_on`](Bus::next_on), and waits while a leader is elected: for whoever has read much before, and would begin anew.
+    ///
+    /// # Errors
+    /// The broker can't be reached, or this identity may not read.
+    pub async fn next_on_elected(&self, stream: &str, subject: &str, sequence: u64) -> Result<Option<Unopened>, Fault> {
+        self.while_elected(stream, || self.next_on(stream, subject, sequence)).await
+    }
+
     async fn read_by(
         &self,
         (stream, filter): (&str, &str),

@@ -139,7 +139,11 @@ impl Bus {
         use futures_util::StreamExt as _;
         /// Questions that wait for their answers at a time.
         const AT_A_TIME: usize = 32;
-        let read = |sequence| async move { Ok::<_, Fault>((sequence, self.message_at(name, sequence).await?)) };
+        // There may be a million questions: one election must not end them.
+        let read = |sequence| async move {
+            let message = self.while_elected(name, || self.message_at(name, sequence)).await?;
+            Ok::<_, Fault>((sequence, message))
+        };
         let mut found = futures_util::stream::iter(sequences).map(read).buffer_unordered(AT_A_TIME);
         while let Some((sequence, message)) = found.try_next().await? {
             each(sequence, message);

@@ -1,6 +1,9 @@
 //! W3C Trace Context, level 1: the `traceparent` header.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
+
+/// Bytes of the header.
+const HEADER_BYTES: usize = 55;
 
 /// A place in a trace: `00-<trace>-<span>-<flags>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,14 @@ impl TraceContext {
         self.sampled
     }
 
+    /// As the header says it, in one allocation.
+    pub(crate) fn to_header(self) -> String {
+        let mut header = String::with_capacity(HEADER_BYTES);
+        // Writing into a string can't fail.
+        let _ = write!(header, "{self}");
+        header
+    }
+
     /// Reads a header. `None`: malformed, which the standard says to treat as absent.
     #[must_use]
     pub fn parse(header: &str) -> Option<TraceContext> {
@@ -86,6 +97,12 @@ impl fmt::Display for TraceContext {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_header_is_as_long_as_it_is_said_to_be() {
+        let context = TraceContext::root(true);
+        assert_eq!((context.to_header().len(), context.to_header()), (HEADER_BYTES, context.to_string()));
+    }
 
     #[test]
     fn reads_the_standards_example_and_refuses_what_it_forbids() {

@@ -151,13 +151,13 @@ impl Gate {
     /// # Errors
     /// The id does not fit.
     pub fn call_key(&self, operation: (&str, &str), id: Option<String>) -> Result<String, Fault> {
-        self.message_id(format_args!("{}.{}", operation.0, operation.1), id)
+        self.message_id(&format!("{}.{}", operation.0, operation.1), id)
     }
 
-    fn message_id(&self, contract: impl std::fmt::Display, id: Option<String>) -> Result<String, Fault> {
+    fn message_id(&self, contract: &str, id: Option<String>) -> Result<String, Fault> {
         let id = id.unwrap_or_else(new_id);
         Self::check_id(&id)?;
-        Ok(format!("{}/{contract}/{id}", self.identity.service()))
+        Ok([self.identity.service().as_str(), "/", contract, "/", &id].concat())
     }
 
     /// Of what is stored.
@@ -234,7 +234,7 @@ fn facts(
     trace: Option<TraceContext>,
     note: &Note,
 ) -> Vec<(Cow<'static, str>, String)> {
-    headers.extend(trace.map(|trace| (Cow::Borrowed(header::TRACEPARENT), trace.to_string())));
+    headers.extend(trace.map(|trace| (Cow::Borrowed(header::TRACEPARENT), trace.to_header())));
     headers.extend(note.encode().map(|note| (Cow::Borrowed(header::MESH), note)));
     headers
 }

@@ -22,7 +22,7 @@ use crate::{bus::Bus, fault::Fault, subject};
 
 pub use account::{Account, Line, Rules, account};
 pub use finding::{Finding, Kind, Which};
-pub use picture::{Copy, Letter, Outcomes, Picture, Seat};
+pub use picture::{Copy, Letter, Outcomes, Picture, Seat, SeatNames};
 pub use ranges::Ranges;
 
 /// Between two readings: longer than a hand-over between two steps takes.
@@ -56,22 +56,24 @@ pub struct Checked {
 /// The bus can't be reached, or this identity may not read the streams of the mesh.
 pub async fn check(bus: &Bus, check: Check<'_>) -> Result<Checked, Fault> {
     let begun = Instant::now();
-    let (mut before, mut last) = read_once(bus, &check).await?;
-    let mut checked = Checked { account: last.clone(), readings: 1, moving: None };
+    let (mut before, mut account) = read_once(bus, &check).await?;
+    // What stands in one reading is nothing yet; it may be a million letters, so it is kept once.
+    let mut earlier = std::mem::take(&mut account.findings);
+    let mut checked = Checked { account, readings: 1, moving: None };
     while checked.moving != Some(false) {
         let time_is_over = check.quiet_within.is_none_or(|limit| begun.elapsed() >= limit);
-        let is_settled = checked.account.findings.is_empty() || checked.readings > 1;
+        let is_settled = earlier.is_empty() || checked.readings > 1;
         if time_is_over && is_settled {
             break;
         }
         sleep(BETWEEN).await;
         let (now, mut account) = read_once(bus, &check).await?;
         checked.moving = Some(now != before);
-        let newest = account.clone();
-        account.findings = account.findings.iter().filter_map(|finding| finding.standing(&last.findings)).collect();
+        let standing = account.findings.iter().filter_map(|finding| finding.standing(&earlier)).collect();
+        earlier = std::mem::replace(&mut account.findings, standing);
         checked.account = account;
         checked.readings += 1;
-        (before, last) = (now, newest);
+        before = now;
     }
     Ok(checked)
 }

@@ -122,3 +122,17 @@ impl IntoFuture for Enqueue {
         Box::pin(self.send())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_future_is_small() {
+        fn size<F>(_: impl Fn(Enqueue) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(Enqueue::send);
+        assert!(size <= crate::publish::LARGEST_FUTURE, "{size} bytes");
+    }
+}

@@ -153,3 +153,17 @@ impl IntoFuture for Publish {
         Box::pin(self.send())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_future_is_small() {
+        fn size<F>(_: impl Fn(Publish) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(Publish::send);
+        assert!(size <= crate::publish::LARGEST_FUTURE, "{size} bytes");
+    }
+}

@@ -11,6 +11,11 @@ pub use event::{EventTarget, Publish, Publisher};
 
 use crate::bus::Stored;
 
+/// Bytes of the future of one message, at most, that is being stored: the system's allocator (glibc) may have pieces up to here at
+/// hand for each thread, while a larger one is cut from a heap that has a lock.
+#[cfg(test)]
+const LARGEST_FUTURE: usize = 1024;
+
 /// The broker's word that it has the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
@@ -26,6 +31,7 @@ pub struct Receipt {
 
 impl Receipt {
     fn new(message_id: String, stored: Stored) -> Receipt {
-        Receipt { message_id, stream: stored.stream, sequence: stored.sequence, duplicate: stored.duplicate }
+        let Stored { stream, sequence, duplicate } = stored;
+        Receipt { message_id, stream: String::from(&*stream), sequence, duplicate }
     }
 }

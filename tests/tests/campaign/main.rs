@@ -85,10 +85,12 @@ async fn main() -> ExitCode {
     };
     let count = |end: End| ends.iter().filter(|other| **other == end).count();
     let (passed, failed, skipped) = (count(End::Passed), count(End::Failed), count(End::Skipped));
-    let result = if failed == 0 { "ok" } else { "FAILED" };
+    // The long form is there to show things: what it did not play it did not show.
+    let is_ok = failed == 0 && (skipped == 0 || options.size == Size::Quick);
+    let result = if is_ok { "ok" } else { "FAILED" };
     // As cargo's own tests say it, for whoever counts.
     println!("\ntest result: {result}. {passed} passed; {failed} failed; {skipped} ignored; 0 measured");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Ends with Ctrl-C or SIGTERM.

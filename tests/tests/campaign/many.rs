@@ -65,6 +65,7 @@ pub(crate) async fn letters(run: &mut Run) -> anyhow::Result<Played> {
 
     memory.extend(taken_along(run, &desk, count + MORE).await?);
     memory.extend(replays(run, &desk, bus, count + MORE).await?);
+    memory.push(adds_up(run, &desk).await?);
     memory.insert(0, ("keeper", mib(memory_kb(keeper.id(), PEAK).context("the keeper has ended")?)));
     for (name, mib) in &memory {
         let why = format!("{name} needed {mib} MiB, and less than {MEMORY_MIB} were wanted");
@@ -181,6 +182,13 @@ async fn replays(run: &mut Run, desk: &Desk, bus: &Bus, letters: u64) -> anyhow:
     let replaying = ask::count(bus, query).await?.total;
     run.require(replaying == open, format!("the index shows {replaying} of {open} that were sent"));
     Ok(vec![("replay", mib(one.peak_kb.max(other.peak_kb)))])
+}
+
+/// The ledger of all of it: a copy on a lane for each letter that was sent, and the letters.
+async fn adds_up(run: &mut Run, desk: &Desk) -> anyhow::Result<(&'static str, u64)> {
+    let ledger = desk.mesh(&["ledger"]).await?;
+    run.note("ledger-command-ms", ledger.took.as_millis());
+    Ok(("ledger", mib(ledger.peak_kb)))
 }
 
 /// How many copies lie on the lanes, once there are as many as were sent: they follow the orders.

@@ -96,10 +96,15 @@ pub(crate) async fn letters(broker: &TestBroker) -> Vec<Letter> {
 }
 
 pub(crate) async fn one_letter(broker: &TestBroker, state: LetterState) -> Letter {
-    eventually("the letter", || async {
+    all_letters(broker, state, 1).await.remove(0)
+}
+
+/// So many letters, once all are in this state.
+pub(crate) async fn all_letters(broker: &TestBroker, state: LetterState, count: usize) -> Vec<Letter> {
+    eventually("the letters", || async {
         let letters = letters(broker).await;
-        assert!(letters.len() < 2, "one letter for one failure");
-        letters.into_iter().find(|letter| letter.state == state)
+        assert!(letters.len() <= count, "one letter for each failure");
+        (letters.len() == count && letters.iter().all(|letter| letter.state == state)).then_some(letters)
     })
     .await
 }

@@ -99,7 +99,7 @@ async fn publish_and_check(bus: &Bus, many: usize) -> BTreeSet<String> {
     let mut duplicates = BTreeSet::new();
     for (id, result) in ids.into_iter().zip(results) {
         let result = result.unwrap();
-        assert_eq!(result.stream, STREAM);
+        assert_eq!(&*result.stream, STREAM);
         assert_eq!(there[&result.sequence].0, id, "the sequence that its caller was told");
         if result.duplicate {
             duplicates.insert(id);

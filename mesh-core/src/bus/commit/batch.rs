@@ -10,16 +10,25 @@
 //!   whoever appends such records asks what stands there: a capture that is there is a capture made, an operator's order
 //!   reads the letter and compares (`operate::letters`).
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
+use async_nats::{
+    HeaderName, HeaderValue,
+    header::{NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE},
+};
 use futures_util::future::join_all;
 
 use super::{MAX_SINGLES, Waiting, single};
-use crate::bus::{Bus, PublishError, Stored, convert::Prepared};
+use crate::{
+    bus::{
+        Bus, PublishError, Stored,
+        convert::{Member, Own, Prepared},
+    },
+    gate::Sealed,
+};
 
-const BATCH_ID: &str = "Nats-Batch-Id";
-const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
-const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+/// What every member says of the batch that it is in.
+const MARKS: [HeaderName; 2] = [NATS_BATCH_ID, NATS_BATCH_SEQUENCE];
 
 /// JetStream's codes for "not as a batch": the stream takes none, some of it is missing, too many are under way.
 const NOT_AS_A_BATCH: [u64; 3] = [10174, 10176, 10210];
@@ -35,6 +44,19 @@ pub(super) struct Batch<'a> {
     stream: &'a Arc<str>,
     sending: Sending,
     members: Vec<Waiting>,
+}
+
+/// The headers of a message that will be in a batch.
+pub(super) fn member(sealed: &Sealed) -> Member {
+    Member::of(sealed, MARKS)
+}
+
+/// Those of one that is in it.
+fn marked(member: &mut Waiting, marks: [Own; 2]) -> Prepared {
+    match member.prepared.take() {
+        Some(prepared) => prepared.marked(marks),
+        None => Prepared::of(&member.sealed).with(marks),
+    }
 }
 
 impl<'a> Batch<'a> {
@@ -89,7 +111,7 @@ fn pieces<T>(batch: Vec<T>) -> impl Iterator<Item = Vec<T>> {
 fn answer(stream: &Arc<str>, last: u64, batch: &mut Vec<Waiting>) {
     let first = (last + 1).saturating_sub(batch.len() as u64);
     for (sequence, one) in (first..).zip(batch.drain(..)) {
-        one.answer(Ok(Stored { stream: stream.to_string(), sequence, duplicate: false }));
+        one.answer(Ok(Stored { stream: Arc::clone(stream), sequence, duplicate: false }));
     }
 }
 
@@ -116,8 +138,9 @@ impl Sending {
         Sending { id: nuid::next().to_string(), sent: 0, failed: None }
     }
 
-    fn marks(&self, number: usize) -> [(&'static str, Cow<'_, str>); 2] {
-        [(BATCH_ID, Cow::Borrowed(self.id.as_str())), (BATCH_SEQUENCE, number.to_string().into())]
+    fn marks(&self, number: usize) -> [Own; 2] {
+        let [id, sequence] = MARKS;
+        [(id, HeaderValue::from(self.id.as_str())), (sequence, HeaderValue::from(number))]
     }
 
     /// Sends those of `members` that were not sent yet.
@@ -126,9 +149,8 @@ impl Sending {
             if self.failed.is_some() {
                 return;
             }
-            let prepared = one.prepared.take().unwrap_or_else(|| Prepared::of(&one.sealed));
-            let sent = bus.send_prepared(&one.sealed, None, prepared.with(self.marks(self.sent + 1))).await;
-            self.failed = sent.err();
+            let prepared = marked(one, self.marks(self.sent + 1));
+            self.failed = bus.send_prepared(&one.sealed, None, prepared).await.err();
             self.sent += 1;
         }
     }
@@ -144,8 +166,9 @@ impl Sending {
             return Err(error);
         }
         let asked = bus.0.mux.register(last.sealed.subject());
-        let commit = self.marks(count).into_iter().chain([(BATCH_COMMIT, Cow::Borrowed("1"))]);
-        bus.send_sealed(&last.sealed, Some(asked.inbox()), commit).await?;
+        let commit = (NATS_BATCH_COMMIT, HeaderValue::from(NATS_BATCH_COMMIT_FINAL));
+        let prepared = marked(last, self.marks(count)).with([commit]);
+        bus.send_prepared(&last.sealed, Some(asked.inbox()), prepared).await?;
         let ack = single::acknowledged(asked).await?;
         // Else the members' sequences can't be told: the broker is asked of each.
         if ack.count != Some(count) { Err(PublishError::TimedOut) } else { Ok(ack.stored.sequence) }
@@ -155,6 +178,25 @@ impl Sending {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        clock::Clock,
+        gate::Gate,
+        identity::{Credential, Identity},
+    };
+
+    #[test]
+    fn a_member_has_each_mark_once_whoever_prepared_it() {
+        let identity = Identity::new("orders".parse().unwrap(), "local".parse().unwrap(), Credential::None);
+        let gate = Gate::new(identity, Clock::system(), 1024 * 1024);
+        let sealed = gate.seal_own("a".into(), vec![("x".into(), "1".into())], Vec::new().into());
+        let sending = Sending { id: "batch".into(), sent: 0, failed: None };
+        for prepared in [member(&sealed).marked(sending.marks(7)), Prepared::of(&sealed).with(sending.marks(7))] {
+            let mut headers = crate::bus::convert::header_list(prepared.into_headers().unwrap());
+            headers.sort();
+            let expected = [("Nats-Batch-Id", "batch"), ("Nats-Batch-Sequence", "7"), ("x", "1")];
+            assert_eq!(headers, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        }
+    }
 
     #[test]
     fn pieces_are_eighths_in_order_and_never_too_small_to_be_worth_a_batch() {

@@ -24,11 +24,18 @@ mod single;
 use std::sync::{Arc, Weak};
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{
+        OwnedSemaphorePermit, Semaphore,
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
+    task::coop::consume_budget,
+};
 
 use super::{
     Bus, Inner,
-    convert::Prepared,
+    convert::Member,
     error::{PublishError, Stored},
 };
 use crate::gate::Sealed;
@@ -52,15 +59,21 @@ type Outcome = Result<Stored, PublishError>;
 struct Waiting {
     sealed: Sealed,
     /// Its headers, where many wait: the committer is one task for all, and this is most of what it does for each.
-    prepared: Option<Prepared>,
-    done: oneshot::Sender<Outcome>,
+    prepared: Option<Member>,
+    done: oneshot::Sender<Answered>,
     _place: OwnedSemaphorePermit,
 }
+
+/// What became of it; and the message itself, for its caller to take apart. One task answers many callers: were it to free what
+/// they made, it would hold the lock of the heap from which they just now make their next messages. A large one is not kept
+/// until its caller comes.
+type Answered = (Outcome, Option<Sealed>);
 
 impl Waiting {
     /// A caller that went away wants no answer; the message is stored all the same.
     fn answer(self, outcome: Outcome) {
-        let _ = self.done.send(outcome);
+        let sealed = Some(self.sealed).filter(|sealed| sealed.size() <= PLACE_BYTES);
+        let _ = self.done.send((outcome, sealed));
     }
 }
 
@@ -88,17 +101,42 @@ impl Committer {
         Committer { queue: Some(Queue { places: Arc::new(Semaphore::new(PLACES)), sender }) }
     }
 
-    pub(super) async fn publish(&self, bus: &Bus, sealed: Sealed) -> Outcome {
-        let Some(Queue { places, sender }) = &self.queue else { return single::publish(bus, &sealed, None).await };
-        let closed = || PublishError::NotSent("the connection is closed".into());
-        let place = Arc::clone(places).acquire_many_owned(places_for(sealed.size())).await.map_err(|_| closed())?;
-        let (done, outcome) = oneshot::channel();
-        let is_crowded = places.available_permits() + MAX_SINGLES < PLACES;
-        let prepared = is_crowded.then(|| Prepared::of(&sealed));
-        sender.send(Waiting { sealed, prepared, done, _place: place }).await.map_err(|_| closed())?;
+    /// Waits for a place, then for the answer. Each message has a future of this: what is large in it and seldom needed (alone, no
+    /// place) lies in a box.
+    pub(super) async fn publish(self, bus: &Bus, sealed: Sealed) -> Outcome {
+        let Some(queue) = self.queue else { return Box::pin(single::publish(bus, &sealed, None)).await };
+        // One task may poll thousands of these: it gives way now and then.
+        consume_budget().await;
+        let wanted = places_for(sealed.size());
+        let place = match Arc::clone(&queue.places).try_acquire_many_owned(wanted) {
+            Ok(place) => Ok(place),
+            Err(_) => Box::pin(Arc::clone(&queue.places).acquire_many_owned(wanted)).await,
+        };
+        let outcome = queue.put(sealed, place.map_err(|_| closed())?)?;
+        drop(queue);
         // The sender is dropped unanswered only when the connection was closed meanwhile.
-        outcome.await.unwrap_or(Err(PublishError::Disconnected))
+        outcome.await.map_or(Err(PublishError::Disconnected), |(outcome, _)| outcome)
     }
+}
+
+impl Queue {
+    /// Who has a place finds room: there are as many places as the queue is long.
+    fn put(&self, sealed: Sealed, place: OwnedSemaphorePermit) -> Result<oneshot::Receiver<Answered>, PublishError> {
+        let (done, outcome) = oneshot::channel();
+        let is_crowded = self.places.available_permits() + MAX_SINGLES < PLACES;
+        let prepared = is_crowded.then(|| batch::member(&sealed));
+        match self.sender.try_send(Waiting { sealed, prepared, done, _place: place }) {
+            Ok(()) => Ok(outcome),
+            Err(error) => {
+                debug_assert!(matches!(error, TrySendError::Closed(_)), "a place without room");
+                Err(closed())
+            }
+        }
+    }
+}
+
+fn closed() -> PublishError {
+    PublishError::NotSent("the connection is closed".into())
 }
 
 /// How many places a message of `bytes` takes: never more than there are.

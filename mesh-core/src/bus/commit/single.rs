@@ -4,7 +4,7 @@
 //! that it is stored. A refusal speaks of its own attempt alone: the broker holds limits and rights against a message before it
 //! looks whether it has its id.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable as _};
 use bytes::Bytes;
@@ -64,7 +64,7 @@ fn known(outcome: Outcome, unknown: Option<PublishError>) -> Outcome {
 
 async fn attempt(bus: &Bus, sealed: &Sealed) -> Outcome {
     let asked = bus.0.mux.register(sealed.subject());
-    bus.send_sealed(sealed, Some(asked.inbox()), []).await?;
+    bus.send_sealed(sealed, Some(asked.inbox())).await?;
     acknowledged(asked).await.map(|ack| ack.stored)
 }
 
@@ -78,9 +78,9 @@ pub(super) async fn acknowledged(asked: Asked) -> Result<Acknowledged, PublishEr
 }
 
 #[derive(Deserialize)]
-struct PubAck {
-    #[serde(default)]
-    stream: String,
+struct PubAck<'a> {
+    #[serde(borrow, default)]
+    stream: Cow<'a, str>,
     #[serde(default)]
     seq: u64,
     #[serde(default)]
@@ -105,14 +105,14 @@ impl From<ApiError> for PublishError {
 }
 
 fn parse(payload: &Bytes) -> Result<Acknowledged, PublishError> {
-    let ack: PubAck = serde_json::from_slice(payload).map_err(|error| PublishError::Rejected {
+    let ack: PubAck<'_> = serde_json::from_slice(payload).map_err(|error| PublishError::Rejected {
         code: 0,
         description: format!("the acknowledgement can't be read: {error}"),
     })?;
     match ack.error {
         Some(error) => Err(error.into()),
         None => Ok(Acknowledged {
-            stored: Stored { stream: ack.stream, sequence: ack.seq, duplicate: ack.duplicate },
+            stored: Stored { stream: ack.stream.into(), sequence: ack.seq, duplicate: ack.duplicate },
             count: ack.count,
         }),
     }

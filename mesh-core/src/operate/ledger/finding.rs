@@ -234,7 +234,8 @@ impl Finding {
         let same =
             |other: &&Finding| (other.kind, &other.stream, &other.durable) == (self.kind, &self.stream, &self.durable);
         let which = self.which.in_both(&earlier.iter().find(same)?.which);
-        (which.count() > 0).then(|| Finding { which, ..self.clone() })
+        let Finding { kind, stream, durable, .. } = self;
+        (which.count() > 0).then(|| Finding { kind: *kind, stream: stream.clone(), durable: durable.clone(), which })
     }
 }
 

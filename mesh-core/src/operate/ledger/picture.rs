@@ -1,6 +1,6 @@
 //! What was read from the broker, cut down to what the account needs: a few numbers of each message that waits.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, num::NonZeroU128, ops::Deref, sync::Arc};
 
 use super::ranges::Ranges;
 use crate::{
@@ -9,12 +9,34 @@ use crate::{
 };
 
 /// A stream and the broker's name of a consumer. For a lane copy or a letter: of the original.
+///
+/// A handle of one word: there are few of them, and millions of copies and letters that have one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Seat {
+pub struct Seat(Arc<SeatNames>);
+
+/// What a [`Seat`] stands for.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SeatNames {
     /// The stream.
-    pub stream: Arc<str>,
+    pub stream: Box<str>,
     /// The consumer's name at the broker: `<service>_<consumer>`.
-    pub durable: Arc<str>,
+    pub durable: Box<str>,
+}
+
+impl Seat {
+    /// That of this consumer at this stream.
+    #[must_use]
+    pub fn new(stream: &str, durable: &str) -> Seat {
+        Seat(Arc::new(SeatNames { stream: stream.into(), durable: durable.into() }))
+    }
+}
+
+impl Deref for Seat {
+    type Target = SeatNames;
+
+    fn deref(&self) -> &SeatNames {
+        &self.0
+    }
 }
 
 /// Everything that was read, the sources of messages before the places that they go to.
@@ -31,7 +53,7 @@ pub struct Picture {
     /// What is on lanes.
     pub copies: Vec<Copy>,
     /// Copies that do not say what their original is, by the stream that they lie in.
-    pub strays: BTreeMap<Arc<str>, Ranges>,
+    pub strays: BTreeMap<Box<str>, Ranges>,
     /// Letters, by id.
     pub letters: BTreeMap<u128, Letter>,
     /// Outcomes, by the work's stream and who served it.
@@ -47,14 +69,14 @@ pub struct Copy {
     pub of: Seat,
     /// The original's sequence.
     pub sequence: u64,
-    /// The stream that the copy lies in.
-    pub lane: Arc<str>,
+    /// The stream that the copy lies in, and the consumer whose lane it is.
+    pub lane: Seat,
     /// Its own sequence there.
     pub at: u64,
     /// For a held one: when it is due, as [`moment`] reads it. `None`: it is due.
     pub due: Option<u64>,
-    /// For a replay: the letter.
-    pub letter: Option<u128>,
+    /// For a replay: the letter. (No hash is 0.)
+    pub letter: Option<NonZeroU128>,
 }
 
 /// A letter, without what it says.
@@ -102,6 +124,12 @@ mod tests {
             let (of_a, of_b) = (moment(&rfc3339(a)).unwrap(), moment(&rfc3339(b)).unwrap());
             prop_assert_eq!((a / 1000).cmp(&(b / 1000)), of_a.cmp(&of_b));
         }
+    }
+
+    /// S21 of the campaign measures a ledger of a million of each.
+    #[test]
+    fn what_is_kept_of_a_message_is_small() {
+        assert_eq!((size_of::<Copy>(), size_of::<Letter>()), (64, 32));
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! its old place or at its new one, or at both, and never at none.
 
 use std::{
-    collections::{BTreeSet, btree_map::Entry},
-    sync::Arc,
+    collections::{BTreeMap, btree_map::Entry},
+    num::NonZeroU128,
 };
 
 use mesh_proto::v1::{self, letter_record::Record, outcome::End};
@@ -36,7 +36,7 @@ const SCHEDULE: &str = "Nats-Schedule";
 /// The bus can't be reached, or this identity may not read the streams of the mesh.
 pub(super) async fn picture(bus: &Bus) -> Result<Picture, Fault> {
     let at_ms = bus.gate().clock().now_ms();
-    let mut reader = Reader { bus, texts: BTreeSet::new(), picture: Picture { at_ms, ..Picture::default() } };
+    let mut reader = Reader { bus, seats: BTreeMap::new(), picture: Picture { at_ms, ..Picture::default() } };
     let names = bus.stream_names(&format!("{WIRE}-")).await?;
     let is_lane = |name: &String| name.starts_with(&format!("{WIRE}-lane-"));
     for name in names.iter().filter(|name| !is_lane(name)) {
@@ -53,23 +53,19 @@ pub(super) async fn picture(bus: &Bus) -> Result<Picture, Fault> {
 
 struct Reader<'a> {
     bus: &'a Bus,
-    /// Each name is kept once, however many messages have it.
-    texts: BTreeSet<Arc<str>>,
+    /// Each is kept once, however many messages have it: by its stream, then its consumer.
+    seats: BTreeMap<Box<str>, BTreeMap<Box<str>, Seat>>,
     picture: Picture,
 }
 
 impl Reader<'_> {
-    fn text(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.texts.get(text) {
-            return Arc::clone(known);
-        }
-        let new: Arc<str> = text.into();
-        self.texts.insert(Arc::clone(&new));
-        new
-    }
-
     fn seat(&mut self, stream: &str, durable: &str) -> Seat {
-        Seat { stream: self.text(stream), durable: self.text(durable) }
+        if let Some(known) = self.seats.get(stream).and_then(|seats| seats.get(durable)) {
+            return known.clone();
+        }
+        let new = Seat::new(stream, durable);
+        self.seats.entry(stream.into()).or_default().insert(durable.into(), new.clone());
+        new
     }
 
     /// The broker's name of the consumer that reads a subject: an ordered one has one for each partition.
@@ -127,15 +123,15 @@ impl Reader<'_> {
     }
 
     fn copy(&mut self, lane: &str, at: u64, message: Unopened) {
-        let lane = self.text(lane);
         let durable = lane_durable(message.subject());
         let envelope = message.open().envelope;
         match durable.and_then(|durable| self.read_copy(&envelope, &durable)) {
             Some(Read { of, sequence, due, letter }) => {
-                self.picture.copies.push(Copy { of, sequence, lane, at, due, letter })
+                let lane = self.seat(lane, &of.durable);
+                self.picture.copies.push(Copy { of, sequence, lane, at, due, letter });
             }
             None => {
-                self.picture.strays.entry(lane).or_default().insert(at);
+                self.picture.strays.entry(lane.into()).or_default().insert(at);
             }
         }
     }
@@ -148,7 +144,7 @@ impl Reader<'_> {
             None => None,
         };
         let letter = match &note.letter {
-            Some(letter) => Some(letter_number(&letter.id)?),
+            Some(letter) => Some(NonZeroU128::new(letter_number(&letter.id)?)?),
             None => None,
         };
         let durable = self.durable_for(durable.to_owned(), &note.subject);
@@ -254,7 +250,7 @@ struct Read {
     of: Seat,
     sequence: u64,
     due: Option<u64>,
-    letter: Option<u128>,
+    letter: Option<NonZeroU128>,
 }
 
 /// The consumer whose lane a subject lies on: `mesh1.lane.<region>.<service>.<consumer>.<due or hold>.…`.

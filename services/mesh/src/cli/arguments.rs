@@ -81,7 +81,7 @@ pub(super) enum Command {
     /// missing. The exit status is 0 if all adds up and 1 if not. What is found is read twice: it counts only if it stands in both readings.
     ///
     /// What it costs: it reads every outcome and every record of letters once, and asks the broker once for each message on
-    /// a lane. It keeps about 300 bytes for each letter and for each message on a lane, and next to nothing for the rest. It
+    /// a lane. It keeps about 100 bytes for each letter and for each message on a lane, and next to nothing for the rest. It
     /// changes nothing.
     #[command(
         after_help = "Examples: mesh ledger\n          mesh ledger --consumer payments/charge --wait\n          mesh ledger --config services/shop/mesh.yaml -o json"

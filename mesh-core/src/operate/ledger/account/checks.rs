@@ -1,6 +1,9 @@
 //! What must not be, whatever the sums say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU128,
+};
 
 use super::{
     super::{
@@ -29,40 +32,47 @@ impl Book<'_> {
         let mut gathered = Gathered::default();
         let late = moment(&rfc3339(picture.at_ms.saturating_sub(self.rules.grace_ms))).unwrap_or(0);
         // Letters that nobody replays and nobody ended, by their original.
-        let waiting = picture.letters.values().filter(|letter| is_waiting(letter));
-        let letters: BTreeSet<(&Seat, u64)> = waiting.map(|letter| (&letter.of, letter.sequence)).collect();
-        let mut lying: BTreeMap<(&Seat, u64, Option<u128>), u64> = BTreeMap::new();
+        let mut letters: BTreeMap<&Seat, Ranges> = BTreeMap::new();
+        for letter in picture.letters.values().filter(|letter| is_waiting(letter)) {
+            letters.entry(&letter.of).or_default().insert(letter.sequence);
+        }
+        let mut lying: Vec<(&Seat, u64, Option<NonZeroU128>)> = Vec::new();
         for copy in &picture.copies {
-            let lane = Seat { stream: copy.lane.clone(), durable: copy.of.durable.clone() };
+            let lane = &copy.lane;
             let delivered = self.delivered(&lane.stream, &lane.durable);
             if delivered.is_none() {
-                gathered.add(Kind::LaneWithoutConsumer, &lane, copy.at);
+                gathered.add(Kind::LaneWithoutConsumer, lane, copy.at);
             }
             if copy.due.is_some_and(|due| due < late) {
-                gathered.add(Kind::Overdue, &lane, copy.at);
+                gathered.add(Kind::Overdue, lane, copy.at);
             }
             // One that is under way is being handed over: what it becomes may be there already.
             if copy.due.is_some() || delivered.is_none_or(|delivered| copy.at > delivered) {
-                *lying.entry((&copy.of, copy.sequence, copy.letter)).or_default() += 1;
+                lying.push((&copy.of, copy.sequence, copy.letter));
                 for kind in self.contradictions(copy, &letters) {
                     gathered.add(kind, &copy.of, copy.sequence);
                 }
             }
         }
-        for ((seat, sequence, _), _) in lying.into_iter().filter(|(_, copies)| *copies > 1) {
-            gathered.add(Kind::TwoCopies, seat, sequence);
+        lying.sort_unstable();
+        for two in lying.windows(2) {
+            if let [one, other] = two
+                && one == other
+            {
+                gathered.add(Kind::TwoCopies, one.0, one.1);
+            }
         }
         for ((kind, seat), sequences) in gathered.0 {
             self.find(kind, &seat, Which::Sequences(sequences));
         }
         for (lane, sequences) in &picture.strays {
-            let seat = Seat { stream: lane.clone(), durable: "".into() };
+            let seat = Seat::new(lane, "");
             self.find(Kind::Stray, &seat, Which::Sequences(sequences.clone()));
         }
     }
 
     /// What a copy that lies still must not be beside.
-    fn contradictions(&self, copy: &Copy, letters: &BTreeSet<(&Seat, u64)>) -> Vec<Kind> {
+    fn contradictions(&self, copy: &Copy, letters: &BTreeMap<&Seat, Ranges>) -> Vec<Kind> {
         let picture = self.picture;
         let mut kinds = Vec::new();
         let is_waiting = self.delivered(&copy.of.stream, &copy.of.durable).is_some_and(|to| copy.sequence > to);
@@ -71,13 +81,13 @@ impl Book<'_> {
         }
         match copy.letter {
             Some(id) => {
-                let letter = picture.letters.get(&id);
+                let letter = picture.letters.get(&id.get());
                 if letter.is_none_or(|letter| letter.state != LetterState::Replaying) {
                     kinds.push(Kind::CopyWithoutReplay);
                 }
             }
             None => {
-                if letters.contains(&(&copy.of, copy.sequence)) {
+                if letters.get(&copy.of).is_some_and(|waiting| waiting.contains(copy.sequence)) {
                     kinds.push(Kind::CopyAndLetter);
                 }
                 if picture.outcomes.get(&copy.of).is_some_and(|outcomes| outcomes.done.contains(copy.sequence)) {
@@ -91,7 +101,9 @@ impl Book<'_> {
     /// The letters.
     pub(super) fn letters(&mut self) {
         let picture = self.picture;
-        let replays: BTreeSet<u128> = picture.copies.iter().filter_map(|copy| copy.letter).collect();
+        let mut replays: Vec<u128> =
+            picture.copies.iter().filter_map(|copy| copy.letter).map(NonZeroU128::get).collect();
+        replays.sort_unstable();
         let durables: BTreeSet<&str> = picture.consumers.iter().map(|consumer| consumer.durable.as_str()).collect();
         let mut found: BTreeMap<(Kind, &Seat), BTreeSet<u128>> = BTreeMap::new();
         for (id, letter) in picture.letters.iter().filter(|(_, letter)| !letter.state.is_ended()) {
@@ -100,7 +112,7 @@ impl Book<'_> {
                 add(Kind::LetterWithoutConsumer);
             }
             let is_late = letter.changed_at_ms < picture.at_ms.saturating_sub(self.rules.grace_ms);
-            if letter.state == LetterState::Replaying && is_late && !replays.contains(id) {
+            if letter.state == LetterState::Replaying && is_late && replays.binary_search(id).is_err() {
                 add(Kind::ReplayWithoutCopy);
             }
             let outcomes = picture.outcomes.get(&letter.of);
@@ -119,7 +131,8 @@ impl Book<'_> {
         let mut known: BTreeMap<&Seat, Ranges> = BTreeMap::new();
         let copies = picture.copies.iter().map(|copy| (&copy.of, copy.sequence));
         let letters = picture.letters.values().map(|letter| (&letter.of, letter.sequence));
-        for (seat, sequence) in copies.chain(letters) {
+        // Of who gave nothing up nothing is asked.
+        for (seat, sequence) in copies.chain(letters).filter(|(seat, _)| picture.given_up.contains_key(*seat)) {
             known.entry(seat).or_default().insert(sequence);
         }
         for (seat, given_up) in &picture.given_up {
@@ -136,7 +149,7 @@ impl Book<'_> {
     /// Streams and consumers themselves.
     pub(super) fn places(&mut self, topology: Option<&Topology>) {
         let picture = self.picture;
-        let seat = |stream: &str, durable: &str| Seat { stream: stream.into(), durable: durable.into() };
+        let seat = Seat::new;
         for facts in &picture.streams {
             let share = |of: u64, max: Option<u64>| max.map_or(0, |max| of.saturating_mul(100) / max.max(1));
             let percent = share(facts.bytes, facts.max_bytes).max(share(facts.messages, facts.max_messages));

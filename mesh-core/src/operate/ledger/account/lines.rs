@@ -57,23 +57,29 @@ impl Aside {
     }
 }
 
-impl Book<'_> {
+impl<'p> Book<'p> {
     pub(super) fn lines(&mut self) {
         let picture = self.picture;
-        let mut aside: BTreeMap<&Seat, Aside> = BTreeMap::new();
-        for copy in picture.copies.iter().filter(|copy| copy.letter.is_none()) {
-            aside.entry(&copy.of).or_default().delayed.insert(copy.sequence);
-        }
-        for letter in picture.letters.values() {
-            aside.entry(&letter.of).or_default().of_state(letter.state).insert(letter.sequence);
-        }
         for facts in &picture.streams {
             if facts.name.starts_with(&format!("{WIRE}-work-")) {
-                self.work(facts, &aside);
+                self.work(facts, &self.aside(&facts.name));
             } else if facts.name.starts_with(&format!("{WIRE}-event-")) {
-                self.events(facts, &aside);
+                self.events(facts, &self.aside(&facts.name));
             }
         }
+    }
+
+    /// The copies and letters of one stream's messages: of one at a time, since sequences that do not lie close together take room.
+    fn aside(&self, stream: &str) -> BTreeMap<&'p Seat, Aside> {
+        let picture = self.picture;
+        let mut aside: BTreeMap<&Seat, Aside> = BTreeMap::new();
+        for copy in picture.copies.iter().filter(|copy| copy.letter.is_none() && *copy.of.stream == *stream) {
+            aside.entry(&copy.of).or_default().delayed.insert(copy.sequence);
+        }
+        for letter in picture.letters.values().filter(|letter| *letter.of.stream == *stream) {
+            aside.entry(&letter.of).or_default().of_state(letter.state).insert(letter.sequence);
+        }
+        aside
     }
 
     /// Work: an ack takes it away, so every sequence that is gone must be somewhere else.
@@ -112,7 +118,7 @@ impl Book<'_> {
             self.account.lines.push(line);
         }
         let whose = if alone { seats.into_iter().next() } else { None };
-        let whose = whose.unwrap_or_else(|| Seat { stream: facts.name.as_str().into(), durable: "".into() });
+        let whose = whose.unwrap_or_else(|| Seat::new(&facts.name, ""));
         self.find(Kind::WorkMissing, &whose, Which::Sequences(missing));
     }
 
@@ -146,12 +152,11 @@ impl Book<'_> {
     /// Everybody who has to do with a stream of work; one without a name where nobody has.
     fn seats(&self, facts: &StreamFacts, aside: &BTreeMap<&Seat, Aside>) -> Vec<Seat> {
         let consumers = self.picture.consumers.iter().filter(|c| c.stream == facts.name);
-        let consumers =
-            consumers.map(|c| Seat { stream: c.stream.as_str().into(), durable: c.durable.as_str().into() });
+        let consumers = consumers.map(|c| Seat::new(&c.stream, &c.durable));
         let others = self.picture.outcomes.keys().chain(aside.keys().copied()).filter(|s| *s.stream == *facts.name);
         let seats: BTreeSet<Seat> = consumers.chain(others.cloned()).collect();
         match seats.is_empty() {
-            true => vec![Seat { stream: facts.name.as_str().into(), durable: "".into() }],
+            true => vec![Seat::new(&facts.name, "")],
             false => seats.into_iter().collect(),
         }
     }
@@ -162,7 +167,7 @@ impl Book<'_> {
         let nothing = Aside::default();
         let consumers: Vec<_> = self.picture.consumers.iter().filter(|c| c.stream == facts.name).collect();
         for consumer in &consumers {
-            let seat = Seat { stream: consumer.stream.as_str().into(), durable: consumer.durable.as_str().into() };
+            let seat = Seat::new(&consumer.stream, &consumer.durable);
             let aside = aside.get(&seat).unwrap_or(&nothing);
             let stored = self.picture.stored.get(&seat).copied().unwrap_or(0);
             self.events_of(consumer, &seat, aside, (stored, &present));

@@ -1,6 +1,6 @@
 //! A mesh as it may stand at any moment adds up; each way to break it is named, and nothing else is.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, num::NonZeroU128};
 
 use super::super::picture::{Copy, Letter, Outcomes};
 use super::*;
@@ -14,7 +14,7 @@ const LANE: &str = "mesh1-lane-bank";
 const BANK: &str = "bank_p";
 
 fn seat(stream: &str) -> Seat {
-    Seat { stream: stream.into(), durable: BANK.into() }
+    Seat::new(stream, BANK)
 }
 
 fn stream(name: &str, last: u64, present: &Ranges) -> StreamFacts {
@@ -51,7 +51,7 @@ fn copy(stream: &str, sequence: u64, due: bool) -> Copy {
     Copy {
         of: seat(stream),
         sequence,
-        lane: LANE.into(),
+        lane: seat(LANE),
         at: 1000 + sequence,
         due: (!due).then_some(20_261_201_000_000),
         letter: None,
@@ -105,7 +105,7 @@ fn picture(name: &str, fates: &[Fate], waiting: u64) -> Picture {
                     done.insert(sequence);
                 }
                 if *state == LetterState::Replaying {
-                    let replay = Copy { letter: Some(u128::from(sequence)), ..copy(name, sequence, true) };
+                    let replay = Copy { letter: NonZeroU128::new(u128::from(sequence)), ..copy(name, sequence, true) };
                     picture.copies.push(replay);
                 }
                 picture.letters.insert(u128::from(sequence), letter(name, sequence, *state));
@@ -190,7 +190,12 @@ fn each_way_to_break_it_is_named() {
         (Kind::CopyOfDone, WORK, |p| p.copies.push(copy(WORK, 1, true)), "1"),
         (Kind::CopyOfWaiting, WORK, |p| p.copies.push(copy(WORK, 4, false)), "4"),
         (Kind::CopyOfWaiting, EVENTS, |p| p.copies.push(copy(EVENTS, 4, false)), "4"),
-        (Kind::CopyWithoutReplay, WORK, |p| p.copies.push(Copy { letter: Some(3), ..copy(WORK, 3, true) }), "3"),
+        (
+            Kind::CopyWithoutReplay,
+            WORK,
+            |p| p.copies.push(Copy { letter: NonZeroU128::new(3), ..copy(WORK, 3, true) }),
+            "3",
+        ),
         (
             Kind::ReplayWithoutCopy,
             WORK,

@@ -12,6 +12,8 @@
 //! No clock is compared with another's: a record is silent when *this* process has seen the same revision for so long. A process
 //! that could not write its record for as long does not count on the others ([`Targets::set_known`]).
 
+mod orphans;
+
 use std::{
     collections::{BTreeSet, HashMap},
     pin::pin,
@@ -19,7 +21,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use mesh_proto::v1::HolderRecord;
 use prost::Message as _;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
@@ -27,8 +28,6 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use super::{targets::Targets, worker::Worker};
 use crate::{
     bus::PublishError,
-    delayed,
-    envelope::header,
     fault::{Fault, Reason},
     store::{Entry, Store, Written},
     subject,
@@ -42,10 +41,6 @@ const GONE: Duration = Duration::from_secs(1);
 const LOOK_FOR_EACH: Duration = Duration::from_millis(200);
 /// Who may not read its lanes asks again after so long.
 const DENIED_FOR: Duration = Duration::from_secs(300);
-/// So many are called back at once.
-const AT_ONCE: usize = 16;
-/// Copies are read no faster than one in so long: others use the broker.
-const READ_PACE: Duration = Duration::from_millis(1);
 
 /// A record that this process writes.
 struct Ours {
@@ -282,7 +277,7 @@ impl<'a> Holders<'a> {
     async fn call(&mut self, tick: &mut Interval) {
         let worker = self.worker;
         let gone: BTreeSet<String> = self.taken.iter().filter_map(|taken| holder_of(&taken.key)).collect();
-        let calling = worker.call_orphans(Living { worker, gone: gone.clone(), alive: BTreeSet::new() }, self.held());
+        let calling = worker.call_orphans(gone.clone(), self.held());
         let mut calling = pin!(calling);
         let called = loop {
             tokio::select! {
@@ -329,82 +324,6 @@ impl<'a> Holders<'a> {
         let lane = &self.worker.lane;
         subject::lane_hold(&lane.region, &lane.service, &lane.consumer, "*")
     }
-}
-
-/// Who has a record, and who has none.
-struct Living<'a> {
-    worker: &'a Worker,
-    alive: BTreeSet<String>,
-    gone: BTreeSet<String>,
-}
-
-impl Living<'_> {
-    /// Whether somebody calls back what this holder put aside. To be asked after the copy was read: a holder's record comes
-    /// before its copies.
-    async fn has(&mut self, holder: &str) -> Result<bool, Fault> {
-        if !self.gone.contains(holder) && !self.alive.contains(holder) {
-            let found = records(&self.worker.store, &self.worker.lane.consumer).await?;
-            let ids = found.iter().filter_map(|(key, _)| holder_of(key));
-            self.alive = ids.filter(|id| !self.gone.contains(id)).collect();
-            if !self.alive.contains(holder) {
-                self.gone.insert(holder.to_owned());
-            }
-        }
-        Ok(self.alive.contains(holder))
-    }
-}
-
-impl Worker {
-    /// Calls back each copy whose holder is gone, of those that wait now; how many.
-    async fn call_orphans(&self, mut living: Living<'_>, held: String) -> Result<usize, Fault> {
-        let stream = self.lane.stream();
-        let Some(last) = self.bus.last_sequence_on(&stream, &held).await? else { return Ok(0) };
-        let rate = self.isolation.as_ref().map_or(1, |targets| targets.rule().returns_per_s.max(1));
-        let (mut reads, mut calls) = (paced(READ_PACE), paced(Duration::from_secs(1) / rate));
-        let (mut next, mut count, mut calling) = (1, 0, FuturesUnordered::new());
-        while next <= last {
-            let copy = {
-                let mut read = pin!(async {
-                    reads.tick().await;
-                    self.bus.next_on(&stream, &held, next).await
-                });
-                // What is called goes on meanwhile.
-                loop {
-                    tokio::select! {
-                        biased;
-                        Some(called) = calling.next(), if !calling.is_empty() => count += usize::from(called?),
-                        copy = &mut read => break copy?,
-                    }
-                }
-            };
-            let Some(copy) = copy else { break };
-            let copy = copy.open().envelope;
-            let Some(delivery) = &copy.delivery else { break };
-            next = delivery.sequence + 1;
-            let Some(holder) = copy.header(header::HOLDER) else { continue };
-            if living.has(holder).await? {
-                continue;
-            }
-            calls.tick().await;
-            calling.push(delayed::call_back(&self.bus, &self.lane, copy, self.bus.gate().clock().now_ms()));
-            if calling.len() >= AT_ONCE
-                && let Some(called) = calling.next().await
-            {
-                count += usize::from(called?);
-            }
-        }
-        while let Some(called) = calling.next().await {
-            count += usize::from(called?);
-        }
-        Ok(count)
-    }
-}
-
-/// Ticks so often, and makes up for nothing.
-fn paced(each: Duration) -> Interval {
-    let mut paced = interval(each.max(Duration::from_millis(1)));
-    paced.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    paced
 }
 
 /// The records of a consumer's holders that have not ended.
