@@ -31,8 +31,9 @@ pub enum Stop {
 
 /// No message for so long: the broker went away in the middle, or the server that reads does not get what the others have.
 const SILENCE: Duration = Duration::from_secs(10);
-/// How long a cluster may take to elect a leader, about.
-const ELECTION: Duration = Duration::from_secs(6);
+/// How long a cluster may take to elect a leader: nats-server waits 4 to 9 s for one that is silent (`server/raft.go`), then up to
+/// 0.8 s before it stands.
+const ELECTION: Duration = Duration::from_secs(12);
 /// No message for so long: perhaps the last one was taken away meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
