@@ -92,8 +92,8 @@ impl Side {
         self.p99_us.push(took.p99_us);
     }
 
-    /// The largest p99 without the smallest. Of one that is more than three times the middle one the machine stood still: it would
-    /// excuse everything, so it does not count.
+    /// The largest p99 without the smallest. One that is more than three times the middle one does not count: it would excuse
+    /// everything.
     fn spread_us(&self) -> i64 {
         let most = 3 * median(&mut self.p99_us.clone());
         let largest = self.p99_us.iter().filter(|p99_us| **p99_us <= most).max().copied().unwrap_or(0);
