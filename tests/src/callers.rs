@@ -1,5 +1,6 @@
 //! Callers that each await their own answer before they begin the next: how many answers a second, and how long each took. And
-//! what they publish, by the library, which commits in groups, and by a client that is not ours, each message alone.
+//! what they publish, by the library, which commits in groups, and by a client that is not ours, each message alone. And how fast
+//! the broker takes batches that nobody has to make any more.
 
 use std::{
     ops::Range,
@@ -16,7 +17,13 @@ use mesh_core::{Mesh, Publisher, bus::BusSettings, clock::TaskScope, envelope::T
 use prost::Message as _;
 use shop_proto::shop::orders::v1::OrderPlaced;
 
-use crate::{TestBroker, broker::REGION, foreign, letters::EVENT};
+use crate::{
+    TestBroker,
+    broker::REGION,
+    foreign,
+    letters::EVENT,
+    ready_made::{Batch, Message, ReadyMade},
+};
 
 /// What one round of one side gave.
 #[derive(Debug, Clone)]
@@ -119,6 +126,26 @@ impl Publishers {
         1..self.next.load(Ordering::Relaxed)
     }
 
+    /// A round of batches that are ready, each sent when the one before it is stored: so many messages a second. `callers` are in a
+    /// batch, as many as would wait for it.
+    ///
+    /// # Errors
+    /// One is not stored.
+    pub async fn ready_made(&self, broker: &TestBroker, callers: usize, count: usize) -> anyhow::Result<f64> {
+        let mut connection = ReadyMade::connect(broker, "orders").await?;
+        let batches: Vec<Batch> = (0..count / callers)
+            .map(|_| {
+                let first = self.next.fetch_add(callers, Ordering::Relaxed);
+                connection.batch(&format!("ready-made-{first:011}"), (first..first + callers).map(message))
+            })
+            .collect();
+        let started = Instant::now();
+        for batch in &batches {
+            connection.publish(batch).await?;
+        }
+        Ok(rate(batches.len() * callers, started.elapsed()))
+    }
+
     /// One round: `count` orders more, each acknowledged by itself.
     ///
     /// # Errors
@@ -141,11 +168,17 @@ async fn grouped(publisher: Arc<Publisher<OrderPlaced>>, number: usize) -> anyho
 }
 
 async fn alone(publisher: jetstream::Context, number: usize) -> anyhow::Result<()> {
+    let Message { subject, headers, payload } = message(number);
+    publisher.publish_with_headers(subject, headers, payload).await?.await?;
+    Ok(())
+}
+
+/// An order as the library sends it.
+fn message(number: usize) -> Message {
     let event = order(number);
     let subject = format!("mesh1.event.{REGION}.orders.{EVENT}.{}", partition(event.customer_id.as_bytes()));
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Msg-Id", format!("orders/{EVENT}/{number}"));
     headers.insert("traceparent", TraceContext::root(false).to_string());
-    publisher.publish_with_headers(subject, headers, event.encode_to_vec().into()).await?.await?;
-    Ok(())
+    Message { subject, headers, payload: event.encode_to_vec().into() }
 }

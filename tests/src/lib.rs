@@ -12,6 +12,7 @@ pub mod letters;
 pub mod many_letters;
 pub mod measured;
 pub mod postgres;
+pub mod ready_made;
 pub mod seen;
 pub mod wait;
 

@@ -1,11 +1,12 @@
 //! S22: 512 callers that each await their own acknowledgement from a broker that syncs always: together, and each message alone.
+//! Beside them batches of 512 that nobody has to make any more: what this broker on this disk gives to anybody who publishes so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::bus::{Bus, Stop};
 use mesh_tests::{
     TestBroker,
-    callers::{Publishers, Round},
+    callers::Publishers,
     campaign::{Account, Books, Run, Size},
     letters::declarations,
 };
@@ -16,27 +17,42 @@ const CALLERS: usize = 512;
 /// So much more than single publishes is promised.
 const WANTED: f64 = 10.0;
 
-/// Both take turns at one broker in the default configuration, and who begins changes each round.
+/// The three that take turns.
+#[derive(Clone, Copy)]
+enum Side {
+    Single,
+    Group,
+    ReadyMade,
+}
+
+/// All take turns at one broker in the default configuration, and who begins changes each round.
 pub(crate) async fn callers(run: &mut Run) -> anyhow::Result<Played> {
     let (rounds, count) = run.sized((2, CALLERS * 2), (7, 20_000));
     let broker = TestBroker::start(&declarations("reader")?).await?;
     let publishers = Publishers::of(&broker, true).await?;
-    let (mut single, mut group) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
-        for together in [round % 2 == 1, round % 2 == 0] {
-            let Round { rate, .. } = publishers.publish(together, CALLERS, count).await?;
-            if together { &mut group } else { &mut single }.push(rate);
+    let (mut single, mut group, mut limit) = (Vec::new(), Vec::new(), Vec::new());
+    let mut turns = [Side::Group, Side::Single, Side::ReadyMade];
+    for _ in 0..rounds {
+        for side in turns {
+            match side {
+                Side::Single => single.push(publishers.publish(false, CALLERS, count).await?.rate),
+                Side::Group => group.push(publishers.publish(true, CALLERS, count).await?.rate),
+                Side::ReadyMade => limit.push(publishers.ready_made(&broker, CALLERS, count).await?),
+            }
         }
+        turns.rotate_left(1);
     }
     let one = publishers.publish(false, 1, count / 10).await?.rate;
-    let ratios: Vec<f64> = group.iter().zip(&single).map(|(group, single)| group / single).collect();
-    let (ratio, told) = (median(&ratios), ratios.iter().map(|ratio| format!("{ratio:.2}")).collect::<Vec<_>>());
+    let each = ratios(&group, &single);
+    let (ratio, told) = (median(&each), each.iter().map(|ratio| format!("{ratio:.2}")).collect::<Vec<_>>());
     run.note("callers", CALLERS);
     run.note("single", format!("{:.0}/s", median(&single)));
     run.note("group", format!("{:.0}/s", median(&group)));
     run.note("ratio", format!("{ratio:.2}"));
     run.note("ratios", format!("[{}]", told.join(",")));
     run.note("one-caller", format!("{one:.0}/s"));
+    run.note("ready-made", format!("{:.0}/s", median(&limit)));
+    run.note("ready-made-ratio", format!("{:.2}", median(&ratios(&limit, &single))));
     run.require(run.size == Size::Quick || ratio >= WANTED, format!("{ratio:.2} times, and {WANTED} were wanted"));
     let operator = broker.connect("operator").await?;
     let stored = stored(operator.bus()).await?;
@@ -67,6 +83,11 @@ async fn stored(bus: &Bus) -> anyhow::Result<BTreeMap<String, u32>> {
     };
     bus.read("mesh1-event-orders", ">", each).await?;
     Ok(stored)
+}
+
+/// Of each round its own.
+fn ratios(of: &[f64], to: &[f64]) -> Vec<f64> {
+    of.iter().zip(to).map(|(of, to)| of / to).collect()
 }
 
 fn median(figures: &[f64]) -> f64 {

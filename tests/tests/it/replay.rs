@@ -485,11 +485,13 @@ async fn a_job_is_asked_for_watched_and_looked_at_from_the_command_line() {
     let dry = person.json(0, &replay(&["--dry-run"])).await;
     assert_eq!((&dry["letters"], &dry["consumers"]["a/work"]), (&30.into(), &30.into()));
     assert_eq!(dry["first"].as_array().unwrap().len(), 10);
-    let wrong = person.run(&replay(&["--abort-if", "failed < 5", "--yes"])).await;
-    assert_eq!(wrong.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&wrong.stderr).contains("column 8"), "{wrong:?}");
-    let wrong = person.run(&replay(&["--canary", "5,1", "--yes"])).await;
-    assert_eq!(wrong.status.code(), Some(2));
+    // Said before anybody is asked: nobody listens there.
+    let nowhere = Operator::at(&office.broker, "operator").through("nats://127.0.0.1:1".into());
+    for (words, said) in [(["--abort-if", "failed < 5"], "column 8"), (["--canary", "5,1"], "5 comes before 1")] {
+        let wrong = nowhere.run(&replay(&words)).await;
+        assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+        assert!(String::from_utf8_lossy(&wrong.stderr).contains(said), "{wrong:?}");
+    }
     let over = person.run(&replay(&["--at", "2026-01-02T02:30:00Z", "--yes", "--no-wait"])).await;
     let said = String::from_utf8_lossy(&over.stderr);
     assert!(

@@ -66,6 +66,7 @@ fn check(args: &ReplayArgs) -> anyhow::Result<()> {
             ("ids and filters exclude each other", "give ids, or filters, or --all")
         }
         _ => {
+            args.rollout.check()?;
             let a_job = args.rollout.is_wanted().then_some("--again goes with no option of a job");
             return a_job.map_or(Ok(()), |why| check_again(args, why));
         }

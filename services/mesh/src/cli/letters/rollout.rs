@@ -74,6 +74,13 @@ impl RolloutArgs {
             || self.at.is_some()
             || self.max_in_flight.is_some()
     }
+
+    /// What is wrong with them before anything is asked.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        canary(self)?;
+        abort_if(self)?;
+        Ok(())
+    }
 }
 
 pub(super) async fn run(
@@ -82,7 +89,6 @@ pub(super) async fn run(
     (global, output): (&GlobalArgs, &Output),
 ) -> anyhow::Result<Status> {
     let now_ms = bus.gate().clock().now_ms();
-    // What is wrong with the words is said before anything is read.
     let (canary, abort_if) = (canary(&args.rollout)?, abort_if(&args.rollout)?);
     let at_ms = begin_ms(args.rollout.at, now_ms)?;
     let catalog = contracts::catalog(global)?;

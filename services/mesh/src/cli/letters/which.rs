@@ -53,7 +53,7 @@ pub(super) struct FilterArgs {
     header: Vec<(String, String)>,
     /// Only where this CEL expression holds, over letter, header and payload:
     /// 'payload.total_cents > 100000 && letter.vendor == "stripe"'
-    #[arg(long = "where", value_name = "CEL")]
+    #[arg(long = "where", visible_alias = "filter", value_name = "CEL")]
     condition: Option<String>,
 }
 
