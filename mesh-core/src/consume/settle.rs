@@ -15,7 +15,7 @@ use crate::{
     clock::patient_delays,
     dead_letter, delayed,
     envelope::Envelope,
-    fault::{Effect, Fault, crash_point},
+    fault::{ASIDE_POINT, Effect, Fault, crash_point},
     subject::OUTCOME_STREAM,
     telemetry::metrics::How,
 };
@@ -162,7 +162,7 @@ impl Worker {
             delayed::put_aside(&self.bus, &self.lane, envelope, aside, attempts).await.map(|_| due_ms)
         };
         let back_ms = self.until_confirmed("a copy of what is put aside", put_aside).await?;
-        crash_point("settle.delayed");
+        crash_point(ASIDE_POINT);
         Ok(back_ms)
     }
 

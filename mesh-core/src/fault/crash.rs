@@ -25,6 +25,10 @@ pub const WORKER_POINTS: [&str; 9] = [
 /// are nearly as large as the broker's limit.
 pub const CLAIM_POINT: &str = "claim.stored";
 
+/// The point between a copy that waits for its target and the acknowledgement of its original: met only by a worker that keeps
+/// targets apart.
+pub const ASIDE_POINT: &str = "settle.aside";
+
 /// Every point that only a worker meets which keeps the order of keys: a message lies behind the one that blocks its key; the
 /// record of a key says that it is blocked, that those behind the first one are handled, that it is free; a copy's original is
 /// acknowledged; the letter of a replay that came to a good end is told so.

@@ -19,6 +19,8 @@ pub struct Books {
     pub parked: BTreeSet<String>,
     /// Outcomes of queued work that was done, by id. Events have none.
     pub outcomes: BTreeMap<String, u32>,
+    /// How often each event lies in its stream, which keeps what was handled. `None`: nobody looked, or more than once is right.
+    pub events: Option<BTreeMap<String, u32>>,
     /// Messages that still lie in a queue though its consumer has acknowledged them: they wait for nobody.
     pub residue: u64,
     /// What did not come to rest in time: said by the ledger.
@@ -33,9 +35,9 @@ pub struct Account {
     letters: usize,
     parked: usize,
     calls: u64,
-    /// Acknowledged, and neither an effect, a letter nor a parked question.
+    /// Acknowledged, and neither an effect, a letter nor a parked question; or an event that its stream does not have.
     pub lost: BTreeSet<String>,
-    /// Took effect twice, has two letters, two outcomes, or both an effect and a letter that asks for it; and which.
+    /// Took effect twice, lies in its stream twice, has two letters, two outcomes, or both an effect and a letter that asks for it; and which.
     pub duplicates: BTreeMap<String, String>,
     /// An effect or a letter that nobody asked for.
     pub unasked: BTreeSet<String>,
@@ -58,6 +60,8 @@ pub fn is_bad(id: &str) -> bool {
 }
 /// Ids of queued work begin so: its outcome is announced.
 pub const WORK: &str = "w-";
+/// Ids of events begin so: their stream keeps them.
+pub const EVENT: &str = "e-";
 
 impl Account {
     /// Adds up.
@@ -65,7 +69,11 @@ impl Account {
     pub fn of(books: &Books) -> Account {
         let ended: BTreeSet<&String> = books.effects.keys().chain(books.letters.keys()).collect();
         let mut duplicates = BTreeMap::new();
-        for (counts, what) in [(&books.effects, "effects"), (&books.outcomes, "outcomes")] {
+        let events = books.events.clone().unwrap_or_default();
+        // The counter would not tell of an event that is stored twice: both have one idempotency key.
+        for (counts, what) in
+            [(&events, "times in the stream"), (&books.effects, "effects"), (&books.outcomes, "outcomes")]
+        {
             let twice = counts.iter().filter(|(_, count)| **count > 1);
             duplicates.extend(twice.map(|(id, count)| (id.clone(), format!("{count} {what}"))));
         }
@@ -77,6 +85,8 @@ impl Account {
                 duplicates.insert(id.clone(), "an effect and a letter".into());
             }
         }
+        let is_gone =
+            |id: &String| books.events.is_some() && id.starts_with(EVENT) && !events.contains_key(id);
         let work_done = books.effects.keys().filter(|id| id.starts_with(WORK) && !books.letters.contains_key(*id));
         Account {
             published: books.acknowledged.len(),
@@ -84,7 +94,7 @@ impl Account {
             letters: books.letters.keys().filter(|id| !books.parked.contains(*id)).count(),
             parked: books.parked.len(),
             calls: books.calls,
-            lost: books.acknowledged.iter().filter(|id| !ended.contains(id)).cloned().collect(),
+            lost: books.acknowledged.iter().filter(|id| !ended.contains(id) || is_gone(id)).cloned().collect(),
             duplicates,
             unasked: ended.into_iter().filter(|id| !books.asked.contains(*id)).cloned().collect(),
             unannounced: work_done.filter(|id| !books.outcomes.contains_key(*id)).cloned().collect(),
@@ -156,6 +166,7 @@ mod tests {
             calls: 3,
             letters: BTreeMap::from([("e-bad-3".to_owned(), vec!["s@1".to_owned()])]),
             outcomes: counts(&["w-good-2"]),
+            events: Some(counts(&["e-good-1", "e-bad-3"])),
             ..Books::default()
         }
     }
@@ -201,6 +212,12 @@ mod tests {
         );
         one(|books| *books.effects.entry("e-bad-3".into()).or_default() += 1, "duplicate");
         one(|books| *books.outcomes.entry("w-good-2".into()).or_default() += 1, "duplicate");
+        let events = |books: &mut Books, count: u32| {
+            books.events.as_mut().unwrap().insert("e-good-1".into(), count);
+        };
+        assert_eq!(wrong(|books| events(books, 2)), ["duplicate: e-good-1: 2 times in the stream"]);
+        assert_eq!(wrong(|books| books.events = Some(BTreeMap::new())).len(), 1, "lost");
+        assert!(wrong(|books| books.events = None).is_empty(), "nobody looked");
         one(|books| books.residue = 1, "1 messages lie in a queue");
         one(|books| books.unrest.push("work was left".into()), "work was left");
         one(|books| *books = Books::default(), "nothing was published");

@@ -76,6 +76,15 @@ impl Disk {
         run("mount", [OsStr::new("-o"), size.as_ref(), self.mount.as_ref()])
     }
 
+    /// Bytes that may still be written.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn free(&self) -> anyhow::Result<u64> {
+        let figures = nix::sys::statvfs::statvfs(&self.mount)?;
+        Ok(figures.blocks_available() * figures.fragment_size())
+    }
+
     /// Where it is mounted.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -17,12 +17,17 @@ use mesh_core::{
         topology::Topology,
     },
     proto::v1::{Outcome, outcome::End},
-    subject::{DEAD_LETTER_STREAM, OUTCOME_STREAM},
+    subject::{DEAD_LETTER_STREAM, OUTCOME_STREAM, event_stream},
 };
 use prost::Message as _;
 use tokio::time::Instant;
 
-use super::{account::Books, client::CounterClient, process::Sent};
+use super::{
+    account::Books,
+    client::CounterClient,
+    process::Sent,
+    stage::{SENDER, WORKER},
+};
 
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -51,6 +56,7 @@ pub async fn books(sides: &Sides, counter: &CounterClient, sent: &Sent, patience
     can_be_read(bus, patience).await?;
     read_letters(bus, &mut books).await?;
     books.outcomes = outcomes(bus).await?;
+    books.events = Some(events(bus).await?);
     for (id, entry) in counter.report().await? {
         books.calls += u64::from(entry.calls);
         if !entry.keys.is_empty() {
@@ -136,7 +142,7 @@ fn local_id(message_id: &str) -> String {
 /// A stream whose server was killed has no leader for a while, and on a busy machine that takes longer than a reading waits.
 async fn can_be_read(bus: &Bus, patience: Duration) -> anyhow::Result<()> {
     let limit = Instant::now() + patience;
-    for stream in [OUTCOME_STREAM, DEAD_LETTER_STREAM] {
+    for stream in [OUTCOME_STREAM, DEAD_LETTER_STREAM, &event_stream(SENDER)] {
         while let Err(fault) = bus.last_sequence_on(stream, ">").await {
             anyhow::ensure!(Instant::now() < limit, "{fault}");
         }
@@ -146,6 +152,10 @@ async fn can_be_read(bus: &Bus, patience: Duration) -> anyhow::Result<()> {
 
 async fn read_letters(bus: &Bus, books: &mut Books) -> anyhow::Result<()> {
     for letter in list(bus, &Selector::default()).await?.letters {
+        // Those of others are their own: one message may fail at several consumers.
+        if letter.letter.service != WORKER {
+            continue;
+        }
         let source = letter.letter.source.clone().unwrap_or_default();
         match letter.state {
             LetterState::Open | LetterState::Held | LetterState::Discarded => {}
@@ -166,6 +176,17 @@ async fn read_letters(bus: &Bus, books: &mut Books) -> anyhow::Result<()> {
         books.letters.entry(id).or_default().push(place);
     }
     Ok(())
+}
+
+/// How often each event lies in its stream.
+async fn events(bus: &Bus) -> anyhow::Result<BTreeMap<String, u32>> {
+    let mut events = BTreeMap::new();
+    let each = |message: mesh_core::gate::Unopened| {
+        *events.entry(local_id(&message.open().envelope.message_id)).or_default() += 1;
+        Stop::No
+    };
+    bus.read(&event_stream(SENDER), ">", each).await?;
+    Ok(events)
 }
 
 /// How many outcomes say done, by id. The same outcome stored twice counts twice.

@@ -43,6 +43,9 @@ pub(crate) async fn letters(run: &mut Run) -> anyhow::Result<Played> {
     Ok(Played::Account(stage.account(&sent).await?))
 }
 
+/// With less than this no block of messages can be begun any more.
+const NO_ROOM: u64 = 1 << 20;
+
 /// The disk under the broker is full, then enlarged, and the broker restarted, as an operator would.
 pub(crate) async fn disk(run: &mut Run) -> anyhow::Result<Played> {
     let disk = match Disk::small(24) {
@@ -60,6 +63,8 @@ pub(crate) async fn disk(run: &mut Run) -> anyhow::Result<Played> {
     };
     tokio::time::timeout(Duration::from_secs(60), silent).await.context("the disk does not get full")?;
     let before = publisher.sent().acknowledged.len();
+    let free = disk.free()?;
+    run.require(free < NO_ROOM, format!("the publisher was not heard, and {free} bytes of the disk were free"));
     tokio::time::sleep(Duration::from_secs(run.sized(1, 20))).await;
     disk.enlarge(512)?;
     stage.broker.server.restart().await?;

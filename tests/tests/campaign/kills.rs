@@ -1,9 +1,9 @@
 //! S02–S04: the broker, the worker, and both at once are killed, at random moments and between any two steps.
 
-use mesh_core::fault::{OPERATOR_POINTS, WORKER_POINTS};
+use mesh_core::fault::{ASIDE_POINT, OPERATOR_POINTS, WORKER_POINTS};
 use mesh_tests::{
     TestBroker,
-    campaign::{Run, Stage, StageSettings, Worker, counter::Rule},
+    campaign::{Run, Stage, StageSettings, Worker, counter::Rule, process::Sent},
 };
 
 use crate::Played;
@@ -66,6 +66,7 @@ pub(crate) async fn worker(run: &mut Run) -> anyhow::Result<Played> {
     run.require(before.wrong().is_empty(), format!("before the replay: {:?}", before.wrong()));
     run.note("letters-before", before.letters());
     points += replay(run, &stage, worker).await?;
+    points += aside(run).await?;
     run.note("kills", kills);
     run.note("points", points);
     Ok(Played::Account(stage.account(&sent).await?))
@@ -101,6 +102,29 @@ async fn replay(run: &mut Run, stage: &Stage<TestBroker>, mut worker: Worker) ->
     let done = stage.replayer(None).await?.ended().await?;
     run.require(done, "the last replay failed");
     stage.at_rest().await?;
+    Ok(points)
+}
+
+/// A worker that keeps targets apart ends between the copy of what waits for its target and the acknowledgement of the original.
+/// Nothing that its target refuses fails for good: when the target is mended all has taken effect, and none twice.
+async fn aside(run: &mut Run) -> anyhow::Result<usize> {
+    let settings = StageSettings { isolate: true, attempts: 1_000_000, ..StageSettings::default() };
+    let stage = Stage::start(run, settings).await?;
+    stage.counter.rule("target", Rule::Busy(u32::MAX)).await?;
+    let mut sent = Sent::default();
+    let mut points = 0;
+    for hit in run.sized(1..=1, 1..=2) {
+        let ids: Vec<String> = (0..200).flat_map(|n| ["good", "target"].map(|kind| format!("e-{kind}-{hit}x{n}"))).collect();
+        let mut worker = stage.worker(Some((ASIDE_POINT, hit))).await?;
+        sent.add(stage.send(&ids, 0).await?);
+        worker.crashed().await.map_err(|error| error.context(format!("{ASIDE_POINT}:{hit}")))?;
+        points += 1;
+    }
+    let _worker = stage.worker(None).await?;
+    stage.effects_of("good", 200 * points).await?;
+    stage.counter.rule("target", Rule::Accept).await?;
+    let account = stage.account(&sent).await?;
+    run.require(account.wrong().is_empty(), format!("at {ASIDE_POINT}: {:?}", account.wrong()));
     Ok(points)
 }
 

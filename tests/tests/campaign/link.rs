@@ -10,7 +10,7 @@ use std::{
 use mesh_core::subject::{event_stream, work_stream};
 use mesh_tests::{
     TestBroker,
-    campaign::{Run, Stage, StageSettings, account::is_bad, process::Sent, proxy::Proxy, stage::SENDER},
+    campaign::{Account, Run, Stage, StageSettings, account::is_bad, process::Sent, proxy::Proxy, stage::SENDER},
 };
 
 use crate::Played;
@@ -40,7 +40,10 @@ pub(crate) async fn lost(run: &mut Run) -> anyhow::Result<Played> {
     run.note("found-stored-already", sent.repeats);
     again(run, &stage, &sent).await?;
     sent.add(too_large(run, &stage).await?);
-    Ok(Played::Account(stage.account(&sent).await?))
+    let mut books = stage.books(&sent).await?;
+    // What was sent again after the window lies there again.
+    books.events = None;
+    Ok(Played::Account(Account::of(&books)))
 }
 
 /// Everything is sent once more within the window, and what was handled once more after it.

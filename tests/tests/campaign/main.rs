@@ -73,6 +73,10 @@ async fn main() -> ExitCode {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_campaign-worker"));
     // Most of a scenario is waiting; the long form measures gaps, and plays one at a time.
     let at_once = if options.size == Size::Quick { 3 } else { 1 };
+    if !SCENARIOS.iter().any(|(name, _)| options.wants(name)) {
+        eprintln!("no scenario has such a name; they are {}", SCENARIOS.map(|(name, _)| name).join(", "));
+        return ExitCode::from(2);
+    }
     let wanted = SCENARIOS.into_iter().filter(|(name, _)| options.wants(name));
     let all = futures_util::stream::iter(wanted)
         .map(|(name, scenario)| play(Run::new(name, options.seed, options.size, program.clone()), scenario))

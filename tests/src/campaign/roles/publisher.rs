@@ -3,7 +3,12 @@
 //! What is not acknowledged is sent again with the same id, as the fault's text says, until it is or until the process has
 //! been told to stop for a while.
 
-use std::{collections::HashSet, io::Write as _, path::PathBuf, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    io::Write as _,
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::Args;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -15,7 +20,12 @@ use shop_proto::shop::{
 use tokio::{signal::unix, time::Instant};
 
 use super::Place;
-use crate::campaign::{account::WORK, now_us, order::key_of, stage::SENDER};
+use crate::campaign::{
+    account::{EVENT, WORK},
+    now_us,
+    order::key_of,
+    stage::SENDER,
+};
 
 /// What is published.
 #[derive(Debug, Clone, Args)]
@@ -90,31 +100,43 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     // After a stall the load goes on at its rate, not in one lump.
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut under_way = FuturesUnordered::new();
-    let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+    let mut gaps = Gaps::default();
     let mut number = 0_usize;
     loop {
         tokio::select! {
             _ = stop.recv() => break,
-            Some(()) = under_way.next(), if !under_way.is_empty() => {
-                longest = longest.max(last.elapsed());
-                last = Instant::now();
-            }
+            Some(side) = under_way.next(), if !under_way.is_empty() => gaps.ended(side),
             _ = pace.tick(), if under_way.len() < WINDOW => {
                 number += 1;
-                let side = if random.bool() { WORK } else { "e-" };
+                let side = if random.bool() { WORK } else { EVENT };
                 let id = format!("{}{}{number}", side.trim_end_matches('-'), kind(&mut random, &settings));
                 say(format_args!("try {id}"));
                 for _ in 0..settings.times.max(1) {
-                    under_way.push(send_until_acknowledged(&mesh, id.clone(), settings.ballast));
+                    under_way.push(send_until_acknowledged(&mesh, id.clone(), settings.ballast).map(move |()| side));
                 }
             }
         }
     }
     let last = async { while under_way.next().await.is_some() {} };
     let all = tokio::time::timeout(LAST_WORDS, last).await.is_ok();
-    say(format_args!("gap {}", longest.as_millis()));
+    say(format_args!("gap {}", gaps.longest.as_millis()));
     say(format_args!("{}", if all { "end" } else { "end with some unanswered" }));
     Ok(())
+}
+
+/// How long nothing was acknowledged of events, or of queued work: they lie in two streams, with leaders of their own.
+#[derive(Default)]
+struct Gaps {
+    last: HashMap<&'static str, Instant>,
+    longest: Duration,
+}
+
+impl Gaps {
+    fn ended(&mut self, side: &'static str) {
+        if let Some(before) = self.last.insert(side, Instant::now()) {
+            self.longest = self.longest.max(before.elapsed());
+        }
+    }
 }
 
 /// What is on its way.
