@@ -10,7 +10,9 @@ mod wire;
 use std::{fmt, time::Duration};
 
 pub(crate) use crash::crash_point;
-pub use crash::{ASIDE_POINT, CLAIM_POINT, KEEPER_POINTS, OPERATOR_POINTS, ORDER_POINTS, WORKER_POINTS, arm_crash_point};
+pub use crash::{
+    ASIDE_POINT, CLAIM_POINT, KEEPER_POINTS, OPERATOR_POINTS, ORDER_POINTS, WORKER_POINTS, arm_crash_point,
+};
 pub use mesh_proto::v1::{Code, Effect};
 pub use reason::Reason;
 

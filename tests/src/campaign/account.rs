@@ -85,8 +85,7 @@ impl Account {
                 duplicates.insert(id.clone(), "an effect and a letter".into());
             }
         }
-        let is_gone =
-            |id: &String| books.events.is_some() && id.starts_with(EVENT) && !events.contains_key(id);
+        let is_gone = |id: &String| books.events.is_some() && id.starts_with(EVENT) && !events.contains_key(id);
         let work_done = books.effects.keys().filter(|id| id.starts_with(WORK) && !books.letters.contains_key(*id));
         Account {
             published: books.acknowledged.len(),

@@ -66,6 +66,8 @@ pub struct Entry {
     pub keys: BTreeSet<String>,
     /// When it first took effect, Unix microseconds.
     pub first_us: u64,
+    /// When it was last called, Unix microseconds.
+    pub last_us: u64,
     /// Its place among all ids in the order of their first effects, from 1; 0: it has none.
     pub place: usize,
 }
@@ -101,6 +103,7 @@ impl Counter {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = entries.entry(id.to_owned()).or_default();
         entry.calls += 1;
+        entry.last_us = super::now_us();
         entry.attempt = entry.attempt.max(attempt);
         match rule {
             Rule::Refuse => return Answer::Now(StatusCode::BAD_REQUEST),

@@ -28,6 +28,8 @@ use crate::{TestBroker, broker::REGION};
 pub const SENDER: &str = "orders";
 /// Who handles.
 pub const WORKER: &str = "worker";
+/// Others that handle the same events, each for itself.
+pub const BYSTANDERS: [&str; 2] = ["bystander", "onlooker"];
 /// The consumer of events.
 pub const CONSUMER: &str = "apply";
 /// Who looks and replays.
@@ -40,22 +42,32 @@ const PAYMENTS: &str = "shop.payments.v1.Payments";
 ///
 /// # Errors
 /// Never: the names are good.
-pub fn declarations() -> anyhow::Result<[Declaration; 2]> {
-    declared(false)
+pub fn declarations() -> anyhow::Result<Vec<Declaration>> {
+    declared(&StageSettings::default())
 }
 
-/// The same, with a consumer that keeps the order of keys or does not.
-fn declared(ordered: bool) -> anyhow::Result<[Declaration; 2]> {
+/// The same, with a consumer that keeps the order of keys or does not, and with others of the same events or alone.
+fn declared(settings: &StageSettings) -> anyhow::Result<Vec<Declaration>> {
     let charge = BTreeSet::from([(PAYMENTS.to_owned(), "Charge".to_owned())]);
-    let consumes = Consumes { consumer: CONSUMER.parse()?, producer: SENDER.into(), event: EVENT.into(), ordered };
-    Ok([
+    let consumer = CONSUMER.parse()?;
+    let consumes = Consumes { consumer, producer: SENDER.into(), event: EVENT.into(), ordered: settings.ordered };
+    let mut declared = vec![
         Declaration {
             publishes: BTreeSet::from([EVENT.into()]),
             enqueues: charge.clone(),
             ..Declaration::new(SENDER.parse()?)
         },
-        Declaration { consumes: BTreeSet::from([consumes]), serves: charge, ..Declaration::new(WORKER.parse()?) },
-    ])
+        Declaration {
+            consumes: BTreeSet::from([consumes.clone()]),
+            serves: charge,
+            ..Declaration::new(WORKER.parse()?)
+        },
+    ];
+    for name in settings.bystanders() {
+        let consumes = BTreeSet::from([consumes.clone()]);
+        declared.push(Declaration { consumes, ..Declaration::new(name.parse()?) });
+    }
+    Ok(declared)
 }
 
 /// Who stores: one server or three.
@@ -119,6 +131,8 @@ pub struct StageSettings {
     pub isolate: bool,
     /// Whether the consumer of events keeps the order of keys.
     pub ordered: bool,
+    /// Whether [`BYSTANDERS`] handle the events as well.
+    pub watched: bool,
     /// The longest wait before the next attempt that a worker which keeps the order of keys spends in hand.
     pub short_wait: Duration,
     /// Messages that a worker handles at once.
@@ -145,11 +159,18 @@ impl Default for StageSettings {
             inbox: false,
             isolate: false,
             ordered: false,
+            watched: false,
             short_wait: Duration::from_secs(2),
             concurrency: 16,
             handler_limit: Duration::from_secs(60),
             long: Duration::ZERO,
         }
+    }
+}
+
+impl StageSettings {
+    fn bystanders(&self) -> &'static [&'static str] {
+        if self.watched { &BYSTANDERS } else { &[] }
     }
 }
 
@@ -167,13 +188,30 @@ pub struct Stage<B> {
     _counter: Process,
 }
 
+/// Who handles the same events as the worker.
+pub struct Bystander {
+    /// What it calls.
+    pub counter: CounterClient,
+    _processes: [Process; 2],
+}
+
+/// A counter at work, with the rules that most scenarios have.
+async fn counter(starter: &Starter) -> anyhow::Result<(Process, CounterClient)> {
+    let process = starter.start("counter", Vec::new(), None).await?;
+    let counter = CounterClient::new(&process.line("ready").await?);
+    for (word, rule) in [("bad", Rule::Refuse), ("busy", Rule::Busy(2)), ("mute", Rule::Mute(1))] {
+        counter.rule(word, rule).await?;
+    }
+    Ok((process, counter))
+}
+
 impl Stage<TestBroker> {
     /// One server.
     ///
     /// # Errors
     /// Something does not start.
     pub async fn start(run: &Run, settings: StageSettings) -> anyhow::Result<Stage<TestBroker>> {
-        let broker = TestBroker::on(&declared(settings.ordered)?, settings.jetstream.clone(), &settings.limits).await?;
+        let broker = TestBroker::on(&declared(&settings)?, settings.jetstream.clone(), &settings.limits).await?;
         Stage::around(broker, run, settings).await
     }
 }
@@ -185,16 +223,12 @@ impl<B: Broker> Stage<B> {
     /// Something does not start.
     pub async fn around(broker: B, run: &Run, settings: StageSettings) -> anyhow::Result<Stage<B>> {
         let folder = tempfile::tempdir()?;
-        for service in [SENDER, WORKER, OPERATOR, KEEPER] {
+        for service in [SENDER, WORKER, OPERATOR, KEEPER].iter().chain(settings.bystanders()) {
             let seed = broker.seed(service).unwrap_or_default();
             std::fs::write(folder.path().join(format!("{service}.seed")), seed)?;
         }
         let starter = Starter::new(&run.program, folder.path());
-        let process = starter.start("counter", Vec::new(), None).await?;
-        let counter = CounterClient::new(&process.line("ready").await?);
-        for (word, rule) in [("bad", Rule::Refuse), ("busy", Rule::Busy(2)), ("mute", Rule::Mute(1))] {
-            counter.rule(word, rule).await?;
-        }
+        let (process, counter) = counter(&starter).await?;
         Ok(Stage { broker, counter, through: None, settings, starter, folder, _counter: process })
     }
 
@@ -237,12 +271,24 @@ impl<B: Broker> Stage<B> {
     /// # Errors
     /// The publisher does not start or end.
     pub async fn send<'a>(&self, ids: impl IntoIterator<Item = &'a String>, ballast: usize) -> anyhow::Result<Sent> {
+        Self::sent_by(self.sending(ids, ballast).await?).await
+    }
+
+    /// The same, under way: as fast as it can, 512 at once, until each is acknowledged.
+    ///
+    /// # Errors
+    /// The publisher does not start.
+    pub async fn sending<'a>(
+        &self,
+        ids: impl IntoIterator<Item = &'a String>,
+        ballast: usize,
+    ) -> anyhow::Result<Publisher> {
         let file = self.folder.path().join("ids");
         std::fs::write(&file, ids.into_iter().map(|id| format!("{id}\n")).collect::<String>())?;
         let mut arguments = self.place(SENDER);
         arguments.extend(["--seed", "0", "--ballast", &ballast.to_string(), "--ids"].map(OsString::from));
         arguments.push(file.into());
-        self.sent_by(arguments).await
+        Ok(Publisher::new(self.starter.start("publisher", arguments, None).await?))
     }
 
     /// Offers these ids at the rate of the stage, whatever becomes of them, and says when each was sent.
@@ -256,12 +302,14 @@ impl<B: Broker> Stage<B> {
         let rate = self.settings.rate.to_string();
         arguments.extend(["--seed", "0", "--paced", "--rate", &rate, "--ids"].map(OsString::from));
         arguments.push(file.into());
-        self.sent_by(arguments).await
+        Self::sent_by(Publisher::new(self.starter.start("publisher", arguments, None).await?)).await
     }
 
-    /// What a publisher sends that ends by itself.
-    async fn sent_by(&self, arguments: Vec<OsString>) -> anyhow::Result<Sent> {
-        let mut publisher = Publisher::new(self.starter.start("publisher", arguments, None).await?);
+    /// What a publisher sends that ends by itself, once it has ended.
+    ///
+    /// # Errors
+    /// It says no last word.
+    pub async fn sent_by(mut publisher: Publisher) -> anyhow::Result<Sent> {
         publisher.process.until_ended().await?;
         // Its last words may still be on their way through the pipe.
         publisher.process.line("end").await?;
@@ -321,9 +369,24 @@ impl<B: Broker> Stage<B> {
     /// # Errors
     /// It does not start.
     pub async fn worker(&self, crash: Option<(&str, u32)>) -> anyhow::Result<Worker> {
-        let mut arguments = self.place(WORKER);
+        self.worker_as(WORKER, self.counter.url(), crash).await
+    }
+
+    /// One of [`BYSTANDERS`] at work, with a counter of its own.
+    ///
+    /// # Errors
+    /// One of the two does not start.
+    pub async fn bystander(&self, name: &str) -> anyhow::Result<Bystander> {
+        let (process, counter) = counter(&self.starter).await?;
+        let worker = self.worker_as(name, counter.url(), None).await?;
+        Ok(Bystander { counter, _processes: [process, worker] })
+    }
+
+    async fn worker_as(&self, name: &str, counter: &str, crash: Option<(&str, u32)>) -> anyhow::Result<Worker> {
+        let mut arguments = self.place(name);
+        arguments.extend(["--service", name].map(OsString::from));
         let ack_wait = self.settings.limits.ack_wait.as_millis().to_string();
-        arguments.extend(["--counter", self.counter.url(), "--ack-wait-ms", &ack_wait].map(OsString::from));
+        arguments.extend(["--counter", counter, "--ack-wait-ms", &ack_wait].map(OsString::from));
         for (name, time) in [
             ("--handler-limit-ms", self.settings.handler_limit),
             ("--long-ms", self.settings.long),
@@ -425,7 +488,7 @@ impl<B: Broker> Stage<B> {
 
     async fn sides(&self) -> anyhow::Result<Sides> {
         let operator = self.operator().await?;
-        let topology = Topology::of(&declared(self.settings.ordered)?, operator.identity().region());
+        let topology = Topology::of(&declared(&self.settings)?, operator.identity().region());
         Ok(Sides { operator, jetstream: self.jetstream().await?, topology })
     }
 

@@ -114,7 +114,8 @@ async fn aside(run: &mut Run) -> anyhow::Result<usize> {
     let mut sent = Sent::default();
     let mut points = 0;
     for hit in run.sized(1..=1, 1..=2) {
-        let ids: Vec<String> = (0..200).flat_map(|n| ["good", "target"].map(|kind| format!("e-{kind}-{hit}x{n}"))).collect();
+        let ids: Vec<String> =
+            (0..200).flat_map(|n| ["good", "target"].map(|kind| format!("e-{kind}-{hit}x{n}"))).collect();
         let mut worker = stage.worker(Some((ASIDE_POINT, hit))).await?;
         sent.add(stage.send(&ids, 0).await?);
         worker.crashed().await.map_err(|error| error.context(format!("{ASIDE_POINT}:{hit}")))?;

@@ -1,10 +1,11 @@
-//! S01: the power goes. What the broker acknowledged was on the disk.
+//! S01: the power goes. What the broker acknowledged was on the disk: of a load that is handled at once, and of 512 at a time, which
+//! are stored together, before anybody handles one of them.
 
 use mesh::engine::JetStream;
 use mesh_core::subject::{event_stream, work_stream};
 use mesh_tests::{
     TestBroker,
-    campaign::{Run, Stage, StageSettings, disk::Disk, stage::SENDER},
+    campaign::{Run, Stage, StageSettings, disk::Disk, process::Sent, stage::SENDER},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -42,7 +43,7 @@ pub(crate) async fn cuts(run: &mut Run) -> anyhow::Result<Played> {
     run.note("control-lost", lost);
 
     let mut stage = stage_on(run, &disk, true).await?;
-    let _worker = stage.worker(None).await?;
+    let mut worker = stage.worker(None).await?;
     let publisher = stage.publisher(run).await?;
     let count = run.sized(3, 20);
     for _ in 0..count {
@@ -52,13 +53,42 @@ pub(crate) async fn cuts(run: &mut Run) -> anyhow::Result<Played> {
         publisher.caught_up().await?;
     }
     publisher.more(20).await?;
-    let sent = publisher.finish().await?;
+    let mut sent = publisher.finish().await?;
     run.note("cuts", count);
+    worker.stop().await?;
+    sent.add(bursts(run, &mut stage, &disk).await?);
+    let _worker = stage.worker(None).await?;
     // The broker syncs what a consumer has acknowledged, and not that it deleted it.
     let account = stage.account_kept(run, &sent).await?;
     drop(stage);
     Ok(Played::Account(account))
 }
+
+/// Nobody handles what is acknowledged before the power goes: only the disk has it. The publisher has 512 on their way, which the
+/// broker gets in groups; what is not acknowledged is sent again.
+async fn bursts(run: &mut Run, stage: &mut Stage<TestBroker>, disk: &Disk) -> anyhow::Result<Sent> {
+    let (cuts, count) = run.sized((2, 4_000), (10, 8_000));
+    let (mut sent, mut cut_off) = (Sent::default(), Vec::new());
+    for burst in 0..cuts {
+        let ids: Vec<String> = (0..count).map(|n| format!("e-good-{burst}x{n}")).collect();
+        let publisher = stage.sending(&ids, 0).await?;
+        publisher.more(run.random.usize(100..count / 2)).await?;
+        cut(stage, disk).await?;
+        let at_cut = publisher.sent();
+        cut_off.push(at_cut.asked.len() - at_cut.acknowledged.len());
+        sent.add(Stage::<TestBroker>::sent_by(publisher).await?);
+    }
+    run.note("burst-cuts", cuts);
+    run.note("cut-off", format!("{cut_off:?}").replace(' ', ""));
+    run.require(
+        cut_off.iter().all(|count| *count > GROUP),
+        "few were on their way when the power went: no group was cut off",
+    );
+    Ok(sent)
+}
+
+/// With more than these on their way the library publishes them in groups.
+const GROUP: usize = 12;
 
 /// The same cut with JetStream's own default, a sync every two minutes: how many acknowledged messages are gone.
 async fn control(run: &mut Run) -> anyhow::Result<usize> {

@@ -27,6 +27,9 @@ pub struct Settings {
     /// The broker
     #[command(flatten)]
     pub place: Place,
+    /// Who handles; others than the first one handle events alone
+    #[arg(long, default_value = WORKER)]
+    pub service: String,
     /// The counter's address
     #[arg(long)]
     pub counter: String,
@@ -123,7 +126,7 @@ impl Payments for Handler {
 /// # Errors
 /// The broker can't be reached at first.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
-    let mesh = settings.place.connect(WORKER).await?;
+    let mesh = settings.place.connect(&settings.service).await?;
     let handler =
         Handler { counter: CounterClient::new(&settings.counter), long: Duration::from_millis(settings.long_ms) };
     let retry = RetryRule {
@@ -158,7 +161,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         on_events = on_events.isolate_by(|event| event.order_id.split('-').nth(1).unwrap_or_default().to_owned());
     }
     on_events.start(on_event).await?;
-    mesh.serve(PaymentsServer::new(handler)).calls(false).settings(consumer).start().await?;
+    if settings.service == WORKER {
+        mesh.serve(PaymentsServer::new(handler)).calls(false).settings(consumer).start().await?;
+    }
     writeln!(std::io::stdout(), "ready")?;
     mesh.run_until_stopped().await;
     Ok(())
