@@ -86,6 +86,14 @@ impl PublishError {
         matches!(self, PublishError::Rejected { code, .. } if *code == WRONG_LAST_SEQUENCE)
     }
 
+    /// Whether nothing stands where something was expected to be the last: its stream was made anew, or purged.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        // The broker says what stands there in its words alone.
+        let of = |words: &str| words.strip_prefix("wrong last sequence: ")?.trim().parse::<u64>().ok();
+        matches!(self, PublishError::Rejected { code, description } if *code == WRONG_LAST_SEQUENCE && of(description) == Some(0))
+    }
+
     /// Whether the stream has no room.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -158,6 +166,11 @@ mod tests {
             assert_eq!(rejected(code).into_fault("it").effect(), Effect::Unknown);
         }
         assert!(rejected(10071).is_conflict() && !rejected(10071).is_unknown());
+        let last = |words: &str| PublishError::Rejected { code: 10071, description: words.into() };
+        assert!(last("wrong last sequence: 0").is_gone());
+        for other in [last("wrong last sequence: 10"), last("wrong last sequence"), rejected(10071)] {
+            assert!(!other.is_gone(), "{other}");
+        }
     }
 
     #[test]

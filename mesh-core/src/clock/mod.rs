@@ -54,8 +54,12 @@ impl fmt::Debug for Clock {
 /// A moment in Unix milliseconds; 0 for one before 1970.
 #[must_use]
 pub fn unix_ms(moment: SystemTime) -> i64 {
-    let since = moment.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    millis(moment.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO))
+}
+
+/// A time in whole milliseconds, as far as they can be counted.
+pub(crate) fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A moment as RFC 3339 in UTC with milliseconds: what the broker's schedules and people read.

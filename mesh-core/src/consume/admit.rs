@@ -3,7 +3,10 @@
 //! What may not begin now is put aside on the lane and spends no attempt, so it waits without a place and without an ack
 //! that is pending.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::{
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use mesh_proto::v1;
 
@@ -14,6 +17,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
+    clock::millis,
     delayed::attempts_of,
     envelope::Envelope,
     fault::{Code, Effect, Fault, Reason},
@@ -23,6 +27,9 @@ use crate::{
     },
     subject,
 };
+
+/// How soon others may have paid for a retry, where time alone pays for none.
+const UNPAID: Duration = Duration::from_secs(1);
 
 /// A target with a longer name is known by its hash.
 const MAX_TARGET_BYTES: usize = 128;
@@ -76,8 +83,7 @@ impl Worker {
         let lane = envelope.note.lane.as_ref();
         let is_retry = envelope.attempt() > 1 && lane.is_none_or(|lane| lane.letter.is_none());
         if is_retry && !self.draw() {
-            let due_ms = self.later_ms(envelope);
-            let aside = Aside { is_down: true, earliest_ms: due_ms, due_ms, waits_for_call: false };
+            let aside = self.when_budget_allows(envelope);
             return Err(self.put_aside_until(envelope, aside, "there is no budget for a retry"));
         }
         if is_first(envelope) {
@@ -103,7 +109,7 @@ impl Worker {
 
     fn draw(&self) -> bool {
         let mut budget = self.budget();
-        let (may, left) = budget.draw(&self.settings.retry_budget, self.bus.gate().clock().now_ms());
+        let (may, left) = budget.draw(&self.settings.retry_budget, millis(self.born.elapsed()));
         *budget = left;
         may
     }
@@ -113,11 +119,14 @@ impl Worker {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When a retry that the budget does not allow now asks again: within the longest backoff, but not at one moment.
-    fn later_ms(&self, envelope: &Envelope) -> i64 {
+    /// When a retry that the budget does not allow now asks again: within the longest backoff, but not at one moment. It may be
+    /// granted as soon as there is budget for one more: only what has no time for that is given up.
+    fn when_budget_allows(&self, envelope: &Envelope) -> Aside {
         let wait = self.retry_rule(envelope).cap.mul_f64(0.25 + 0.75 * fastrand::f64());
-        let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
-        self.bus.gate().clock().now_ms().saturating_add(wait_ms)
+        let soonest = Budget::pays_within(&self.settings.retry_budget).unwrap_or(UNPAID).min(wait);
+        let now_ms = self.bus.gate().clock().now_ms();
+        let in_ms = |wait: Duration| now_ms.saturating_add(millis(wait));
+        Aside { is_down: true, earliest_ms: in_ms(soonest), due_ms: in_ms(wait), waits_for_call: false }
     }
 
     /// A place of its target, or how it ends instead.
@@ -167,8 +176,7 @@ impl Worker {
     /// When it is older than the rule allows, Unix milliseconds.
     fn too_old_ms(&self, envelope: &Envelope) -> i64 {
         let left = self.retry_rule(envelope).max_age.saturating_sub(self.age(envelope));
-        let left_ms = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
-        self.bus.gate().clock().now_ms().saturating_add(left_ms)
+        self.bus.gate().clock().now_ms().saturating_add(millis(left))
     }
 
     /// What the delivery is for. A closure of the service's that panics makes a letter, like a handler.

@@ -79,12 +79,12 @@ impl Worker {
                     let trial = Trial { envelope: &envelope, attempts, trace, lease, tenure: None };
                     ended = self.not_begun(trial, ended).await;
                 }
-                self.settle(&envelope, &reply, (ended, attempts), Instant::now()).await;
+                self.settle(&envelope, (&reply, Some(&lease)), (ended, attempts), Instant::now()).await;
                 return;
             }
         };
         let Some(_permit) = self.place().await else {
-            Box::pin(self.hand_over_back(&envelope, &reply, false)).await;
+            Box::pin(self.hand_over_back(&envelope, (&reply, Some(&lease)), false)).await;
             return;
         };
         let in_flight = self.metrics.begin();
@@ -102,7 +102,7 @@ impl Worker {
             let ended = self.run(trial).await;
             crash_point("attempt.handled");
             self.learn(granted, &ended, (&attempts, lease.has_begun()));
-            self.settle(&envelope, &reply, (ended, attempts), started).await;
+            self.settle(&envelope, (&reply, Some(&lease)), (ended, attempts), started).await;
         }
         .instrument(span)
         .await;

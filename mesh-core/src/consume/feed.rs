@@ -115,7 +115,7 @@ impl Worker {
     async fn hand_back(&self, pull: Pull) {
         let left = pull.close().await.into_iter().filter_map(|delivery| {
             let reply = delivery.reply()?.to_owned();
-            Some(async move { self.hand_over_back(&delivery.open().envelope, &reply, false).await })
+            Some(async move { self.hand_over_back(&delivery.open().envelope, (&reply, None), false).await })
         });
         join_all(left).await;
     }

@@ -22,30 +22,42 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// How often it is tried where others write meanwhile: the first time without a look, as if nothing were there.
 const TRIES: usize = 3;
 
+/// A later delivery of it was begun: by somebody else, or here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Superseded;
+
+fn is_superseded(record: &InboxRecord, now: &Now<'_>) -> bool {
+    record.stream == now.stream && record.sequence == now.sequence && record.deliveries > now.deliveries
+}
+
 impl Worker {
     /// Remembers that a delivery goes back as it came. `begun`: its handler may have been started, and cut off in the middle.
-    pub(super) async fn remember_handed_back(&self, envelope: &Envelope, begun: bool) {
-        let _ = timeout(LIMIT, self.write_handed_back(envelope, begun)).await;
+    pub(super) async fn remember_handed_back(&self, envelope: &Envelope, begun: bool) -> Option<Superseded> {
+        timeout(LIMIT, self.write_handed_back(envelope, begun)).await.unwrap_or(None)
     }
 
-    async fn write_handed_back(&self, envelope: &Envelope, begun: bool) {
-        let Some(delivery) = &envelope.delivery else { return };
+    async fn write_handed_back(&self, envelope: &Envelope, begun: bool) -> Option<Superseded> {
+        let delivery = envelope.delivery.as_ref()?;
         let (key, repeat) = (self.inbox_key(envelope), self.work.repeat(envelope));
         let now = self.now(envelope, delivery, Instant::now(), false);
         let mut found: Found = None;
         for _ in 0..TRIES {
-            let Some(record) = self.handed_back((envelope, &now), found.as_ref(), begun) else { return };
+            if found.as_ref().is_some_and(|(record, _)| is_superseded(record, &now)) {
+                return Some(Superseded);
+            }
+            let record = self.handed_back((envelope, &now), found.as_ref(), begun)?;
             let revision = found.map_or(0, |(_, revision)| revision);
             let kept = self.kept_for(&record, repeat).map(|kept| kept.max(HORIZON));
             if !matches!(
                 self.store.put(&key, record.encode_to_vec().into(), revision, kept).await,
                 Ok(Written::Conflict)
             ) {
-                return;
+                return None;
             }
-            let Ok(there) = self.store.get(&key).await else { return };
+            let there = self.store.get(&key).await.ok()?;
             found = there.and_then(|entry| Some((InboxRecord::decode(entry.value).ok()?, entry.revision)));
         }
+        None
     }
 
     fn handed_back(

@@ -30,7 +30,12 @@ struct Held {
 
 struct Held1 {
     reply: Arc<str>,
+    /// When the broker was last told of it, as far as this process can know: over a link that is up.
     renewed: Instant,
+    /// When it was last to be told.
+    told: Instant,
+    /// Whether it was not told for as long as it waits: it may have given the delivery to somebody else.
+    has_lapsed: bool,
     /// When its handler must have ended or yielded; `None`: no handler runs.
     overdue: Option<WallInstant>,
 }
@@ -69,6 +74,13 @@ impl Lease {
         let after = limit.checked_add(grace(limit));
         self.set_overdue(after.and_then(|after| WallInstant::now().checked_add(after)));
         AtWork(self)
+    }
+
+    /// Whether the broker may have given the delivery to somebody else meanwhile: it was silent for longer than `ack_wait`, at
+    /// some time or until now. Whoever has it now is not to be disturbed: the broker does not ask who hands a delivery back.
+    pub(super) fn has_lapsed(&self, ack_wait: Duration) -> bool {
+        let leases = self.leases.lock();
+        leases.get(&self.id).is_none_or(|held| held.has_lapsed || held.renewed.elapsed() >= ack_wait)
     }
 
     /// Whether a handler was begun under it.
@@ -126,7 +138,8 @@ impl Leases {
     /// Holds the lease of a delivery that came just now.
     pub(super) fn hold(&self, reply: Arc<str>) -> Lease {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
-        self.lock().insert(id, Held1 { reply, renewed: Instant::now(), overdue: None });
+        let now = Instant::now();
+        self.lock().insert(id, Held1 { reply, renewed: now, told: now, has_lapsed: false, overdue: None });
         Lease { leases: self.clone(), id, has_begun: AtomicBool::new(false) }
     }
 
@@ -135,12 +148,17 @@ impl Leases {
         self.lock().len()
     }
 
-    fn due(&self, after: Duration) -> Vec<Arc<str>> {
+    /// Those that are to be renewed now, each after a third of `ack_wait`. `is_linked`: what is said now reaches the broker.
+    fn due(&self, ack_wait: Duration, is_linked: bool) -> Vec<Arc<str>> {
         let now = Instant::now();
         let mut leases = self.lock();
-        let due = leases.values_mut().filter(|lease| now.duration_since(lease.renewed) >= after);
+        let due = leases.values_mut().filter(|lease| now.duration_since(lease.told) >= ack_wait / 3);
         due.map(|lease| {
-            lease.renewed = now;
+            lease.has_lapsed |= now.duration_since(lease.renewed) >= ack_wait;
+            lease.told = now;
+            if is_linked {
+                lease.renewed = now;
+            }
             Arc::clone(&lease.reply)
         })
         .collect()
@@ -155,7 +173,7 @@ impl Leases {
                 _ = tick.tick() => {}
                 () = ended.stopped() => return,
             }
-            for reply in self.due(ack_wait / 3) {
+            for reply in self.due(ack_wait, bus.link_state().is_connected) {
                 // The link is away: the broker will deliver it again, and the attempt goes on here.
                 if let Err(error) = bus.ack(&reply, Ack::Extend).await {
                     tracing::debug!(%error, "a lease was not renewed");
@@ -173,12 +191,41 @@ mod tests {
     async fn a_lease_is_due_after_its_time_and_gone_when_dropped() {
         let leases = Leases::default();
         let lease = leases.hold("a".into());
-        assert!(leases.due(Duration::from_secs(10)).is_empty());
-        tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!(leases.due(Duration::from_secs(10)).len(), 1);
-        assert!(leases.due(Duration::from_secs(10)).is_empty(), "renewed just now");
+        assert!(leases.due(ACK_WAIT, true).is_empty());
+        tokio::time::advance(ACK_WAIT / 3).await;
+        assert_eq!(leases.due(ACK_WAIT, true).len(), 1);
+        assert!(leases.due(ACK_WAIT, true).is_empty(), "renewed just now");
         drop(lease);
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!((leases.due(Duration::from_secs(10)).len(), leases.held()), (0, 0));
+        assert_eq!((leases.due(ACK_WAIT, true).len(), leases.held()), (0, 0));
+    }
+
+    const ACK_WAIT: Duration = Duration::from_secs(30);
+
+    /// As long as each third of the time passes with a sign of life.
+    async fn renewed(leases: &Leases, times: usize, is_linked: bool) {
+        for _ in 0..times {
+            tokio::time::advance(ACK_WAIT / 3).await;
+            assert_eq!(leases.due(ACK_WAIT, is_linked).len(), 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_has_lapsed_when_the_broker_heard_nothing_for_so_long_whatever_was_said_afterwards() {
+        let leases = Leases::default();
+        let lease = leases.hold("kept".into());
+        renewed(&leases, 10, true).await;
+        renewed(&leases, 2, false).await;
+        assert!(!lease.has_lapsed(ACK_WAIT), "the link was away for less");
+        renewed(&leases, 1, true).await;
+        assert!(lease.has_lapsed(ACK_WAIT), "a whole time without a word: it came too late");
+        renewed(&leases, 3, true).await;
+        assert!(lease.has_lapsed(ACK_WAIT), "that is not undone");
+        drop(lease);
+
+        let frozen = leases.hold("frozen".into());
+        renewed(&leases, 1, true).await;
+        tokio::time::advance(ACK_WAIT).await;
+        assert!(frozen.has_lapsed(ACK_WAIT), "nobody looked since");
     }
 }

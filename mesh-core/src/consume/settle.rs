@@ -9,7 +9,7 @@ use mesh_proto::v1;
 use prost::Message as _;
 use tokio::time::Instant;
 
-use super::{attempt::Ended, targets::Shelf, worker::Worker};
+use super::{attempt::Ended, handed_back::Superseded, lease::Lease, targets::Shelf, worker::Worker};
 use crate::{
     bus::Ack,
     clock::patient_delays,
@@ -38,7 +38,7 @@ impl Worker {
     pub(super) async fn settle(
         &self,
         envelope: &Envelope,
-        reply: &str,
+        (reply, lease): (&str, Option<&Lease>),
         ended: (Ended, v1::Attempts),
         started: Instant,
     ) -> bool {
@@ -74,7 +74,7 @@ impl Worker {
         let settled = match handed_over {
             Ok(()) => self.bus.ack(reply, Ack::Accept).await,
             Err(GivenUp) => {
-                Box::pin(self.hand_over_back(envelope, reply, may_have_begun)).await;
+                Box::pin(self.hand_over_back(envelope, (reply, lease), may_have_begun)).await;
                 Ok(())
             }
         };
@@ -95,9 +95,19 @@ impl Worker {
     }
 
     /// Hands a delivery back and remembers that, so that nobody suspects it of having ended this process. `begun`: its handler
-    /// may have been started.
-    pub(super) async fn hand_over_back(&self, envelope: &Envelope, reply: &str, begun: bool) {
-        self.remember_handed_back(envelope, begun).await;
+    /// may have been started. What somebody else may have by now is left alone: the broker would take it from them and give it
+    /// to a third.
+    pub(super) async fn hand_over_back(
+        &self,
+        envelope: &Envelope,
+        (reply, lease): (&str, Option<&Lease>),
+        begun: bool,
+    ) {
+        let is_anothers = self.remember_handed_back(envelope, begun).await == Some(Superseded);
+        if is_anothers || lease.is_some_and(|lease| lease.has_lapsed(self.settings.ack_wait)) {
+            tracing::info!(message_id = envelope.message_id, "not handed back: its lease ran out, others may have it");
+            return;
+        }
         self.release(reply).await;
     }
 

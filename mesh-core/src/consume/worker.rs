@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     ConsumerSettings, key_locks::KeyLocks, lease::Leases, quarantine::Quarantine, targets::Targets, work::Work,
@@ -40,6 +40,8 @@ pub struct Worker {
     /// Those whose record is being written here, by its key.
     pub(super) remembering: KeyLocks,
     pub(super) budget: Mutex<Budget>,
+    /// What the budget's time counts from.
+    pub(super) born: Instant,
     pub(super) isolation: Option<Targets>,
     /// Deliveries that wait for the broker to take what follows from them.
     pub(super) waiting: AtomicUsize,
@@ -72,7 +74,8 @@ impl Worker {
             store: Store::own(bus),
             lane,
             permits: Arc::new(Semaphore::new(places)),
-            budget: Mutex::new(Budget::full(&settings.retry_budget, clock.now_ms())),
+            budget: Mutex::new(Budget::full(&settings.retry_budget, 0)),
+            born: Instant::now(),
             isolation,
             waiting: AtomicUsize::new(0),
             settings,

@@ -56,8 +56,20 @@ pub async fn capture(
     let record = v1::LetterRecord { record: Some(v1::letter_record::Record::Captured(letter)) };
     let expected = replayed.map_or(0, |letter| letter.ordered_at);
     match append(bus, lane, &captured.letter_id, expected, &record).await {
-        Err(error) if error.is_conflict() => Ok(captured),
-        other => other.map(|_| captured),
+        // The letter that was replayed is no more, and neither is this capture of an earlier try: it begins the letter again.
+        Err(error) if expected > 0 && error.is_gone() => {
+            captured_already(append(bus, lane, &captured.letter_id, 0, &record).await)?;
+        }
+        stored => captured_already(stored)?,
+    }
+    Ok(captured)
+}
+
+/// Whatever stands where a capture was to stand is this capture, or what came after it.
+fn captured_already(stored: Result<u64, PublishError>) -> Result<(), PublishError> {
+    match stored {
+        Err(error) if error.is_conflict() => Ok(()),
+        other => other.map(drop),
     }
 }
 

@@ -26,7 +26,7 @@ pub struct OperationClient<O> {
 impl<O: Operation> OperationClient<O> {
     pub(super) fn new(mesh: &Mesh) -> OperationClient<O> {
         let metrics = mesh.metrics().operation(&O::info().full_name());
-        let retries = Some(mesh.0.retries.of::<O>(mesh.bus().gate().clock()));
+        let retries = Some(mesh.0.retries.of::<O>());
         OperationClient { bus: mesh.bus().clone(), metrics, retries, operation: PhantomData }
     }
 
@@ -34,7 +34,7 @@ impl<O: Operation> OperationClient<O> {
     /// Default: [`CallRetry::default`], with one budget for all clients of the operation in this process.
     #[must_use]
     pub fn retry(mut self, limits: CallRetry) -> OperationClient<O> {
-        self.retries = Some(Retries::new(limits, self.bus.gate().clock()));
+        self.retries = Some(Retries::new(limits));
         self
     }
 

@@ -26,11 +26,12 @@ impl Default for BudgetRule {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Budget {
     left: f64,
+    /// By a clock that never goes back: one that was ahead for a moment would take the floor away for as long.
     at_ms: i64,
 }
 
 impl Budget {
-    /// A full one.
+    /// A full one. `now_ms`: by a clock that never goes back, from wherever it counts.
     #[must_use]
     pub fn full(rule: &BudgetRule, now_ms: i64) -> Budget {
         Budget { left: rule.burst, at_ms: now_ms }
@@ -66,6 +67,12 @@ impl Budget {
             return (false, now);
         }
         (true, Budget { left: now.left - 1.0, ..now })
+    }
+
+    /// How long it takes until time alone pays for one retry more. `None`: it does not.
+    #[must_use]
+    pub fn pays_within(rule: &BudgetRule) -> Option<std::time::Duration> {
+        std::time::Duration::try_from_secs_f64(1.0 / rule.floor_per_s).ok()
     }
 
     fn paid(self, rule: &BudgetRule, amount: f64) -> Budget {
@@ -111,6 +118,13 @@ mod tests {
         for count in [0, 1, 7, 40, 1000] {
             assert_eq!((0..count).fold(empty, |budget, _| budget.first_attempt(&rule)), at_once(count), "{count}");
         }
+    }
+
+    #[test]
+    fn time_pays_at_the_floor_or_not_at_all() {
+        let of = |floor_per_s| Budget::pays_within(&BudgetRule { floor_per_s, ..BudgetRule::default() });
+        assert_eq!(of(10.0), Some(std::time::Duration::from_millis(100)));
+        assert_eq!((of(0.0), of(-1.0)), (None, None));
     }
 
     proptest! {

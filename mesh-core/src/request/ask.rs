@@ -137,7 +137,7 @@ impl Asking {
         if self.within > 1 {
             return Err(End::Said("not repeated here: it was called for what is a retry itself"));
         }
-        let granted = retries.draw(clock);
+        let granted = retries.draw();
         if let Some(metrics) = &self.metrics {
             metrics.call_retried(granted);
         }

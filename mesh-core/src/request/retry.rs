@@ -10,8 +10,10 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 use crate::{
-    clock::Clock,
+    clock::millis,
     contract::Operation,
     policy::{
         budget::{Budget, BudgetRule},
@@ -56,14 +58,16 @@ struct Inner {
     /// First attempts since the budget was last looked at. An addition for each call; the lock is for those that failed.
     firsts: AtomicU64,
     budget: Mutex<Budget>,
+    /// What its time counts from.
+    born: Instant,
 }
 
 impl Retries {
     /// With a full budget.
     #[must_use]
-    pub fn new(limits: CallRetry, clock: &Clock) -> Retries {
-        let budget = Mutex::new(Budget::full(&limits.budget, clock.now_ms()));
-        Retries(Arc::new(Inner { limits, firsts: AtomicU64::new(0), budget }))
+    pub fn new(limits: CallRetry) -> Retries {
+        let budget = Mutex::new(Budget::full(&limits.budget, 0));
+        Retries(Arc::new(Inner { limits, firsts: AtomicU64::new(0), budget, born: Instant::now() }))
     }
 
     /// The limits.
@@ -78,11 +82,11 @@ impl Retries {
     }
 
     /// Whether a repeat may be made now.
-    pub(super) fn draw(&self, clock: &Clock) -> bool {
+    pub(super) fn draw(&self) -> bool {
         let rule = &self.0.limits.budget;
         let mut budget = self.budget();
         let paid = budget.first_attempts(rule, self.0.firsts.swap(0, Ordering::Relaxed));
-        let (may, left) = paid.draw(rule, clock.now_ms());
+        let (may, left) = paid.draw(rule, millis(self.0.born.elapsed()));
         *budget = left;
         may
     }
@@ -112,9 +116,9 @@ pub struct RetriesByOperation(Mutex<HashMap<(&'static str, &'static str), Retrie
 impl RetriesByOperation {
     /// That of `O`, with the default limits.
     #[must_use]
-    pub fn of<O: Operation>(&self, clock: &Clock) -> Retries {
+    pub fn of<O: Operation>(&self) -> Retries {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Retries::new(CallRetry::default(), clock);
+        let new = || Retries::new(CallRetry::default());
         known.entry((O::SERVICE, O::METHOD)).or_insert_with(new).clone()
     }
 }
@@ -126,13 +130,13 @@ mod tests {
     #[test]
     fn repeats_that_fail_are_a_share_of_first_attempts() {
         let budget = BudgetRule { share: 0.1, floor_per_s: 0.0, burst: 5.0 };
-        let retries = Retries::new(CallRetry { budget, ..CallRetry::default() }, &Clock::system());
+        let retries = Retries::new(CallRetry { budget, ..CallRetry::default() });
         let drawn = (0..1000).filter(|_| {
             retries.first_attempt();
-            retries.clone().draw(&Clock::system())
+            retries.clone().draw()
         });
         assert!((100..=105).contains(&drawn.count()));
         (0..3).for_each(|_| retries.succeeded());
-        assert_eq!((0..10).filter(|_| retries.draw(&Clock::system())).count(), 3, "what helped is given back");
+        assert_eq!((0..10).filter(|_| retries.draw()).count(), 3, "what helped is given back");
     }
 }

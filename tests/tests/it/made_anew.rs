@@ -20,6 +20,7 @@ use mesh_tests::{
     foreign::{self, Worker},
 };
 use shop_proto::shop::orders::v1::OrderPlaced;
+use tokio::sync::Semaphore;
 
 use crate::{
     keeper::{self, die, start_keeper, until_read},
@@ -129,6 +130,40 @@ async fn what_is_delayed_at_the_place_of_an_older_copy_comes_again() {
         make_anew(&broker, EVENTS).await;
     }
     assert_eq!(*seen.lock().await, ["1 1", "1 2", "2 1", "2 2"]);
+}
+
+/// The letter that was replayed is gone, and so is all that was expected of it: the failure is a letter all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_again_when_its_letter_is_no_more_begins_the_letter_again() {
+    let broker = TestBroker::start(&declared()).await.unwrap();
+    let mail = refuse_all(&broker).await;
+    store(&broker, 1, None).await;
+    let letter = some_letters(&broker, 1).await.remove(0);
+    until_all_is_settled(&broker).await;
+    mail.drain().await;
+
+    let mail = broker.connect("mail").await.unwrap();
+    let (begun, go_on) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let gates = (Arc::clone(&begun), Arc::clone(&go_on));
+    let handler = move |_cx: Context, _event: OrderPlaced| {
+        let (begun, go_on) = gates.clone();
+        async move {
+            begun.add_permits(1);
+            let _gone_on = go_on.acquire().await;
+            Err(Fault::invalid("not today either"))
+        }
+    };
+    mail.consumer::<OrderPlaced>("confirm").start(handler).await.unwrap();
+    let operator = broker.connect("operator").await.unwrap();
+    letters::replay(operator.bus(), &letter, &Order { by: "ada".into(), ..Order::default() }).await.unwrap();
+    let _begun = begun.acquire().await.unwrap();
+    make_again(&broker, DEAD_LETTER_STREAM).await;
+    go_on.add_permits(1);
+
+    let again = some_letters(&broker, 1).await.remove(0);
+    assert_eq!((&again.letter.id, again.letter.generation), (&letter.letter.id, 1));
+    assert_eq!((again.state, again.letter.payload == letter.letter.payload), (LetterState::Open, true));
+    mail.drain().await;
 }
 
 /// Removes a stream and makes it again as it was.

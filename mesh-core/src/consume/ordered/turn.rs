@@ -241,7 +241,7 @@ impl Term {
                 worker.metrics.settled(How::Delay, started.elapsed());
                 true
             }
-            ended => worker.settle(envelope, reply, (ended, attempts), started).await,
+            ended => worker.settle(envelope, (reply, None), (ended, attempts), started).await,
         };
         Ok(if is_settled { Report::Settled(*slot, ending) } else { Report::HandedBack })
     }
