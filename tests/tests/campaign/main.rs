@@ -17,6 +17,7 @@ mod ordered_kills;
 mod poison;
 mod power;
 mod replays;
+mod rollout;
 mod target;
 mod workers;
 
@@ -40,12 +41,13 @@ enum Played {
 }
 
 /// Every scenario, in the order in which they are begun: the one that waits longest first.
-const SCENARIOS: [(&str, Scenario); 24] = [
+const SCENARIOS: [(&str, Scenario); 25] = [
     ("S24 ordered-kills", |run| Box::pin(ordered_kills::worker(run))),
     ("S06 three-servers", |run| Box::pin(cluster::kills(run))),
     ("S16 keepers-r3", |run| Box::pin(keepers::killed(run))),
     ("S18 replay-crashes", |run| Box::pin(replays::crashes(run))),
     ("S17 long-handler", |run| Box::pin(workers::long_handler(run))),
+    ("S25 rollout", |run| Box::pin(rollout::at_a_rate(run))),
     ("S19 ordered-keys", |run| Box::pin(ordered::keys(run))),
     ("S01 power-cut", |run| Box::pin(power::cuts(run))),
     ("S02 server-kill9", |run| Box::pin(kills::server(run))),
