@@ -381,3 +381,44 @@ async fn what_waited_for_its_target_pays_for_retries_when_it_is_begun() {
     seen.sort();
     assert_eq!(seen, ["1", "1", "1", "14", "7"]);
 }
+
+/// Four orders fail twice, and there is budget for four retries at once. What is not granted waits, for no longer than it may: nobody
+/// becomes a letter for want of budget while there is time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_has_budget_for_waits_and_is_not_given_up() {
+    let broker = TestBroker::start(&[orders(), consumer("depot", "ship")]).await.unwrap();
+    let (seen, place) = (Seen::default(), ("mesh1-event-orders", "depot_ship"));
+    let into = Arc::clone(&seen);
+    let handler = move |cx: Context, event: OrderPlaced| {
+        let into = Arc::clone(&into);
+        async move {
+            if cx.attempt() <= 2 {
+                return Err(Fault::unavailable("not yet"));
+            }
+            into.lock().await.push(event.order_id);
+            Ok(())
+        }
+    };
+    let settings = ConsumerSettings {
+        // A wait for budget is a share of the longest backoff: longer than any of them may wait.
+        retry: RetryRule {
+            base: Duration::from_millis(20),
+            cap: Duration::from_secs(120),
+            max_age: Duration::from_secs(20),
+            ..RetryRule::default()
+        },
+        retry_budget: BudgetRule { share: 0.0, floor_per_s: 1.0, burst: 4.0 },
+        ..ConsumerSettings::default()
+    };
+    let mesh = broker.connect("depot").await.unwrap();
+    mesh.consumer::<OrderPlaced>("ship").settings(settings).start(handler).await.unwrap();
+    let publisher = broker.connect("orders").await.unwrap().publisher::<OrderPlaced>();
+    for number in 1..=4 {
+        publisher.publish(&order(number)).id(number.to_string()).await.unwrap();
+    }
+    settled(&broker, place).await;
+    eventually("all four", || async { (seen.lock().await.len() == 4).then_some(()) }).await;
+    let operator = broker.connect("operator").await.unwrap();
+    assert!(letters::list(operator.bus(), &Selector::default()).await.unwrap().letters.is_empty());
+    mesh.drain().await;
+}
