@@ -418,7 +418,14 @@ mod tests {
         let ended = |end| InboxRecord { end: Some(end), ..record(State::Ended, ORIGINAL, 7) };
         let done = ended(End::Reply(Default::default()));
         assert_eq!(decide(Some(&done), &again), Begin::Overtaken);
-        assert_eq!(decide(Some(&record(State::Begun, ORIGINAL, 7)), &again), Begin::Overtaken, "the first is at work");
+        let longest = Duration::from_secs(330);
+        let begun = InboxRecord { at_ms: 1000, ..record(State::Begun, ORIGINAL, 7) };
+        let soon = Now { at_ms: 2000, longest, ..again };
+        assert_eq!(decide(Some(&begun), &soon), Begin::Wait, "the first is at work");
+        let late = Now { at_ms: 331_000, ..soon };
+        assert_eq!(decide(Some(&begun), &late), Begin::Park, "it may have left its stream with whoever had it");
+        let repeated = decide(Some(&begun), &Now { safe_to_repeat: true, ..late });
+        assert!(matches!(repeated, Begin::Start(start) if start.begun), "{repeated:?}");
         assert_eq!(
             decide(Some(&ended(End::Again(Again::default()))), &again),
             Begin::Overtaken,

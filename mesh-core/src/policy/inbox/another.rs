@@ -35,13 +35,13 @@ pub(super) fn of_another(rule: &InboxRule, record: &InboxRecord, now: &Now<'_>) 
         // Its copy may not have been stored.
         (State::Ended, Some(End::Again(_))) if is_lane(&record.stream) && !is_older => Begin::Ended,
         (State::HandedBack, _) if !is_older => handed_back(rule, record, now),
-        (State::Begun | State::Unspecified, _) if is_of_copies && !is_older => {
+        (State::Begun | State::Unspecified, _) if (is_of_copies || now.exact) && !is_older => {
             match may_be_at_work_there(record, now) {
                 true => Begin::Wait,
                 false => without_a_word(rule, record, now, record.alone),
             }
         }
-        // Where everything is written down, the other one goes on by itself.
+        // Where everything is written down, what came to an end is known, and what waits on the lane goes on by itself.
         _ if now.exact => Begin::Overtaken,
         // Where only suspects are, it may have moved on without a word of it here.
         (State::Begun | State::Unspecified, _) if !now.safe_to_repeat => Begin::Park,
