@@ -186,9 +186,9 @@ impl Owner {
                 () = term.lost.stopped() => {
                     // Nobody of this process may still be at work when it takes the partition again.
                     while self.busy > 0 {
-                        // Who asks gets no answer and ends; everybody else has ended with its report.
-                        let asks = matches!(reports.recv().await, Some(Report::Asks(..) | Report::LetterEnded(..)));
-                        self.busy -= usize::from(!asks);
+                        // Who asks gets no answer and ends.
+                        let is_last = reports.recv().await.is_none_or(|report| report.is_last());
+                        self.busy -= usize::from(is_last);
                     }
                     return true;
                 }
@@ -351,6 +351,8 @@ impl Owner {
 
     /// What a task tells; `true`: the partition is lost.
     async fn hear(&mut self, report: Report) -> bool {
+        // Before anything is made of it: whoever waits for the end of all tasks counts those of a partition that is lost too.
+        self.busy -= usize::from(report.is_last());
         match report {
             Report::Asks(slot, ending, answer) => {
                 let plan = self.book.plan(slot, &ending);
@@ -358,7 +360,6 @@ impl Owner {
                 let key = key.map(|order| Arc::<str>::from(order.key.as_str())).unwrap_or_default();
                 // A task that waits no more is gone with the ownership.
                 let _ = answer.send((plan, self.since(&key, plan)));
-                return false;
             }
             Report::Settled(slot, ending) => self.settled(slot, ending).await,
             Report::Stale(slot) => {
@@ -375,17 +376,10 @@ impl Owner {
                 self.copied(slot, is_new).await;
             }
             Report::Written(key) => self.book.written(&key),
-            Report::LetterEnded(letter, key) => {
-                self.book.release(&key, &letter);
-                return false;
-            }
+            Report::LetterEnded(letter, key) => self.book.release(&key, &letter),
             Report::Looked => self.looking = false,
-            Report::Lost => {
-                self.busy -= 1;
-                return true;
-            }
+            Report::Lost => return true,
         }
-        self.busy -= 1;
         false
     }
 

@@ -81,6 +81,23 @@ pub(super) enum Report {
     Lost,
 }
 
+impl Report {
+    /// Whether its task has ended with it. The loop counts its tasks by this, whatever else becomes of the report.
+    pub(super) fn is_last(&self) -> bool {
+        match self {
+            // Who asks waits for the answer; who looks at letters tells each that has ended, and then that all were looked at.
+            Report::Asks(..) | Report::LetterEnded(..) => false,
+            Report::Settled(..)
+            | Report::Stale(_)
+            | Report::HandedBack
+            | Report::Copied(..)
+            | Report::Written(_)
+            | Report::Looked
+            | Report::Lost => true,
+        }
+    }
+}
+
 /// A delivery whose turn it is.
 pub(super) struct Turn {
     pub(super) slot: Slot,
@@ -419,4 +436,29 @@ fn written(state: State) -> &'static str {
 
 fn letter_of(envelope: &Envelope) -> Option<&LetterNote> {
     envelope.note.lane.as_ref().and_then(|lane| lane.letter.as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_counts_as_ended_with_its_last_report_and_with_no_other() {
+        let (asked, _answer) = oneshot::channel();
+        let key = || Arc::<str>::from("k");
+        assert!(!Report::Asks(1, Ending::Done, asked).is_last());
+        assert!(!Report::LetterEnded(key(), key()).is_last());
+        for last in [
+            Report::Settled(1, Ending::Done),
+            Report::Stale(1),
+            Report::HandedBack,
+            Report::Copied(1, true),
+            Report::Copied(1, false),
+            Report::Written(key()),
+            Report::Looked,
+            Report::Lost,
+        ] {
+            assert!(last.is_last());
+        }
+    }
 }
