@@ -1,6 +1,12 @@
 //! The owner of one partition: one loop that does what the book says.
 
-use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::FutureExt as _;
 use tokio::{
@@ -353,6 +359,7 @@ impl Owner {
     async fn hear(&mut self, report: Report) -> bool {
         // Before anything is made of it: whoever waits for the end of all tasks counts those of a partition that is lost too.
         self.busy -= usize::from(report.is_last());
+        self.term.unheard.fetch_sub(usize::from(report.is_acked()), Ordering::AcqRel);
         match report {
             Report::Asks(slot, ending, answer) => {
                 let plan = self.book.plan(slot, &ending);
@@ -462,7 +469,9 @@ impl Owner {
         let (stream, durable) = (&self.term.ordered.stream, worker.lane.partition_durable(self.partition));
         let Ok((in_flight, pending, number)) = self.term.under_way((stream, &durable)).await else { return };
         let here = self.hands.of_stream() as u64;
-        if in_flight == here && number == self.last_number {
+        // After the broker's answer: what was acknowledged before it and is heard later is counted here.
+        let unheard = self.term.unheard.load(Ordering::Acquire);
+        if is_all_here((here, unheard), in_flight) && number == self.last_number {
             self.waits = None;
             self.book.open();
             return;
@@ -473,5 +482,26 @@ impl Owner {
             self.term.give.stop();
         }
         waits.tell(self.term.ordered.consumer(), (stream, &durable), (here, in_flight, pending));
+    }
+}
+
+/// Whether everything that the broker counts as under way is here, and not only as much. An ack of which nobody has heard yet
+/// takes one from the broker's number while its delivery still counts as here: it would stand for one that is elsewhere, which
+/// is taken for done when it comes after one behind it was handled.
+fn is_all_here((here, unheard): (u64, usize), in_flight: u64) -> bool {
+    unheard == 0 && in_flight == here
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ack_that_is_not_heard_does_not_stand_for_a_message_that_is_elsewhere() {
+        // Three are here, one of them acknowledged by its attempt; the broker counts the other two, and one that is elsewhere.
+        assert!(!is_all_here((3, 1), 3));
+        // Once it is heard, the one that is missing shows; and when that came, all is here.
+        assert!(!is_all_here((2, 0), 3));
+        assert!(is_all_here((3, 0), 3));
     }
 }

@@ -206,6 +206,7 @@ impl Ordered {
             give: give.clone(),
             reports,
             waiting: AtomicUsize::new(0),
+            unheard: AtomicUsize::new(0),
         };
         let (ended, all_lost, giving) = (ended.clone(), lost.clone(), give.clone());
         self.worker.scope.spawn(async move {

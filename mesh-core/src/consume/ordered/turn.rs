@@ -57,6 +57,8 @@ pub(super) struct Term {
     pub(super) reports: mpsc::UnboundedSender<Report>,
     /// How many messages wait in hand for their next attempt.
     pub(super) waiting: AtomicUsize,
+    /// Acks of attempts that may have been sent, and of which the loop has not heard.
+    pub(super) unheard: AtomicUsize,
 }
 
 /// What a task tells the loop.
@@ -95,6 +97,11 @@ impl Report {
             | Report::Looked
             | Report::Lost => true,
         }
+    }
+
+    /// Whether its task acknowledged a delivery by itself.
+    pub(super) fn is_acked(&self) -> bool {
+        matches!(self, Report::Settled(..) | Report::Stale(_))
     }
 }
 
@@ -150,6 +157,12 @@ impl Term {
 
     fn begins_no_more(&self) -> bool {
         self.give.is_stopping() || self.ordered.worker.scope.is_stopping()
+    }
+
+    /// To be called before an attempt acknowledges its delivery: from then on until its report is heard the broker may count
+    /// one less than is here.
+    fn acks(&self) {
+        self.unheard.fetch_add(1, Ordering::AcqRel);
     }
 
     fn tell(&self, report: Report) {
@@ -212,6 +225,7 @@ impl Term {
             Tried::HandedBack if !self.begins_no_more() => return Err(Lost),
             Tried::HandedBack => return Ok(Report::HandedBack),
             Tried::LetterAgain => {
+                self.acks();
                 self.ack(&turn.reply).await;
                 return Ok(Report::Stale(turn.slot));
             }
@@ -254,11 +268,15 @@ impl Term {
                     // The next owner has the delivery in hand: the copy is one too many, and is recognised.
                     return Err(Lost);
                 }
+                self.acks();
                 self.ack(reply).await;
                 worker.metrics.settled(How::Delay, started.elapsed());
                 true
             }
-            ended => worker.settle(envelope, reply, (ended, attempts), started).await,
+            ended => {
+                let acks = || self.acks();
+                worker.settle_saying(envelope, reply, (ended, attempts), (started, acks)).await
+            }
         };
         Ok(if is_settled { Report::Settled(*slot, ending) } else { Report::HandedBack })
     }
