@@ -177,7 +177,7 @@ impl Owner {
         let (term, scope) = (Arc::clone(&self.term), self.term.ordered.worker.scope.clone());
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut permit: Permit = self.permit();
+        let mut permit: Option<Permit> = None;
         let mut stopping = false;
         loop {
             self.follow_the_book();
@@ -187,6 +187,9 @@ impl Owner {
             if !stopping {
                 self.ask(main, lane).await;
             }
+            // Whoever waits for a permit and does not look gets it all the same, and all other partitions have one less.
+            let may_begin = self.book.has_ready() && !stopping;
+            permit = if may_begin { permit.or_else(|| Some(self.permit())) } else { None };
             tokio::select! {
                 biased;
                 () = term.lost.stopped() => {
@@ -201,8 +204,8 @@ impl Owner {
                 Some(report) = reports.recv() => if self.hear_all(report, &mut reports).await { term.lost.stop() },
                 () = give.stopped(), if !stopping => stopping = true,
                 () = scope.stopped(), if !stopping => stopping = true,
-                granted = &mut permit, if self.book.has_ready() && !stopping => {
-                    permit = self.permit();
+                granted = granted(&mut permit), if may_begin => {
+                    permit = None;
                     if let Ok(granted) = granted { self.begin(granted) }
                 }
                 pulled = main.next() => self.pulled_all(pulled, main, Came::Stream).await,
@@ -268,12 +271,12 @@ impl Owner {
     }
 
     async fn ask(&mut self, main: &mut Pull, lane: &mut Pull) {
-        let window = usize::try_from(WINDOW).unwrap_or(TARGET);
-        // While something is under way elsewhere, what was delivered there has to come here: there is room for it.
-        let target = if self.book.is_open() { TARGET } else { window };
-        let here = self.hands.of_stream().saturating_sub(self.book.behind()) + main.asked();
-        let wanted =
-            if here <= target / 2 && !(self.book.is_full() && self.book.is_open()) { target - here } else { 0 };
+        if !self.term.is_live() {
+            // What comes now is for whoever has the partition by now.
+            return;
+        }
+        let here = self.hands.of_stream().saturating_sub(self.book.behind());
+        let wanted = wanted((here, main.asked()), self.book.is_open(), self.book.is_full());
         self.ask_for(main, wanted, Came::Stream).await;
         let room = usize::try_from(LANE_WINDOW).unwrap_or(0);
         let wanted = if lane.asked() < TARGET / 2 && self.book.held() < room { TARGET } else { 0 };
@@ -485,6 +488,25 @@ impl Owner {
     }
 }
 
+/// How many more messages of the stream to ask for, where so many are here and asked for.
+fn wanted((here, asked): (usize, usize), is_open: bool, is_full: bool) -> usize {
+    if !is_open {
+        // What was delivered elsewhere has to come here: there is room for it, and the broker sends it to nobody but who asks.
+        // Though as much be here as may be under way, it sends again what is overdue.
+        let window = usize::try_from(WINDOW).unwrap_or(TARGET);
+        return window.saturating_sub(here + asked).max(usize::from(asked == 0));
+    }
+    if is_full || here + asked > TARGET / 2 { 0 } else { TARGET - here - asked }
+}
+
+/// The permit, once it is there. Where none is waited for, never.
+async fn granted(permit: &mut Option<Permit>) -> Result<OwnedSemaphorePermit, AcquireError> {
+    match permit {
+        Some(permit) => permit.await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Whether everything that the broker counts as under way is here, and not only as much. An ack of which nobody has heard yet
 /// takes one from the broker's number while its delivery still counts as here: it would stand for one that is elsewhere, which
 /// is taken for done when it comes after one behind it was handled.
@@ -495,6 +517,25 @@ fn is_all_here((here, unheard): (u64, usize), in_flight: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_closed_partition_asks_until_what_it_waits_for_can_come() {
+        let window = usize::try_from(WINDOW).unwrap();
+        assert_eq!(wanted((0, 0), false, false), window);
+        // All but one is here, as after a gap that a backlog filled up, and what was asked for has run out.
+        assert_eq!(wanted((window - 1, 0), false, false), 1);
+        assert_eq!(wanted((window, 0), false, true), 1);
+        assert_eq!(wanted((window - 1, 1), false, false), 0);
+    }
+
+    #[test]
+    fn an_open_partition_asks_when_half_of_what_it_aims_at_is_gone_and_has_room_behind_its_keys() {
+        assert_eq!(wanted((0, 0), true, false), TARGET);
+        assert_eq!(wanted((TARGET / 4, TARGET / 4), true, false), TARGET / 2);
+        assert_eq!(wanted((TARGET / 2, 1), true, false), 0);
+        assert_eq!(wanted((512, 0), true, false), 0);
+        assert_eq!(wanted((0, 0), true, true), 0);
+    }
 
     #[test]
     fn an_ack_that_is_not_heard_does_not_stand_for_a_message_that_is_elsewhere() {
