@@ -318,6 +318,9 @@ impl Book {
         self.held -= freed;
         while self.held < self.most_held {
             let Some(id) = self.short.pop_front() else { break };
+            if let Some(lane) = self.keys.get_mut(&id) {
+                lane.is_short = false;
+            }
             self.look_at(id);
         }
     }
@@ -330,8 +333,11 @@ impl Book {
             lane.seen_blocked = 0;
         }
         if lane.is_idle() {
-            let done = lane.done;
+            let (done, is_short) = (lane.done, lane.is_short);
             self.keys.remove(&id);
+            if is_short {
+                self.short.retain(|other| *other != id);
+            }
             self.past.keep(id, done);
             return;
         }
@@ -364,7 +370,9 @@ impl Book {
             for (at, entry) in &mut lane.queue {
                 let Some(slot) = may_move(at, entry) else { continue };
                 if self.held >= self.most_held {
-                    self.short.push_back(id.clone());
+                    if !std::mem::replace(&mut lane.is_short, true) {
+                        self.short.push_back(id.clone());
+                    }
                     break;
                 }
                 entry.moving = true;
@@ -374,5 +382,44 @@ impl Book {
             }
         }
         self.behind += lane.behind;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(sequence: u64) -> At {
+        At { sequence, stored_at_ms: 1 }
+    }
+
+    fn arrival(sequence: u64, came: Came) -> Arrival {
+        let marked = came == Came::Lane;
+        Arrival { slot: sequence, key: "k".into(), at: at(sequence), came, replay: false, marked }
+    }
+
+    /// A book with room for `most_held`, whose key is blocked by the letter of message 1.
+    fn blocked(most_held: usize) -> Book {
+        let mut book = Book::new(most_held, 0);
+        book.load(&"k".into(), at(1), Loaded::Letter("letter".into()));
+        book.open();
+        book
+    }
+
+    #[test]
+    fn a_key_that_finds_no_room_stands_in_the_line_for_it_once_however_often_it_is_looked_at() {
+        let mut book = blocked(1);
+        for sequence in 2..5 {
+            assert_eq!(book.arrive(arrival(sequence, Came::Stream)), Arrived::Kept);
+        }
+        assert_eq!(book.take_moves(), [2], "there is room for one");
+        for _ in 0..100 {
+            book.hurry();
+        }
+        assert_eq!(book.short.len(), 1);
+        // The copy is not on the lane after all: whoever waits for the room that is free again gets it at the next look.
+        book.not_moved(2);
+        assert_eq!(book.take_moves(), [3]);
+        assert_eq!(book.short.len(), 1);
     }
 }
