@@ -353,9 +353,8 @@ impl Owner {
             self.last_number = come.number;
         }
         // All that an owner before had begun was gathered: what comes now was begun by nobody.
-        if let Some(reply) = self.hands.take(come.vouched_for(), &mut self.book) {
-            self.term.ack(&reply).await;
-        }
+        let replies = self.hands.take(come.vouched_for(), &mut self.book);
+        self.ack_all(replies).await;
     }
 
     /// What a task tells; `true`: the partition is lost.
@@ -424,9 +423,8 @@ impl Owner {
 
     async fn take_all(&mut self, comes: Vec<Come>) {
         for come in comes {
-            if let Some(reply) = self.hands.take(come, &mut self.book) {
-                self.term.ack(&reply).await;
-            }
+            let replies = self.hands.take(come, &mut self.book);
+            self.ack_all(replies).await;
         }
     }
 

@@ -147,6 +147,17 @@ impl Book {
         verdict
     }
 
+    /// Whether the original of a delivery that lies on the lane too may be settled before its turn: the copy is found by whoever
+    /// comes after, as long as the store says that its key is blocked, and it says so until the copy is settled.
+    #[must_use]
+    pub fn keeps_its_copy(&self, slot: Slot) -> bool {
+        let Some((id @ Id::Key(_), at, false)) = self.slots.get(&slot) else { return false };
+        let Some(lane) = self.keys.get(id) else { return false };
+        // A record that is going may be gone already.
+        let is_recorded = lane.block != Block::Open && lane.writing != Some(Plan::Free);
+        is_recorded && lane.queue.get(at).is_some_and(|entry| entry.came == Came::Lane)
+    }
+
     /// The next delivery whose turn it is.
     pub fn begin(&mut self) -> Option<Begin> {
         while self.is_open {
@@ -421,5 +432,32 @@ mod tests {
         book.not_moved(2);
         assert_eq!(book.take_moves(), [3]);
         assert_eq!(book.short.len(), 1);
+    }
+
+    #[test]
+    fn an_original_is_settled_before_its_turn_only_where_its_copy_is_here_and_its_key_is_recorded_as_blocked() {
+        let mut book = blocked(9);
+        assert_eq!(book.arrive(arrival(2, Came::Stream)), Arrived::Kept);
+        assert!(!book.keeps_its_copy(2), "it has no copy");
+        let copy = Arrival { slot: 3, ..arrival(2, Came::Lane) };
+        assert_eq!(book.arrive(copy.clone()), Arrived::Same(2));
+        assert!(book.keeps_its_copy(2));
+        assert_eq!(book.take_moves(), [2]);
+        book.moved(2, true);
+
+        // The letter ends, and what is behind it runs: the record says draining, and goes with the last.
+        book.release(&"k".into(), "letter");
+        assert_eq!(book.take_writes(), [("k".into(), Plan::Drain(at(1)))]);
+        book.written(&"k".into());
+        assert!(book.keeps_its_copy(2));
+        assert_eq!(book.begin().map(|begin| begin.slot), Some(2));
+        assert_eq!(book.plan(2, &Ending::Done), Plan::Free);
+        assert!(!book.keeps_its_copy(2), "its record is going");
+
+        let mut open = Book::new(9, 0);
+        open.open();
+        assert_eq!(open.arrive(arrival(2, Came::Stream)), Arrived::Kept);
+        assert_eq!(open.arrive(copy), Arrived::Same(2));
+        assert!(!open.keeps_its_copy(2), "without a record its copy would be taken for one that is stale");
     }
 }
