@@ -42,7 +42,17 @@ impl Worker {
         ended: (Ended, v1::Attempts),
         started: Instant,
     ) -> bool {
-        let (ended, attempts) = ended;
+        self.settle_saying(envelope, (reply, lease), ended, (started, || ())).await
+    }
+
+    /// The same; `acks` is called before the ack is sent, and only then.
+    pub(super) async fn settle_saying(
+        &self,
+        envelope: &Envelope,
+        (reply, lease): (&str, Option<&Lease>),
+        (ended, attempts): (Ended, v1::Attempts),
+        (started, acks): (Instant, impl FnOnce() + Send),
+    ) -> bool {
         let may_have_begun = match &ended {
             Ended::HandedBack | Ended::PutAside { .. } => false,
             Ended::DeadLetter(fault) => fault.effect() != Effect::None,
@@ -72,7 +82,10 @@ impl Worker {
         };
         let is_settled = handed_over.is_ok();
         let settled = match handed_over {
-            Ok(()) => self.bus.ack(reply, Ack::Accept).await,
+            Ok(()) => {
+                acks();
+                self.bus.ack(reply, Ack::Accept).await
+            }
             Err(GivenUp) => {
                 Box::pin(self.hand_over_back(envelope, (reply, lease), may_have_begun)).await;
                 Ok(())

@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use mesh_proto::v1::{self, blocked_key::State, letter_record::Record};
 use prost::Message as _;
+use tokio::time::Instant;
 
 use super::Ordered;
 use crate::{
@@ -21,6 +22,10 @@ use crate::{
 
 /// How long a record of what is blocked no more stays: the broker counts whole seconds.
 const GONE: Duration = Duration::from_secs(1);
+
+/// How long a server that is not the leader may be behind it, as a head's letter is looked for; and how often it is.
+pub(super) const BEHIND: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The records of one partition, as its owner writes them.
 #[derive(Clone)]
@@ -50,8 +55,8 @@ pub(super) struct LoadedKey {
     pub(super) head: At,
     pub(super) state: Loaded,
     pub(super) since_ms: i64,
-    /// Whether its head waits neither on the lane nor as a letter.
-    pub(super) is_nowhere: bool,
+    /// Where its head waits neither on the lane nor as a letter that could be found: the letter that it would be.
+    pub(super) unfound: Option<String>,
 }
 
 /// The key of the owner's record.
@@ -90,10 +95,10 @@ impl Blocks {
         let mut keys = Vec::with_capacity(records.len());
         for (_, entry) in records {
             let Ok(record) = v1::BlockedKey::decode(entry.value) else { continue };
-            let (state, is_nowhere) = match record.state() {
+            let (state, unfound) = match record.state() {
                 State::Unspecified => continue,
-                State::Draining => (Loaded::Draining, false),
-                State::Delayed if self.is_held(&record.hold).await? => (Loaded::Waiting, false),
+                State::Draining => (Loaded::Draining, None),
+                State::Delayed if self.is_held(&record.hold).await? => (Loaded::Waiting, None),
                 State::Delayed => {
                     // On its way to here; or a process that was stopped made a letter of it.
                     let source = (self.stream.as_str(), record.sequence);
@@ -103,16 +108,16 @@ impl Blocks {
                 State::Letter => self.as_letter(&record.letter_id).await?,
             };
             let head = At { sequence: record.sequence, stored_at_ms: record.stored_at_ms };
-            keys.push(LoadedKey { key: record.key.into(), head, state, since_ms: record.since_ms, is_nowhere });
+            keys.push(LoadedKey { key: record.key.into(), head, state, since_ms: record.since_ms, unfound });
         }
         Ok(keys)
     }
 
-    async fn as_letter(&self, id: &str) -> Result<(Loaded, bool), Fault> {
+    async fn as_letter(&self, id: &str) -> Result<(Loaded, Option<String>), Fault> {
         Ok(match self.letter(id).await? {
-            Some(letter) if letter.has_ended => (Loaded::Draining, false),
-            Some(_) => (Loaded::Letter(id.into()), false),
-            None => (Loaded::Waiting, true),
+            Some(letter) if letter.has_ended => (Loaded::Draining, None),
+            Some(_) => (Loaded::Letter(id.into()), None),
+            None => (Loaded::Waiting, Some(id.to_owned())),
         })
     }
 
@@ -120,7 +125,22 @@ impl Blocks {
     async fn is_held(&self, unique: &str) -> Result<bool, Fault> {
         let Lane { region, service, consumer } = &self.lane;
         let hold = subject::lane_hold(region, service, consumer, unique);
-        Ok(self.bus.direct_last(&self.lane.stream(), &hold).await?.is_some())
+        // Of what was put aside a moment ago, a server that is not the leader may know nothing yet; and a copy that is not found
+        // is handled by nobody once its key is free.
+        Ok(self.bus.direct_last(&self.lane.stream(), &hold).await?.is_some()
+            || self.bus.last_on(&self.lane.stream(), &hold).await?.is_some())
+    }
+
+    /// Looks again for the letter that a head would be, until `limit`: this identity may not ask the letters' leader, and another
+    /// server may know nothing yet of what was captured a moment ago. Without an answer it does not end.
+    pub(super) async fn look_again(&self, loaded: &mut LoadedKey, limit: Instant) {
+        while let Some(letter) = &loaded.unfound {
+            match self.as_letter(letter).await {
+                Ok((state, None)) => (loaded.state, loaded.unfound) = (state, None),
+                Ok(_) if Instant::now() >= limit => return,
+                Ok(_) | Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
     }
 
     /// The last record of a letter of this consumer. `None`: there is no such letter.

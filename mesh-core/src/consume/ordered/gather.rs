@@ -9,15 +9,15 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    blocks::LoadedKey,
-    hand::{Come, Hands},
+    blocks::{BEHIND, LoadedKey},
+    hand::{Come, Hands, at},
     turn::Term,
 };
 use crate::{
     bus::{Pull, Pulled},
     clock::TaskScope,
     fault::Fault,
-    policy::order::{Book, Came},
+    policy::order::{At, Book, Came},
 };
 
 /// How many are asked for at once while it is not known how many are to come.
@@ -126,6 +126,7 @@ impl Term {
             let number = self.collect((&self.ordered.stream, &durable), main, Came::Stream, &mut from_stream).await;
             keys = self.keys().await;
             self.collect((&worker.lane.stream(), &durable), lane, Came::Lane, &mut from_lane).await;
+            self.look_for_heads(&mut keys, &from_stream, &from_lane).await;
             number
         };
         let gathered = tokio::select! {
@@ -153,7 +154,7 @@ impl Term {
         for come in all.map(|come| if self.in_doubt { come } else { come.vouched_for() }) {
             settled.extend(hands.take(come, &mut book));
         }
-        for nowhere in keys.iter().filter(|loaded| loaded.is_nowhere) {
+        for nowhere in keys.iter().filter(|loaded| loaded.unfound.is_some()) {
             book.release_unless_in_hand(&nowhere.key);
         }
         book.open();
@@ -170,6 +171,15 @@ impl Term {
                 }
             }
             tokio::time::sleep(AWAY).await;
+        }
+    }
+
+    /// Looks again for the heads that are neither here nor were found elsewhere, before they count as settled.
+    async fn look_for_heads(&self, keys: &mut [LoadedKey], from_stream: &[Come], from_lane: &[Come]) {
+        let here: BTreeSet<(&str, At)> = from_stream.iter().chain(from_lane).filter_map(place).collect();
+        let limit = Instant::now() + BEHIND;
+        for loaded in keys.iter_mut().filter(|loaded| !here.contains(&(loaded.key.as_ref(), loaded.head))) {
+            self.blocks.look_again(loaded, limit).await;
         }
     }
 
@@ -242,4 +252,9 @@ impl Term {
         let state = state.ok_or_else(|| Fault::unavailable("the consumer is not there"))?;
         Ok((state.in_flight, state.pending, state.deliveries))
     }
+}
+
+/// Which place of which key a delivery has. `None`: it has no key.
+fn place(come: &Come) -> Option<(&str, At)> {
+    Some((come.envelope.order.as_ref()?.key.as_str(), at(&come.envelope)))
 }

@@ -105,6 +105,15 @@ impl Hand {
         }
         self.deliveries.push(held_of(&came, sequence, reply, lease));
     }
+
+    /// Its originals, where a copy of it is here as well.
+    fn originals(&mut self) -> Vec<Held> {
+        let is_original = |held: &mut Held| held.came == Came::Stream;
+        if self.deliveries.iter().all(|held| held.came == Came::Stream) {
+            return Vec::new();
+        }
+        self.deliveries.extract_if(.., is_original).collect()
+    }
 }
 
 impl Hands {
@@ -123,15 +132,16 @@ impl Hands {
         self.hands.get(&slot)
     }
 
-    /// Takes what came. `Some`: where it is to be acknowledged, for its message was settled before.
-    pub(super) fn take(&mut self, come: Come, book: &mut Book) -> Option<Arc<str>> {
+    /// Takes what came; what is to be acknowledged now: what came, for its message was settled before, or an original whose copy
+    /// is here and waits in its place. It would count as under way as long as its key is blocked, and keep others out.
+    pub(super) fn take(&mut self, come: Come, book: &mut Book) -> Vec<Arc<str>> {
         // The same delivery again: its newest reply counts.
         if let Some(hand) = self.places.get(&(come.came, come.sequence)).and_then(|slot| self.hands.get_mut(slot)) {
             let held = hand.deliveries.iter_mut().find(|held| (held.came, held.sequence) == (come.came, come.sequence));
             if let Some(held) = held {
                 *held = held_of(&come.came, come.sequence, come.reply, come.lease);
             }
-            return None;
+            return Vec::new();
         }
         self.slots += 1;
         let slot = self.slots;
@@ -142,19 +152,23 @@ impl Hands {
                 let deliveries = vec![held_of(&came, sequence, reply, lease)];
                 let hand = Hand { envelope: Arc::new(envelope), refusal, deliveries, late: Vec::new(), begun: false };
                 self.hands.insert(slot, hand);
-                None
+                Vec::new()
             }
             Arrived::Same(same) => {
                 self.place(same, &come);
-                let Some(hand) = self.hands.get_mut(&same) else { return Some(come.reply) };
+                let Some(hand) = self.hands.get_mut(&same) else { return vec![come.reply] };
                 if hand.begun {
                     hand.late.push(come);
-                } else {
-                    hand.join(come);
+                    return Vec::new();
                 }
-                None
+                hand.join(come);
+                let originals = if book.keeps_its_copy(same) { hand.originals() } else { Vec::new() };
+                for held in &originals {
+                    self.unplace(held.came, held.sequence);
+                }
+                originals.into_iter().map(|held| held.reply).collect()
             }
-            Arrived::Done => Some(come.reply),
+            Arrived::Done => vec![come.reply],
         }
     }
 
@@ -246,5 +260,74 @@ fn arrival(slot: Slot, come: &Come) -> Arrival {
         came: come.came,
         replay: lane.is_some_and(|lane| lane.letter.is_some()),
         marked: lane.is_some_and(|lane| lane.block.is_some()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        consume::lease::Leases,
+        envelope::{Delivery, LaneNote, Note},
+        policy::order::Loaded,
+    };
+
+    /// Message `sequence` of the key, as it came.
+    fn come(sequence: u64, came: Came) -> Come {
+        let lane = LaneNote {
+            attempt: 1,
+            subject: String::new(),
+            message_id: String::new(),
+            source: (String::new(), sequence),
+            stored_at_ms: 1,
+            letter: None,
+            block: Some("hash".into()),
+            claim: None,
+            key: None,
+        };
+        let delivery =
+            Delivery { stream: String::new(), sequence, consumer_sequence: sequence, deliveries: 1, stored_at_ms: 1 };
+        let envelope = Envelope {
+            subject: String::new(),
+            message_id: String::new(),
+            caller: String::new(),
+            trace: None,
+            note: Note { lane: (came == Came::Lane).then_some(lane), ..Note::default() },
+            headers: Vec::new(),
+            payload: bytes::Bytes::new(),
+            delivery: Some(delivery),
+            order: Some(Order { key: "k".into(), fence: 1 }),
+        };
+        let reply: Arc<str> = format!("{came:?}-{sequence}").into();
+        let lease = Leases::default().hold(Arc::clone(&reply));
+        Come { envelope, refusal: None, came, sequence, number: sequence, reply, lease }
+    }
+
+    #[test]
+    fn originals_whose_copies_wait_behind_a_letter_keep_nothing_new_out() {
+        let mut book = Book::new(1000, 1000);
+        book.load(&"k".into(), At { sequence: 1, stored_at_ms: 1 }, Loaded::Letter("letter".into()));
+        let mut hands = Hands::default();
+        for sequence in 2..100 {
+            assert!(hands.take(come(sequence, Came::Stream), &mut book).is_empty());
+        }
+        assert_eq!(hands.of_stream(), 98);
+        for sequence in 2..100 {
+            let replies = hands.take(come(sequence, Came::Lane), &mut book);
+            assert_eq!(replies, [format!("Stream-{sequence}").into()]);
+        }
+        assert_eq!(hands.of_stream(), 0);
+        // One whose ack was lost comes again.
+        assert_eq!(hands.take(come(2, Came::Stream), &mut book), ["Stream-2".into()]);
+        let copies: Vec<Arc<str>> = (2..100).map(|sequence| format!("Lane-{sequence}").into()).collect();
+        assert_eq!(hands.drain(), copies);
+    }
+
+    #[test]
+    fn an_original_of_a_key_that_is_not_blocked_is_settled_with_its_copy() {
+        let (mut book, mut hands) = (Book::new(1000, 1000), Hands::default());
+        assert!(hands.take(come(1, Came::Stream), &mut book).is_empty());
+        assert!(hands.take(come(1, Came::Lane), &mut book).is_empty());
+        assert_eq!(hands.of_stream(), 1);
     }
 }

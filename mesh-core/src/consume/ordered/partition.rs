@@ -1,6 +1,12 @@
 //! The owner of one partition: one loop that does what the book says.
 
-use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::FutureExt as _;
 use tokio::{
@@ -171,7 +177,7 @@ impl Owner {
         let (term, scope) = (Arc::clone(&self.term), self.term.ordered.worker.scope.clone());
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut permit: Permit = self.permit();
+        let mut permit: Option<Permit> = None;
         let mut stopping = false;
         loop {
             self.follow_the_book();
@@ -181,22 +187,25 @@ impl Owner {
             if !stopping {
                 self.ask(main, lane).await;
             }
+            // Whoever waits for a permit and does not look gets it all the same, and all other partitions have one less.
+            let may_begin = self.book.has_ready() && !stopping;
+            permit = if may_begin { permit.or_else(|| Some(self.permit())) } else { None };
             tokio::select! {
                 biased;
                 () = term.lost.stopped() => {
                     // Nobody of this process may still be at work when it takes the partition again.
                     while self.busy > 0 {
-                        // Who asks gets no answer and ends; everybody else has ended with its report.
-                        let asks = matches!(reports.recv().await, Some(Report::Asks(..) | Report::LetterEnded(..)));
-                        self.busy -= usize::from(!asks);
+                        // Who asks gets no answer and ends.
+                        let is_last = reports.recv().await.is_none_or(|report| report.is_last());
+                        self.busy -= usize::from(is_last);
                     }
                     return true;
                 }
                 Some(report) = reports.recv() => if self.hear_all(report, &mut reports).await { term.lost.stop() },
                 () = give.stopped(), if !stopping => stopping = true,
                 () = scope.stopped(), if !stopping => stopping = true,
-                granted = &mut permit, if self.book.has_ready() && !stopping => {
-                    permit = self.permit();
+                granted = granted(&mut permit), if may_begin => {
+                    permit = None;
                     if let Ok(granted) = granted { self.begin(granted) }
                 }
                 pulled = main.next() => self.pulled_all(pulled, main, Came::Stream).await,
@@ -262,12 +271,12 @@ impl Owner {
     }
 
     async fn ask(&mut self, main: &mut Pull, lane: &mut Pull) {
-        let window = usize::try_from(WINDOW).unwrap_or(TARGET);
-        // While something is under way elsewhere, what was delivered there has to come here: there is room for it.
-        let target = if self.book.is_open() { TARGET } else { window };
-        let here = self.hands.of_stream().saturating_sub(self.book.behind()) + main.asked();
-        let wanted =
-            if here <= target / 2 && !(self.book.is_full() && self.book.is_open()) { target - here } else { 0 };
+        if !self.term.is_live() {
+            // What comes now is for whoever has the partition by now.
+            return;
+        }
+        let here = self.hands.of_stream().saturating_sub(self.book.behind());
+        let wanted = wanted((here, main.asked()), self.book.is_open(), self.book.is_full());
         self.ask_for(main, wanted, Came::Stream).await;
         let room = usize::try_from(LANE_WINDOW).unwrap_or(0);
         let wanted = if lane.asked() < TARGET / 2 && self.book.held() < room { TARGET } else { 0 };
@@ -344,13 +353,15 @@ impl Owner {
             self.last_number = come.number;
         }
         // All that an owner before had begun was gathered: what comes now was begun by nobody.
-        if let Some(reply) = self.hands.take(come.vouched_for(), &mut self.book) {
-            self.term.ack(&reply).await;
-        }
+        let replies = self.hands.take(come.vouched_for(), &mut self.book);
+        self.ack_all(replies).await;
     }
 
     /// What a task tells; `true`: the partition is lost.
     async fn hear(&mut self, report: Report) -> bool {
+        // Before anything is made of it: whoever waits for the end of all tasks counts those of a partition that is lost too.
+        self.busy -= usize::from(report.is_last());
+        self.term.unheard.fetch_sub(usize::from(report.is_acked()), Ordering::AcqRel);
         match report {
             Report::Asks(slot, ending, answer) => {
                 let plan = self.book.plan(slot, &ending);
@@ -358,7 +369,6 @@ impl Owner {
                 let key = key.map(|order| Arc::<str>::from(order.key.as_str())).unwrap_or_default();
                 // A task that waits no more is gone with the ownership.
                 let _ = answer.send((plan, self.since(&key, plan)));
-                return false;
             }
             Report::Settled(slot, ending) => self.settled(slot, ending).await,
             Report::Stale(slot) => {
@@ -375,17 +385,10 @@ impl Owner {
                 self.copied(slot, is_new).await;
             }
             Report::Written(key) => self.book.written(&key),
-            Report::LetterEnded(letter, key) => {
-                self.book.release(&key, &letter);
-                return false;
-            }
+            Report::LetterEnded(letter, key) => self.book.release(&key, &letter),
             Report::Looked => self.looking = false,
-            Report::Lost => {
-                self.busy -= 1;
-                return true;
-            }
+            Report::Lost => return true,
         }
-        self.busy -= 1;
         false
     }
 
@@ -420,9 +423,8 @@ impl Owner {
 
     async fn take_all(&mut self, comes: Vec<Come>) {
         for come in comes {
-            if let Some(reply) = self.hands.take(come, &mut self.book) {
-                self.term.ack(&reply).await;
-            }
+            let replies = self.hands.take(come, &mut self.book);
+            self.ack_all(replies).await;
         }
     }
 
@@ -468,7 +470,9 @@ impl Owner {
         let (stream, durable) = (&self.term.ordered.stream, worker.lane.partition_durable(self.partition));
         let Ok((in_flight, pending, number)) = self.term.under_way((stream, &durable)).await else { return };
         let here = self.hands.of_stream() as u64;
-        if in_flight == here && number == self.last_number {
+        // After the broker's answer: what was acknowledged before it and is heard later is counted here.
+        let unheard = self.term.unheard.load(Ordering::Acquire);
+        if is_all_here((here, unheard), in_flight) && number == self.last_number {
             self.waits = None;
             self.book.open();
             return;
@@ -479,5 +483,64 @@ impl Owner {
             self.term.give.stop();
         }
         waits.tell(self.term.ordered.consumer(), (stream, &durable), (here, in_flight, pending));
+    }
+}
+
+/// How many more messages of the stream to ask for, where so many are here and asked for.
+fn wanted((here, asked): (usize, usize), is_open: bool, is_full: bool) -> usize {
+    if !is_open {
+        // What was delivered elsewhere has to come here: there is room for it, and the broker sends it to nobody but who asks.
+        // Though as much be here as may be under way, it sends again what is overdue.
+        let window = usize::try_from(WINDOW).unwrap_or(TARGET);
+        return window.saturating_sub(here + asked).max(usize::from(asked == 0));
+    }
+    if is_full || here + asked > TARGET / 2 { 0 } else { TARGET - here - asked }
+}
+
+/// The permit, once it is there. Where none is waited for, never.
+async fn granted(permit: &mut Option<Permit>) -> Result<OwnedSemaphorePermit, AcquireError> {
+    match permit {
+        Some(permit) => permit.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether everything that the broker counts as under way is here, and not only as much. An ack of which nobody has heard yet
+/// takes one from the broker's number while its delivery still counts as here: it would stand for one that is elsewhere, which
+/// is taken for done when it comes after one behind it was handled.
+fn is_all_here((here, unheard): (u64, usize), in_flight: u64) -> bool {
+    unheard == 0 && in_flight == here
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_partition_asks_until_what_it_waits_for_can_come() {
+        let window = usize::try_from(WINDOW).unwrap();
+        assert_eq!(wanted((0, 0), false, false), window);
+        // All but one is here, as after a gap that a backlog filled up, and what was asked for has run out.
+        assert_eq!(wanted((window - 1, 0), false, false), 1);
+        assert_eq!(wanted((window, 0), false, true), 1);
+        assert_eq!(wanted((window - 1, 1), false, false), 0);
+    }
+
+    #[test]
+    fn an_open_partition_asks_when_half_of_what_it_aims_at_is_gone_and_has_room_behind_its_keys() {
+        assert_eq!(wanted((0, 0), true, false), TARGET);
+        assert_eq!(wanted((TARGET / 4, TARGET / 4), true, false), TARGET / 2);
+        assert_eq!(wanted((TARGET / 2, 1), true, false), 0);
+        assert_eq!(wanted((512, 0), true, false), 0);
+        assert_eq!(wanted((0, 0), true, true), 0);
+    }
+
+    #[test]
+    fn an_ack_that_is_not_heard_does_not_stand_for_a_message_that_is_elsewhere() {
+        // Three are here, one of them acknowledged by its attempt; the broker counts the other two, and one that is elsewhere.
+        assert!(!is_all_here((3, 1), 3));
+        // Once it is heard, the one that is missing shows; and when that came, all is here.
+        assert!(!is_all_here((2, 0), 3));
+        assert!(is_all_here((3, 0), 3));
     }
 }

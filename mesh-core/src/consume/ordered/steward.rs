@@ -32,8 +32,29 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// A partition that this process has.
 struct Part {
+    /// The sequence of the owner record by which it is ours.
+    fence: u64,
     give: TaskScope,
+    /// Stops when it is not ours any more.
+    lost: TaskScope,
     news: mpsc::UnboundedSender<Arc<str>>,
+}
+
+impl Part {
+    /// Whether the owner's record is the one that was written when it was taken.
+    fn is_still_of(&self, me: &str, partition: usize, (owners, revisions): (&[Option<String>], &[u64])) -> bool {
+        let owner = owners.get(partition).and_then(Option::as_deref);
+        owner == Some(me) && revisions.get(partition) == Some(&self.fence)
+    }
+}
+
+/// Who stands as the owner of each partition.
+struct Owners {
+    owners: Vec<Option<String>>,
+    /// The sequence of each record; 0: there is none.
+    revisions: Vec<u64>,
+    /// Whether anything that was under way there may have ended its process.
+    in_doubt: Vec<bool>,
 }
 
 /// Takes part until the scope stops.
@@ -125,22 +146,15 @@ impl Ordered {
         parts: &mut HashMap<u32, Part>,
         ended: &mpsc::UnboundedSender<u32>,
     ) -> Result<(), Fault> {
+        // Owners before members: who stands as an owner was a member before, so one whose record is not there now is gone. The
+        // other way round an owner that has just joined would pass for one that is silent.
+        let Owners { mut owners, revisions, in_doubt } = self.owners().await?;
         let mut alive = members::alive(&self.store, self.consumer()).await?;
         alive.insert(member.id.clone());
-        let (mut owners, mut revisions) = (vec![None; PARTITIONS as usize], vec![0; PARTITIONS as usize]);
-        let mut in_doubt = vec![false; PARTITIONS as usize];
-        for (key, entry) in self.store.list(&format!("owner.{}.*", self.consumer())).await? {
-            let Some(partition) = key.rsplit('.').next().and_then(|token| token.parse::<usize>().ok()) else {
-                continue;
-            };
-            let record = v1::PartitionRecord::decode(entry.value).unwrap_or_default();
-            if let Some(in_doubt) = in_doubt.get_mut(partition) {
-                // Who stands there and has it no more did not say what became of what it had begun.
-                *in_doubt = record.in_doubt || !record.owner.is_empty();
-            }
-            if let (Some(owner), Some(revision)) = (owners.get_mut(partition), revisions.get_mut(partition)) {
-                *owner = Some(record.owner).filter(|owner| !owner.is_empty());
-                *revision = entry.revision;
+        for (partition, part) in parts.iter() {
+            if !part.is_still_of(&member.id, *partition as usize, (&owners, &revisions)) && !part.lost.is_stopping() {
+                tracing::debug!(partition, consumer = self.consumer(), "the partition stands as ours no more");
+                part.lost.stop();
             }
         }
         // What stands as ours and is not (any more), since it could not be taken over, is taken anew or given up.
@@ -185,6 +199,27 @@ impl Ordered {
         Ok(())
     }
 
+    /// What the owner records say, read at their stream's leader.
+    async fn owners(&self) -> Result<Owners, Fault> {
+        let (mut owners, mut revisions) = (vec![None; PARTITIONS as usize], vec![0; PARTITIONS as usize]);
+        let mut in_doubt = vec![false; PARTITIONS as usize];
+        for (key, entry) in self.store.list(&format!("owner.{}.*", self.consumer())).await? {
+            let Some(partition) = key.rsplit('.').next().and_then(|token| token.parse::<usize>().ok()) else {
+                continue;
+            };
+            let record = v1::PartitionRecord::decode(entry.value).unwrap_or_default();
+            if let Some(in_doubt) = in_doubt.get_mut(partition) {
+                // Who stands there and has it no more did not say what became of what it had begun.
+                *in_doubt = record.in_doubt || !record.owner.is_empty();
+            }
+            if let (Some(owner), Some(revision)) = (owners.get_mut(partition), revisions.get_mut(partition)) {
+                *owner = Some(record.owner).filter(|owner| !owner.is_empty());
+                *revision = entry.revision;
+            }
+        }
+        Ok(Owners { owners, revisions, in_doubt })
+    }
+
     fn own(
         self: &Arc<Self>,
         (number, in_doubt): (u32, bool),
@@ -206,8 +241,10 @@ impl Ordered {
             give: give.clone(),
             reports,
             waiting: AtomicUsize::new(0),
+            unheard: AtomicUsize::new(0),
         };
-        let (ended, all_lost, giving) = (ended.clone(), lost.clone(), give.clone());
+        let part = Part { fence, give: give.clone(), lost: own_lost.clone(), news };
+        let (ended, all_lost, giving) = (ended.clone(), lost.clone(), give);
         self.worker.scope.spawn(async move {
             let owning = partition::own(Arc::new(term), heard, number, giving, letters);
             tokio::pin!(owning);
@@ -221,7 +258,7 @@ impl Ordered {
             // Nobody waits for it only when the process is gone.
             let _ = ended.send(number);
         });
-        Part { give, news }
+        part
     }
 }
 
@@ -233,5 +270,21 @@ async fn stay(member: Arc<Member>, lost: TaskScope, over: TaskScope) {
             tracing::warn!("this process was silent for too long: others may have its partitions now");
             lost.stop();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_ours_as_long_as_the_owner_record_is_the_one_that_we_wrote() {
+        let (news, _heard) = mpsc::unbounded_channel();
+        let part = Part { fence: 7, give: TaskScope::new(), lost: TaskScope::new(), news };
+        let (owner, nobody) = (|name: &str| vec![None, Some(name.to_owned())], vec![None, None]);
+        assert!(part.is_still_of("me", 1, (&owner("me"), &[0, 7])));
+        assert!(!part.is_still_of("me", 1, (&owner("other"), &[0, 8])));
+        assert!(!part.is_still_of("me", 1, (&owner("me"), &[0, 9])), "taken by us in another turn");
+        assert!(!part.is_still_of("me", 1, (&nobody, &[0, 0])));
     }
 }

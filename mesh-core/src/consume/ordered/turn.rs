@@ -57,6 +57,8 @@ pub(super) struct Term {
     pub(super) reports: mpsc::UnboundedSender<Report>,
     /// How many messages wait in hand for their next attempt.
     pub(super) waiting: AtomicUsize,
+    /// Acks of attempts that may have been sent, and of which the loop has not heard.
+    pub(super) unheard: AtomicUsize,
 }
 
 /// What a task tells the loop.
@@ -79,6 +81,28 @@ pub(super) enum Report {
     Looked,
     /// Another process is the owner.
     Lost,
+}
+
+impl Report {
+    /// Whether its task has ended with it. The loop counts its tasks by this, whatever else becomes of the report.
+    pub(super) fn is_last(&self) -> bool {
+        match self {
+            // Who asks waits for the answer; who looks at letters tells each that has ended, and then that all were looked at.
+            Report::Asks(..) | Report::LetterEnded(..) => false,
+            Report::Settled(..)
+            | Report::Stale(_)
+            | Report::HandedBack
+            | Report::Copied(..)
+            | Report::Written(_)
+            | Report::Looked
+            | Report::Lost => true,
+        }
+    }
+
+    /// Whether its task acknowledged a delivery by itself.
+    pub(super) fn is_acked(&self) -> bool {
+        matches!(self, Report::Settled(..) | Report::Stale(_))
+    }
 }
 
 /// A delivery whose turn it is.
@@ -133,6 +157,12 @@ impl Term {
 
     fn begins_no_more(&self) -> bool {
         self.give.is_stopping() || self.ordered.worker.scope.is_stopping()
+    }
+
+    /// To be called before an attempt acknowledges its delivery: from then on until its report is heard the broker may count
+    /// one less than is here.
+    fn acks(&self) {
+        self.unheard.fetch_add(1, Ordering::AcqRel);
     }
 
     fn tell(&self, report: Report) {
@@ -195,6 +225,7 @@ impl Term {
             Tried::HandedBack if !self.begins_no_more() => return Err(Lost),
             Tried::HandedBack => return Ok(Report::HandedBack),
             Tried::LetterAgain => {
+                self.acks();
                 self.ack(&turn.reply).await;
                 return Ok(Report::Stale(turn.slot));
             }
@@ -237,11 +268,15 @@ impl Term {
                     // The next owner has the delivery in hand: the copy is one too many, and is recognised.
                     return Err(Lost);
                 }
+                self.acks();
                 self.ack(reply).await;
                 worker.metrics.settled(How::Delay, started.elapsed());
                 true
             }
-            ended => worker.settle(envelope, (reply, None), (ended, attempts), started).await,
+            ended => {
+                let acks = || self.acks();
+                worker.settle_saying(envelope, (reply, None), (ended, attempts), (started, acks)).await
+            }
         };
         Ok(if is_settled { Report::Settled(*slot, ending) } else { Report::HandedBack })
     }
@@ -419,4 +454,29 @@ fn written(state: State) -> &'static str {
 
 fn letter_of(envelope: &Envelope) -> Option<&LetterNote> {
     envelope.note.lane.as_ref().and_then(|lane| lane.letter.as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_counts_as_ended_with_its_last_report_and_with_no_other() {
+        let (asked, _answer) = oneshot::channel();
+        let key = || Arc::<str>::from("k");
+        assert!(!Report::Asks(1, Ending::Done, asked).is_last());
+        assert!(!Report::LetterEnded(key(), key()).is_last());
+        for last in [
+            Report::Settled(1, Ending::Done),
+            Report::Stale(1),
+            Report::HandedBack,
+            Report::Copied(1, true),
+            Report::Copied(1, false),
+            Report::Written(key()),
+            Report::Looked,
+            Report::Lost,
+        ] {
+            assert!(last.is_last());
+        }
+    }
 }

@@ -147,6 +147,17 @@ impl Book {
         verdict
     }
 
+    /// Whether the original of a delivery that lies on the lane too may be settled before its turn: the copy is found by whoever
+    /// comes after, as long as the store says that its key is blocked, and it says so until the copy is settled.
+    #[must_use]
+    pub fn keeps_its_copy(&self, slot: Slot) -> bool {
+        let Some((id @ Id::Key(_), at, false)) = self.slots.get(&slot) else { return false };
+        let Some(lane) = self.keys.get(id) else { return false };
+        // A record that is going may be gone already.
+        let is_recorded = lane.block != Block::Open && lane.writing != Some(Plan::Free);
+        is_recorded && lane.queue.get(at).is_some_and(|entry| entry.came == Came::Lane)
+    }
+
     /// The next delivery whose turn it is.
     pub fn begin(&mut self) -> Option<Begin> {
         while self.is_open {
@@ -318,6 +329,9 @@ impl Book {
         self.held -= freed;
         while self.held < self.most_held {
             let Some(id) = self.short.pop_front() else { break };
+            if let Some(lane) = self.keys.get_mut(&id) {
+                lane.is_short = false;
+            }
             self.look_at(id);
         }
     }
@@ -330,8 +344,11 @@ impl Book {
             lane.seen_blocked = 0;
         }
         if lane.is_idle() {
-            let done = lane.done;
+            let (done, is_short) = (lane.done, lane.is_short);
             self.keys.remove(&id);
+            if is_short {
+                self.short.retain(|other| *other != id);
+            }
             self.past.keep(id, done);
             return;
         }
@@ -364,7 +381,9 @@ impl Book {
             for (at, entry) in &mut lane.queue {
                 let Some(slot) = may_move(at, entry) else { continue };
                 if self.held >= self.most_held {
-                    self.short.push_back(id.clone());
+                    if !std::mem::replace(&mut lane.is_short, true) {
+                        self.short.push_back(id.clone());
+                    }
                     break;
                 }
                 entry.moving = true;
@@ -374,5 +393,71 @@ impl Book {
             }
         }
         self.behind += lane.behind;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(sequence: u64) -> At {
+        At { sequence, stored_at_ms: 1 }
+    }
+
+    fn arrival(sequence: u64, came: Came) -> Arrival {
+        let marked = came == Came::Lane;
+        Arrival { slot: sequence, key: "k".into(), at: at(sequence), came, replay: false, marked }
+    }
+
+    /// A book with room for `most_held`, whose key is blocked by the letter of message 1.
+    fn blocked(most_held: usize) -> Book {
+        let mut book = Book::new(most_held, 0);
+        book.load(&"k".into(), at(1), Loaded::Letter("letter".into()));
+        book.open();
+        book
+    }
+
+    #[test]
+    fn a_key_that_finds_no_room_stands_in_the_line_for_it_once_however_often_it_is_looked_at() {
+        let mut book = blocked(1);
+        for sequence in 2..5 {
+            assert_eq!(book.arrive(arrival(sequence, Came::Stream)), Arrived::Kept);
+        }
+        assert_eq!(book.take_moves(), [2], "there is room for one");
+        for _ in 0..100 {
+            book.hurry();
+        }
+        assert_eq!(book.short.len(), 1);
+        // The copy is not on the lane after all: whoever waits for the room that is free again gets it at the next look.
+        book.not_moved(2);
+        assert_eq!(book.take_moves(), [3]);
+        assert_eq!(book.short.len(), 1);
+    }
+
+    #[test]
+    fn an_original_is_settled_before_its_turn_only_where_its_copy_is_here_and_its_key_is_recorded_as_blocked() {
+        let mut book = blocked(9);
+        assert_eq!(book.arrive(arrival(2, Came::Stream)), Arrived::Kept);
+        assert!(!book.keeps_its_copy(2), "it has no copy");
+        let copy = Arrival { slot: 3, ..arrival(2, Came::Lane) };
+        assert_eq!(book.arrive(copy.clone()), Arrived::Same(2));
+        assert!(book.keeps_its_copy(2));
+        assert_eq!(book.take_moves(), [2]);
+        book.moved(2, true);
+
+        // The letter ends, and what is behind it runs: the record says draining, and goes with the last.
+        book.release(&"k".into(), "letter");
+        assert_eq!(book.take_writes(), [("k".into(), Plan::Drain(at(1)))]);
+        book.written(&"k".into());
+        assert!(book.keeps_its_copy(2));
+        assert_eq!(book.begin().map(|begin| begin.slot), Some(2));
+        assert_eq!(book.plan(2, &Ending::Done), Plan::Free);
+        assert!(!book.keeps_its_copy(2), "its record is going");
+
+        let mut open = Book::new(9, 0);
+        open.open();
+        assert_eq!(open.arrive(arrival(2, Came::Stream)), Arrived::Kept);
+        assert_eq!(open.arrive(copy), Arrived::Same(2));
+        assert!(!open.keeps_its_copy(2), "without a record its copy would be taken for one that is stale");
     }
 }

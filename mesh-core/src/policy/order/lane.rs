@@ -56,6 +56,8 @@ pub(super) struct Lane {
     pub(super) done: At,
     /// Whether it stands in the line of those that may have something to begin.
     pub(super) in_line: bool,
+    /// Whether it stands in the line of those that found no room to put aside.
+    pub(super) is_short: bool,
     /// How many could be put aside and are not.
     pub(super) behind: usize,
     /// How often [`Book::hurry`] found it blocked.
@@ -72,6 +74,7 @@ impl Lane {
             block: Block::Open,
             done,
             in_line: false,
+            is_short: false,
             behind: 0,
             seen_blocked: 0,
         }

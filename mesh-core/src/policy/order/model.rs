@@ -166,6 +166,10 @@ impl Process {
             }
             None => hand.from_stream = true,
         }
+        if hand.from_stream && !hand.begun && !hand.copies.is_empty() && self.book.keeps_its_copy(into) {
+            hand.from_stream = false;
+            world.unacked.remove(&sequence);
+        }
     }
 
     fn has(&self, copy: u64) -> bool {
