@@ -1,6 +1,9 @@
-//! A job while the dead-letter stream takes nothing: its rate and its stop hold all the same.
+//! A job while the dead-letter stream takes nothing: its rate, its stop and its counts hold all the same.
 
-use mesh_core::operate::jobs::{self, Job, JobState};
+use mesh_core::operate::{
+    jobs::{self, Job, JobState},
+    letters::{self, Order},
+};
 use mesh_tests::eventually;
 
 use crate::{
@@ -65,4 +68,27 @@ async fn what_was_refused_before_a_cancel_is_not_ordered_after_it() {
     let ended = office.finished(&job).await;
     assert_eq!((ended.state(), ended.counts().dispatched), (JobState::Cancelled, ROOM as u64));
     assert_eq!((office.orders_of(&job).await.len(), shelf.handled().await), (ROOM, ROOM));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_was_stopped_keeps_what_it_counted_as_skipped() {
+    let office = Office::open(&["a"]).await;
+    capture(office.bus(), "a", 0..60).await;
+    let job = office.ask("a", |_| ()).await;
+    let order = Order { by: "eve".into(), why: "theirs".into(), ..Order::default() };
+    for letter in &office.letters().await[..30] {
+        letters::hold(office.bus(), letter, &order).await.unwrap();
+    }
+    let keeping = office.keep("one");
+    let counted = || async { Some(office.job(&job).await).filter(|job| job.counts().skipped.held == 30) };
+    let before = eventually("what is held", counted).await;
+    jobs::cancel(office.bus(), &before, "eve", "enough").await.unwrap();
+    keeping.abort();
+    let shelf = Shelf::default();
+    let _at_work = work(&office.broker, "a", &shelf).await;
+    let keeping = office.keep("two");
+    let ended = office.finished(&job).await;
+    assert_eq!((ended.state(), ended.counts().skipped.held), (JobState::Cancelled, 30));
+    assert_eq!(ended.counts().dispatched, shelf.handled().await as u64);
+    keeping.abort();
 }

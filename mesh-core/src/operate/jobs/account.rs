@@ -16,7 +16,10 @@ use super::{
     share::{Mark, Share},
     walk::Candidate,
 };
-use crate::{dead_letter::Letter, policy::replay::Counts};
+use crate::{
+    dead_letter::Letter,
+    policy::replay::{Counts, Skips},
+};
 
 /// The letters of one job.
 pub(super) struct Account {
@@ -27,6 +30,8 @@ pub(super) struct Account {
     starting: HashMap<Key, Option<Mark>>,
     /// Orders whose copy may be missing, sequence and subject.
     missing: VecDeque<(u64, String)>,
+    /// What an earlier runner counted as skipped.
+    skipped_before: Skips,
     is_caught_up: bool,
     is_walked: bool,
 }
@@ -38,6 +43,7 @@ impl Account {
             queue: Queue::new(share),
             starting: HashMap::new(),
             missing: VecDeque::new(),
+            skipped_before: job.counts().skipped,
             is_caught_up: false,
             is_walked: false,
         }
@@ -165,9 +171,12 @@ impl Account {
         self.missing.pop_front()
     }
 
-    /// What became of the letters.
+    /// What became of the letters. Who takes a job up comes across those that are skipped by and by, and if it was stopped not at
+    /// all: until all were come across, what was counted before holds.
     pub(super) fn counts(&self) -> Counts {
-        Counts { skipped: self.queue.skips(), ..self.progress.counts() }
+        let (before, now) = (self.skipped_before, self.queue.skips());
+        let skipped = if self.is_through() || now.total() >= before.total() { now } else { before };
+        Counts { skipped, ..self.progress.counts() }
     }
 }
 
@@ -201,12 +210,17 @@ mod tests {
         LetterRecord { record: Some(Record::Replaying(act)) }
     }
 
-    fn account() -> Account {
+    /// Of a job whose last checkpoint has so many letters that others replayed.
+    fn account(replayed_by_others: u64) -> Account {
         let replay = v1::ReplayJob { cut_off: CUT_OFF, selected: 10, ..Default::default() };
         let created = v1::JobCreated { what: Some(v1::job_created::What::Replay(replay)), act: None };
+        let counts = Some(v1::JobCounts { replayed_by_others, ..Default::default() });
+        let checkpoint = v1::JobCheckpoint { counts, ..Default::default() };
         let mut jobs = Jobs::default();
-        let record = v1::job_record::Record::Created(created);
-        jobs.apply_record("j", 1, v1::JobRecord { record: Some(record) });
+        let records = [v1::job_record::Record::Created(created), v1::job_record::Record::Checkpoint(checkpoint)];
+        for (sequence, record) in (1..).zip(records) {
+            jobs.apply_record("j", sequence, v1::JobRecord { record: Some(record) });
+        }
         Account::new(jobs.get("j").unwrap(), Share::default())
     }
 
@@ -219,7 +233,7 @@ mod tests {
     #[test]
     fn an_order_that_is_stored_while_its_letter_is_under_way_gets_its_copy() {
         for begin in [Account::look_at, Account::begin] {
-            let mut account = account();
+            let mut account = account(0);
             account.catch_up(0);
             begin(&mut account, key());
             account.hear(key(), (11, SUBJECT), &order("j"), Some(true));
@@ -235,7 +249,7 @@ mod tests {
 
     #[test]
     fn an_order_that_is_stored_after_its_letter_was_put_back_gets_its_copy() {
-        let mut account = account();
+        let mut account = account(0);
         account.catch_up(0);
         account.begin(key());
         account.put_back(key(), letter());
@@ -247,12 +261,29 @@ mod tests {
 
     #[test]
     fn what_was_ordered_meanwhile_is_not_skipped() {
-        let mut account = account();
+        let mut account = account(0);
         account.catch_up(0);
         account.begin(key());
         account.hear(key(), (11, SUBJECT), &order("j"), Some(true));
         account.not_sent(key(), Some(Skip::Refused));
         assert_eq!((account.counts().dispatched, account.counts().skipped.total()), (1, 0));
         assert_eq!(missing(&mut account).len(), 1);
+    }
+
+    #[test]
+    fn what_an_earlier_runner_skipped_counts_until_all_were_come_across() {
+        let mut account = account(2);
+        account.catch_up(0);
+        let skipped = |account: &Account| account.counts().skipped.replayed_by_others;
+        assert_eq!(skipped(&account), 2);
+        for (letter, counted) in [("b", 2), ("c", 2), ("d", 3)] {
+            let key = Key::of(&letter.repeat(32)).unwrap();
+            account.look_at(key);
+            account.not_sent(key, Some(Skip::ReplayedByOthers));
+            assert_eq!(skipped(&account), counted);
+        }
+        let mut account = self::account(2);
+        account.end_walk();
+        assert_eq!(skipped(&account), 0, "whoever has come across all knows better");
     }
 }
