@@ -33,11 +33,16 @@ pub(crate) const WORKER: &str = "shop-payments-v1-payments";
 
 /// Captures a letter of the bank as its worker would.
 pub(crate) async fn charge_letter(bus: &Bus, number: usize, fault: &Fault, payload: Vec<u8>) -> String {
+    letter_of(bus, "shop.payments.v1.Payments.Charge", number, fault, payload).await
+}
+
+/// The same of another operation, as in a subject.
+async fn letter_of(bus: &Bus, operation: &str, number: usize, fault: &Fault, payload: Vec<u8>) -> String {
     let name = |text: &str| text.parse().unwrap();
     let lane = Lane { region: name("local"), service: name("bank"), consumer: name(WORKER) };
     let envelope = Envelope {
-        subject: "mesh1.work.local.shop.payments.v1.Payments.Charge.normal.1.till".into(),
-        message_id: format!("till/shop.payments.v1.Payments.Charge/{number}"),
+        subject: format!("mesh1.work.local.{operation}.normal.1.till"),
+        message_id: format!("till/{operation}/{number}"),
         caller: "till".into(),
         trace: None,
         note: Note::default(),
@@ -245,6 +250,30 @@ async fn new_letters_are_seen_as_they_come_also_after_the_broker_was_away() {
     assert!(watch.wait().unwrap().success());
     let seen: Vec<Value> = seen.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(seen.iter().map(|letter| letter["id"].as_str().unwrap()).collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_watches_is_told_of_letters_that_could_not_be_judged() {
+    let broker = TestBroker::start(&[till(), bank()]).await.unwrap();
+    let operator = Operator::at(&broker, "operator");
+    let words = ["dead-letter", "watch", "--where", "payload.amount_cents > 40", "--count", "1", "-o", "json"];
+    let mut watch = operator.command(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(watch.stderr.take().unwrap()).lines();
+    let (watching, told) = tokio::task::spawn_blocking(move || (told.next().unwrap().unwrap(), told)).await.unwrap();
+    assert!(watching.starts_with("watching"), "{watching}");
+    let mesh = broker.connect("operator").await.unwrap();
+    let unknown = letter_of(mesh.bus(), "else.v1.Others.Do", 20, &refused(20), Vec::new()).await;
+    let meant = charge_letter(mesh.bus(), 21, &refused(21), charge_of(21, 50).encode_to_vec()).await;
+    let (watch, told) = tokio::task::spawn_blocking(move || {
+        let told: Vec<String> = told.map(|line| line.unwrap()).collect();
+        (watch.wait_with_output().unwrap(), told.join("\n"))
+    })
+    .await
+    .unwrap();
+    let seen = String::from_utf8(watch.stdout).unwrap();
+    assert!(watch.status.success() && seen.contains(&meant) && !seen.contains(&unknown), "{seen}");
+    assert!(told.contains("note: 1 left out, where --where could not be asked"), "{told}");
+    assert!(told.contains("the contract of \"else.v1.Others/Do\" is not known here"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use crate::{
     shop::{consumer, order, orders},
 };
 
-async fn hold_at_most(broker: &TestBroker, messages: i64) {
+pub(crate) async fn hold_at_most(broker: &TestBroker, messages: i64) {
     let jetstream = foreign(broker, "operator").await;
     let mut config = jetstream.get_stream(DEAD_LETTER_STREAM).await.unwrap().cached_info().config.clone();
     config.max_messages = messages;

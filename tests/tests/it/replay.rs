@@ -141,7 +141,7 @@ impl Office {
         TaskScope::new().spawn(async move { jobs::run(&bus, &me).await })
     }
 
-    async fn job(&self, job: &Job) -> Job {
+    pub(crate) async fn job(&self, job: &Job) -> Job {
         jobs::find(self.bus(), &job.id).await.unwrap()
     }
 
@@ -155,7 +155,7 @@ impl Office {
     }
 
     /// When each order of a job was stored, in order.
-    async fn orders_of(&self, job: &Job) -> Vec<i64> {
+    pub(crate) async fn orders_of(&self, job: &Job) -> Vec<i64> {
         let mut orders = Vec::new();
         let each = |message: mesh_core::gate::Unopened| {
             let envelope = message.open().envelope;

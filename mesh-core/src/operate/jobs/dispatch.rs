@@ -1,4 +1,4 @@
-//! One letter of a job: its order, then its copy; until both are certain, or it is certain that it is not to be sent.
+//! One letter of a job: its order, once; and its copy, until it is certain.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::{
     bus::Bus,
     clock::patient_delays,
     dead_letter::{ActKind, Letter, LetterState, Letters},
-    fault::{Fault, Reason},
+    fault::{Effect, Fault, Reason},
     operate::letters::{Replayed, Replays, is_passing},
     subject::DEAD_LETTER_STREAM,
 };
@@ -54,40 +54,49 @@ pub(super) enum Todo {
     Nothing(Outcome),
 }
 
+/// What came of an order.
+pub(super) enum Ordered {
+    /// It stands, by this try or by another one of the job: its copy is next.
+    Stands(Box<Letter>, Replayed),
+    /// Orders are not taken now. The letter is open.
+    NotNow(Box<Letter>, Fault),
+    /// It is open, and was changed since it was read: so it stands now.
+    Changed(Box<Letter>),
+    /// It reads as before though its order was refused as outdated.
+    Outdated(Box<Letter>),
+    /// It is not to be ordered.
+    Nothing(Outcome),
+}
+
 impl Errand {
-    /// Sends an open letter, or finds out why not. While the bus is away it tries again.
-    pub(super) async fn dispatch(&self, letter: Box<Letter>) -> Outcome {
-        let subject = subject_of(&letter);
-        let mut todo = Todo::Order(letter);
-        let (mut delays, mut unchanged) = (patient_delays(), 0);
-        loop {
-            let letter = match todo {
-                Todo::Nothing(outcome) => return outcome,
-                Todo::Copy(letter, replayed) => return self.copy(&letter, &replayed).await,
-                Todo::Order(letter) => letter,
-            };
-            let fault = match self.replays.order(&letter).await {
-                Ok(replayed) => return self.copy(&letter, &replayed).await,
-                Err(fault) => fault,
-            };
-            // It may be written all the same, or somebody was there meanwhile: its history says so then.
-            match fault.reason() {
-                Reason::ConsumerMissing => return Outcome::Skipped(Skip::WithoutConsumer),
-                Reason::LetterChanged => {}
-                _ if is_passing(&fault) => wait(&mut delays, &fault, "the order of a replay is not confirmed").await,
-                _ => return refused(&letter, &fault),
-            }
-            todo = self.look_up(&subject).await;
+    /// Orders an open letter once, or finds out why not. Whether it is tried again is not decided here: the job may be stopped
+    /// meanwhile, and the moment that it had goes to another letter. `outdated`: how often it read as before though its order was
+    /// refused as outdated.
+    pub(super) async fn order(&self, letter: Box<Letter>, outdated: u32) -> Ordered {
+        let fault = match self.replays.order(&letter).await {
+            Ok(replayed) => return Ordered::Stands(letter, replayed),
+            Err(fault) => fault,
+        };
+        let is_changed = fault.reason() == Reason::LetterChanged;
+        match fault.reason() {
+            Reason::ConsumerMissing => return Ordered::Nothing(Outcome::Skipped(Skip::WithoutConsumer)),
+            _ if is_changed => {}
+            _ if !is_passing(&fault) => return Ordered::Nothing(refused(&letter, &fault)),
+            _ if fault.effect() == Effect::None => return Ordered::NotNow(letter, fault),
+            _ => {}
+        }
+        // It may be written all the same, or somebody was there meanwhile: its history says so then.
+        match self.look_up(&subject_of(&letter)).await {
+            Todo::Nothing(outcome) => Ordered::Nothing(outcome),
+            Todo::Copy(letter, replayed) => Ordered::Stands(letter, replayed),
+            Todo::Order(now) if !is_changed => Ordered::NotNow(now, fault),
+            Todo::Order(now) if now.last_sequence != letter.last_sequence => Ordered::Changed(now),
             // What was read may be older than what was refused for it; for ever it is not.
-            if fault.reason() == Reason::LetterChanged
-                && let Todo::Order(again) = &todo
-                && again.last_sequence == letter.last_sequence
-            {
-                unchanged += 1;
-                if unchanged == MAX_UNCHANGED {
-                    return refused(&letter, &fault);
-                }
+            Todo::Order(now) if outdated + 1 >= MAX_UNCHANGED => Ordered::Nothing(refused(&now, &fault)),
+            Todo::Order(now) => {
+                let mut delays = patient_delays().skip(outdated as usize);
                 wait(&mut delays, &fault, "the order of a replay is refused").await;
+                Ordered::Outdated(now)
             }
         }
     }

@@ -10,10 +10,12 @@
 //! finds it by its order and sends the copy again, with the same message id. Within the broker's dedupe window the second
 //! copy is not stored; after it, the consumer's inbox knows that letter and generation were handled.
 
+mod account;
 mod ask;
 mod dispatch;
 mod fold;
 mod follow;
+mod intake;
 mod log;
 #[cfg(test)]
 mod model_tests;

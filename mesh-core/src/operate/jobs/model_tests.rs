@@ -84,6 +84,8 @@ enum Act {
     /// It was heard that somebody else ordered it.
     Skip(usize, u64),
     Go(usize, u64),
+    /// Its order is not taken now: it is left as if it had not been begun.
+    NotNow(usize, u64),
     Repair(usize, u64),
     Checkpoint(usize),
     Finish(usize),
@@ -203,6 +205,8 @@ impl World {
             acts.push(Act::ReadLog(me));
         }
         acts.extend(runner.under_way.iter().map(|(letter, _)| Act::Go(me, *letter)));
+        let orders = runner.under_way.iter().filter(|(_, step)| *step == Step::Order);
+        acts.extend(orders.map(|(letter, _)| Act::NotNow(me, *letter)));
         if !runner.is_caught_up || job.is_finished() {
             return;
         }
@@ -349,6 +353,10 @@ impl Model for Replay {
                 runner.begun.push(letter);
             }),
             Act::Go(me, letter) => world.go(me, letter),
+            Act::NotNow(me, letter) => world.runners[me].iter_mut().for_each(|runner| {
+                runner.under_way.retain(|(other, _)| *other != letter);
+                runner.begun.retain(|other| *other != letter);
+            }),
             Act::Repair(me, letter) => {
                 let at = world.progress(world.runners[me].as_ref()?).uncopied_after(0);
                 let at = at.iter().find(|(_, other)| *other == letter.to_string())?.0;

@@ -114,6 +114,13 @@ impl Progress {
         self.uncopied.range(sequence.saturating_add(1)..).map(|(at, subject)| (*at, subject.clone())).collect()
     }
 
+    /// The order of a letter whose copy is not known to be on the lane: its sequence and the letter's subject.
+    pub(super) fn uncopied(&self, letter: Key) -> Option<(u64, String)> {
+        let (_, at) = self.ours.get(&letter)?.0?;
+        let at = u64::from_be_bytes(at);
+        self.uncopied.get(&at).map(|subject| (at, subject.clone()))
+    }
+
     /// What a checkpoint of an earlier runner says: those copies are on the lane.
     pub(super) fn trust(&mut self, copied_through: u64) {
         self.uncopied = self.uncopied.split_off(&copied_through.saturating_add(1));

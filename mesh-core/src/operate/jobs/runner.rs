@@ -4,11 +4,7 @@
 //! and does what [`policy::replay::next`](crate::policy::replay::next) says. It may be dropped at any moment: all that it
 //! knows stands in the streams.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use mesh_proto::v1::{self, job_record::Record};
@@ -20,19 +16,23 @@ use tokio::{
 
 use super::{
     Job,
-    dispatch::{Errand, Outcome, Skip, Todo},
+    account::Account,
+    dispatch::{Errand, Ordered, Outcome, Skip, Todo},
     fold::to_wire,
     follow::{Heard, Reading, follow},
+    intake::Intake,
     log::append,
-    progress::{Key, Progress},
-    queue::{Queue, Turn},
-    share::{Mark, Share},
+    progress::Key,
+    queue::Turn,
+    share::Share,
     walk::{Candidate, Found, candidate_now, walk},
 };
 use crate::{
     bus::{Bus, PublishError},
+    dead_letter::Letter,
     envelope::{Envelope, header},
-    operate::letters::{Order, Replays},
+    fault::Fault,
+    operate::letters::{Order, Replayed, Replays},
     policy::replay::{Counts, Next, Pace, Plan, View, checkpoint_every_ms, next},
     subject::{DEAD_LETTER_STREAM, Place},
 };
@@ -56,7 +56,12 @@ const WRITE_AGAIN: Duration = Duration::from_millis(250);
 
 /// What was under way and has ended.
 enum Ended {
-    Letter {
+    Ordered {
+        key: Key,
+        bytes: usize,
+        ordered: Ordered,
+    },
+    Copied {
         key: Key,
         bytes: usize,
         outcome: Outcome,
@@ -81,23 +86,20 @@ pub(super) struct Runner {
     me: String,
     job: watch::Receiver<Job>,
     plan: Plan,
-    progress: Progress,
-    /// Letters that were begun and whose order has not been read back yet. Other jobs leave those that are marked.
-    starting: HashMap<Key, Option<Mark>>,
+    account: Account,
     /// Letters that are under way here, and their bytes.
     letters: usize,
     bytes: usize,
     under_way: FuturesUnordered<BoxFuture<'static, Ended>>,
-    queue: Queue,
-    /// Orders whose copy may be missing, sequence and subject; and how many of them are looked at.
-    missing: VecDeque<(u64, String)>,
+    /// Orders whose copy may be missing, and that are looked at.
     repairs: usize,
     look_ups: usize,
     step: usize,
     pace: Option<Pace>,
+    intake: Intake,
+    /// How often a letter read as before though its order was refused as outdated.
+    outdated: HashMap<Key, u32>,
     begun: Instant,
-    is_caught_up: bool,
-    is_walked: bool,
     log: Log,
 }
 
@@ -145,20 +147,17 @@ impl Runner {
             me: me.to_owned(),
             pace: plan.rate.map(|rate| Pace::new(rate, Duration::ZERO)),
             plan,
-            progress: Progress::new(&it.id, it.replay.cut_off),
-            starting: HashMap::new(),
+            account: Account::new(&it, share),
             letters: 0,
             bytes: 0,
             under_way: FuturesUnordered::new(),
-            queue: Queue::new(share),
-            missing: VecDeque::new(),
             repairs: 0,
             look_ups: 0,
             // A step that an earlier runner had begun was allowed: those before it held.
             step: usize::try_from(it.checkpoint.step).unwrap_or(0).saturating_sub(1),
+            intake: Intake::new(),
+            outdated: HashMap::new(),
             begun: now,
-            is_caught_up: false,
-            is_walked: false,
             job,
             log,
         }
@@ -183,7 +182,7 @@ impl Runner {
             if self.is_over() {
                 break;
             }
-            let walks = self.is_caught_up && !self.is_walked && self.queue.has_room() && !self.is_stopped();
+            let walks = self.walks();
             tokio::select! {
                 _ = heard.recv_many(&mut records, HEARD_AHEAD) => records.drain(..).for_each(|one| self.hear(one)),
                 Some(ended) = self.under_way.next(), if !self.under_way.is_empty() => self.end(ended),
@@ -196,7 +195,7 @@ impl Runner {
                 }
                 () = sleep_until(wake) => {}
                 () = &mut following => {}
-                () = &mut walking, if self.is_caught_up => {}
+                () = &mut walking, if self.account.is_caught_up() => {}
             }
         }
     }
@@ -229,6 +228,12 @@ impl Runner {
         }
     }
 
+    /// Whether it comes across more letters now.
+    fn walks(&self) -> bool {
+        let account = &self.account;
+        account.is_caught_up() && !account.is_walked() && account.queue.has_room() && !self.is_stopped()
+    }
+
     fn is_stopped(&self) -> bool {
         self.log.abort.is_some() || self.job.borrow().end.is_some()
     }
@@ -244,8 +249,8 @@ impl Runner {
     fn act(&mut self) -> Instant {
         let mut wake = Instant::now() + Duration::from_secs(60);
         self.repair();
-        self.queue.look_aside(self.progress.read_to());
-        while self.is_caught_up {
+        self.account.queue.look_aside(self.account.read_to());
+        while self.account.is_caught_up() {
             match next(&self.plan, &self.view()) {
                 Next::Dispatch => match self.dispatch() {
                     Dispatched::Yes => {}
@@ -265,48 +270,41 @@ impl Runner {
             }
         }
         // What was put aside just now is looked at again soon.
-        wake = self.queue.looks_next().map_or(wake, |again| wake.min(again));
-        if self.is_walked && self.queue.is_empty() {
-            self.queue.end();
+        wake = self.account.queue.looks_next().map_or(wake, |again| wake.min(again));
+        if self.account.is_through() {
+            self.account.queue.end();
         }
         wake.min(self.write())
     }
 
     fn view(&self) -> View {
         View {
-            counts: self.counts(),
-            starting: self.starting.len() as u64,
+            counts: self.account.counts(),
+            starting: self.account.starting(),
             step: self.step,
             is_paused: self.job.borrow().is_paused,
             is_stopped: self.is_stopped(),
-            is_walked: self.is_walked && self.queue.is_empty(),
+            is_walked: self.account.is_through(),
         }
-    }
-
-    fn counts(&self) -> Counts {
-        Counts { skipped: self.queue.skips(), ..self.progress.counts() }
     }
 
     fn dispatch(&mut self) -> Dispatched {
         // A walk that began again comes across letters twice; another runner may have been faster.
-        while self.queue.front().is_some_and(|next| next.key().is_none_or(|key| self.is_begun(key))) {
-            self.queue.pop();
+        let account = &mut self.account;
+        while account.queue.front().is_some_and(|next| next.key().is_none_or(|key| account.is_begun(key))) {
+            account.queue.pop();
         }
         let is_full = self.letters >= MAX_UNDER_WAY || self.bytes >= MAX_BYTES;
         // Whether one is meant is known before it takes the moment of another.
-        match self.queue.turn(&self.errand.selection, self.progress.read_to()) {
+        match account.queue.turn(&self.errand.selection, account.read_to()) {
             Turn::Nothing => return Dispatched::NothingToSend,
             Turn::Gone => {}
-            Turn::Taken(key) => self.queue.skip(key, Some(Skip::ReplayedByOthers)),
+            Turn::Taken(key) => account.queue.skip(key, Some(Skip::ReplayedByOthers)),
             Turn::Send if is_full => return Dispatched::NothingToSend,
-            Turn::Send => {
-                if let Some(pace) = &mut self.pace
-                    && let Err(moment) = pace.take(self.begun.elapsed())
-                {
-                    return Dispatched::NotBefore(self.begun + moment);
-                }
-                self.send();
-            }
+            Turn::Send => match self.take_moment() {
+                Ok(()) => self.send(),
+                Err(not_now) => return not_now,
+            },
             Turn::LookUp if is_full || self.look_ups >= MAX_LOOK_UPS => return Dispatched::NothingToSend,
             Turn::LookBack { .. } if self.look_ups >= MAX_LOOK_BACKS => return Dispatched::NothingToSend,
             Turn::LookUp => self.look_up(None),
@@ -315,27 +313,48 @@ impl Runner {
         Dispatched::Yes
     }
 
-    /// Sends the first letter.
+    /// Takes the moment of the next letter, if it has come and orders are taken.
+    fn take_moment(&mut self) -> Result<(), Dispatched> {
+        let again = |again: Option<Instant>| again.map_or(Dispatched::NothingToSend, Dispatched::NotBefore);
+        self.intake.opens(Instant::now()).map_err(again)?;
+        let Some(pace) = &mut self.pace else { return Ok(()) };
+        pace.take(self.begun.elapsed()).map_err(|moment| Dispatched::NotBefore(self.begun + moment))
+    }
+
+    /// Orders the first letter.
     fn send(&mut self) {
-        let Some(candidate) = self.queue.pop() else { return };
+        let Some(candidate) = self.account.queue.pop() else { return };
         let (Some(key), bytes) = (candidate.key(), candidate.size()) else { return };
         let Candidate::Letter(letter) = candidate else { return };
-        self.starting.insert(key, self.queue.begin(key));
+        self.account.begin(key);
+        self.intake.give(Instant::now());
         self.letters += 1;
         self.bytes += bytes;
+        let outdated = self.outdated.get(&key).copied().unwrap_or(0);
         let errand = Arc::clone(&self.errand);
         self.under_way.push(Box::pin(async move {
-            let outcome = errand.dispatch(letter).await;
-            Ended::Letter { key, bytes, outcome }
+            let ordered = errand.order(letter, outdated).await;
+            Ended::Ordered { key, bytes, ordered }
+        }));
+    }
+
+    /// Sends the copy of a letter that was ordered.
+    fn copy(&mut self, key: Key, letter: Box<Letter>, replayed: Replayed) {
+        let (errand, bytes) = (Arc::clone(&self.errand), letter.letter.payload.len());
+        self.letters += 1;
+        self.bytes += bytes;
+        self.under_way.push(Box::pin(async move {
+            let outcome = errand.copy(&letter, &replayed).await;
+            Ended::Copied { key, bytes, outcome }
         }));
     }
 
     /// Looks at the history of the first letter; only at what it was where it is known that somebody else replayed it.
     fn look_up(&mut self, taken: Option<bool>) {
-        let Some(candidate) = self.queue.pop() else { return };
+        let Some(candidate) = self.account.queue.pop() else { return };
         let Some(key) = candidate.key() else { return };
         let (subject, _) = candidate.into_subject();
-        self.starting.insert(key, None);
+        self.account.look_at(key);
         self.look_ups += 1;
         let errand = Arc::clone(&self.errand);
         self.under_way.push(Box::pin(async move {
@@ -347,18 +366,16 @@ impl Runner {
         }));
     }
 
-    fn is_begun(&self, key: Key) -> bool {
-        self.progress.is_ours(key) || self.starting.contains_key(&key)
-    }
-
     fn end(&mut self, ended: Ended) {
         match ended {
-            Ended::Letter { key, bytes, outcome } => {
+            Ended::Ordered { key, bytes, ordered } => {
                 self.letters -= 1;
                 self.bytes -= bytes;
-                if let (Some(pace), false) = (&mut self.pace, matches!(outcome, Outcome::Sent { .. })) {
-                    pace.give_back();
-                }
+                self.answered(key, ordered);
+            }
+            Ended::Copied { key, bytes, outcome } => {
+                self.letters -= 1;
+                self.bytes -= bytes;
                 self.came_of(key, outcome);
             }
             Ended::LookedUp { key, todo } => {
@@ -367,31 +384,60 @@ impl Runner {
             }
             Ended::SentAgain { ordered_at } => {
                 self.repairs -= 1;
-                self.progress.copied(ordered_at);
+                self.account.copied(ordered_at);
             }
             Ended::Written { after, result } => self.written(after, result),
         }
     }
 
+    /// An order was answered. The moment of one that does not stand is another letter's.
+    fn answered(&mut self, key: Key, ordered: Ordered) {
+        if self.intake.answered(Instant::now()) {
+            self.rest(Instant::now());
+        }
+        if let (Some(pace), false) = (&mut self.pace, matches!(ordered, Ordered::Stands(..))) {
+            pace.give_back();
+        }
+        let outdated = self.outdated.remove(&key).unwrap_or(0);
+        match ordered {
+            Ordered::Stands(letter, replayed) => {
+                self.intake.taken();
+                self.account.ordered(key, replayed.ordered_at);
+                self.copy(key, letter, replayed);
+            }
+            Ordered::NotNow(letter, fault) => {
+                self.refused(&fault);
+                self.account.put_back(key, letter);
+            }
+            Ordered::Changed(letter) => self.account.put_back(key, letter),
+            Ordered::Outdated(letter) => {
+                self.outdated.insert(key, outdated + 1);
+                self.account.put_back(key, letter);
+            }
+            Ordered::Nothing(outcome) => self.came_of(key, outcome),
+        }
+    }
+
+    /// Orders are not taken now: none is given for a while, and that is not made up for.
+    fn refused(&mut self, fault: &Fault) {
+        let (until, is_news) = self.intake.refused(Instant::now());
+        self.rest(until);
+        if is_news {
+            tracing::warn!(%fault, job = self.errand.job, "orders are not taken now: the job waits, and asks again");
+        }
+    }
+
+    /// The rate begins again at `moment`.
+    fn rest(&mut self, moment: Instant) {
+        let moment = moment.saturating_duration_since(self.begun);
+        self.pace.iter_mut().for_each(|pace| pace.rest(moment));
+    }
+
     fn came_of(&mut self, key: Key, outcome: Outcome) {
         match outcome {
-            // Until its order is read back it counts as starting.
-            Outcome::Sent { ordered_at } => {
-                self.progress.copied(ordered_at);
-                if let Some(Some(mark)) = self.starting.get(&key) {
-                    mark.ordered(ordered_at);
-                }
-                if self.progress.is_ours(key) {
-                    self.starting.remove(&key);
-                }
-            }
-            Outcome::Skipped(skip) => {
-                self.starting.remove(&key);
-                self.queue.skip(key, Some(skip));
-            }
-            Outcome::NotMeant => {
-                self.starting.remove(&key);
-            }
+            Outcome::Sent { ordered_at } => self.account.sent(key, ordered_at),
+            Outcome::Skipped(skip) => self.account.not_sent(key, Some(skip)),
+            Outcome::NotMeant => self.account.not_sent(key, None),
         }
     }
 
@@ -399,26 +445,15 @@ impl Runner {
         match todo {
             Todo::Nothing(outcome) => self.came_of(key, outcome),
             // Its turn is now; when, the rate says.
-            Todo::Order(letter) => {
-                self.starting.remove(&key);
-                self.queue.first(Candidate::Letter(letter));
-            }
+            Todo::Order(letter) => self.account.put_back(key, letter),
             // Ordered before, at the moment of its own.
-            Todo::Copy(letter, replayed) => {
-                let (errand, bytes) = (Arc::clone(&self.errand), letter.letter.payload.len());
-                self.letters += 1;
-                self.bytes += bytes;
-                self.under_way.push(Box::pin(async move {
-                    let outcome = errand.copy(&letter, &replayed).await;
-                    Ended::Letter { key, bytes, outcome }
-                }));
-            }
+            Todo::Copy(letter, replayed) => self.copy(key, letter, replayed),
         }
     }
 
     fn find(&mut self, found: Found) {
         match found {
-            Found::End => self.is_walked = true,
+            Found::End => self.account.end_walk(),
             Found::Newest(envelope) => {
                 let Some(candidate) = candidate_now(&envelope, self.errand.cut_off) else { return };
                 let Some(key) = candidate.key() else { return };
@@ -426,8 +461,8 @@ impl Runner {
                     Candidate::Letter(letter) => self.errand.selection.admits(&letter.letter),
                     Candidate::LookUp { .. } => true,
                 };
-                if is_meant && !self.is_begun(key) {
-                    self.queue.found(candidate);
+                if is_meant && !self.account.is_begun(key) {
+                    self.account.queue.found(candidate);
                 }
             }
         }
@@ -436,12 +471,7 @@ impl Runner {
     fn hear(&mut self, heard: Heard) {
         match heard {
             Heard::Record(envelope) => self.hear_record(&envelope),
-            Heard::CaughtUp => {
-                self.is_caught_up = true;
-                let copied_through = self.job.borrow().checkpoint.copied_through;
-                self.progress.trust(copied_through);
-                self.missing.extend(self.progress.uncopied_after(copied_through));
-            }
+            Heard::CaughtUp => self.account.catch_up(self.job.borrow().checkpoint.copied_through),
         }
     }
 
@@ -451,28 +481,16 @@ impl Runner {
         let (Some(key), Ok(record)) = (Key::of(letter), v1::LetterRecord::decode(envelope.payload.clone())) else {
             return;
         };
-        let is_order = self.progress.apply(key, (delivery.sequence, &envelope.subject), &record);
         // The broker keeps what its writer said: after which record of the letter it comes.
         let before = envelope.header(header::EXPECTED_LAST).and_then(|sequence| sequence.parse::<u64>().ok());
         let was_there = before.map(|before| before <= self.errand.cut_off);
-        self.queue.heard(key, (!self.progress.is_ours(key)).then_some((&record, was_there)));
-        if is_order {
-            self.queue.skip(key, None);
-            let begun = self.starting.remove(&key);
-            if let Some(Some(mark)) = &begun {
-                mark.ordered(delivery.sequence);
-            }
-            if begun.is_none() && self.is_caught_up {
-                // Of a runner that is gone, or about to: its copy may be missing.
-                self.missing.push_back((delivery.sequence, envelope.subject.clone()));
-            }
-        }
+        self.account.hear(key, (delivery.sequence, &envelope.subject), &record, was_there);
     }
 
     /// Sends copies that may be missing once more.
     fn repair(&mut self) {
         while self.repairs < MAX_REPAIRS
-            && let Some((ordered_at, subject)) = self.missing.pop_front()
+            && let Some((ordered_at, subject)) = self.account.next_missing()
         {
             let errand = Arc::clone(&self.errand);
             self.repairs += 1;
@@ -512,12 +530,12 @@ impl Runner {
         if let Some(why) = self.log.abort.clone().filter(|_| self.job.borrow().end.is_none()) {
             return Ok(Record::Aborted(v1::JobAct { at_ms, by: self.me.clone(), why }));
         }
-        let counts = self.counts();
+        let counts = self.account.counts();
         let wire = Some(to_wire(&counts));
         if self.log.is_finishing {
             return Ok(Record::Finished(v1::JobFinished { at_ms, counts: wire }));
         }
-        if !self.is_caught_up || self.log.said == (counts, self.step) {
+        if !self.account.is_caught_up() || self.log.said == (counts, self.step) {
             return Err(None);
         }
         if now < self.log.next_checkpoint {
@@ -528,7 +546,7 @@ impl Runner {
         self.log.said = (counts, self.step);
         let step = if self.plan.canary.steps().is_empty() { 0 } else { self.step + 1 };
         let step = u32::try_from(step).unwrap_or(u32::MAX);
-        let copied_through = self.progress.copied_through();
+        let copied_through = self.account.copied_through();
         Ok(Record::Checkpoint(v1::JobCheckpoint { at_ms, counts: wire, copied_through, step }))
     }
 

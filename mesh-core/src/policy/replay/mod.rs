@@ -8,6 +8,7 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use pace::MADE_UP;
 pub use pace::{Pace, Rate};
 pub use rule::{AbortRule, InvalidRule};
 

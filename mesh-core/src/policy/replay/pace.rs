@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 /// So much of a standstill is made up for at most: a late timer costs nothing, and a long pause is not followed by a burst.
-const MADE_UP: Duration = Duration::from_millis(250);
+pub(crate) const MADE_UP: Duration = Duration::from_millis(250);
 
 /// Letters a second: above 0.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]

@@ -11,7 +11,7 @@ use mesh_core::{
 use super::{
     super::{place::Place, text},
     GlobalArgs, Output, Status, consumer, last_part, list, mention, short,
-    which::{FilterArgs, Wanted},
+    which::{FilterArgs, Wanted, tell_unasked},
 };
 use crate::stop::Stop;
 
@@ -43,8 +43,8 @@ pub(super) async fn run(args: WatchArgs, global: &GlobalArgs, output: &Output) -
             news = news.next() => news,
             () = stop.told() => break,
         };
-        let letters = match news {
-            Ok(letters) => letters,
+        let news = match news {
+            Ok(news) => news,
             // Nothing is missed: what comes meanwhile is read when the bus is back.
             Err(fault) if fault.code() == Code::Unavailable => {
                 if !is_away {
@@ -56,10 +56,11 @@ pub(super) async fn run(args: WatchArgs, global: &GlobalArgs, output: &Output) -
             Err(fault) => return Err(fault.into()),
         };
         is_away = false;
-        for letter in letters.iter().take(left) {
+        tell_unasked(&news);
+        for letter in news.letters.iter().take(left) {
             show(letter, args.reveal, output)?;
         }
-        left = left.saturating_sub(letters.len());
+        left = left.saturating_sub(news.letters.len());
     }
     bus.close().await;
     Ok(Status::Ok)

@@ -210,7 +210,8 @@ pub(super) fn tell_doubtful(count: u64, example: &str) {
     mention(&format!("note: {count} may stand otherwise: {why}; {shown}; the first: {example}"));
 }
 
-fn tell_unasked(listing: &Listing) {
+/// The same of letters that are told as they come: what could not be asked.
+pub(super) fn tell_unasked(listing: &Listing) {
     // For programs too: it is not among the data.
     if let Some(why) = &listing.why {
         let count = listing.unclear;
