@@ -9,6 +9,7 @@ use mesh_core::{
     dead_letter::{Letter, LetterState},
     operate::{
         keeper::ask,
+        ledger::{self, Check, Line},
         letters::{self, Order, Selector},
     },
     policy::{compile::Declaration, retry::RetryRule},
@@ -19,12 +20,17 @@ use mesh_tests::{
     Seen, TestBroker, eventually,
     foreign::{self, Worker},
 };
-use shop_proto::shop::orders::v1::OrderPlaced;
+use serde_json::json;
+use shop_proto::shop::{
+    orders::v1::OrderPlaced,
+    payments::v1::{PaymentsClient, PaymentsServer},
+};
 use tokio::sync::Semaphore;
 
 use crate::{
+    command_line::Operator,
     keeper::{self, die, start_keeper, until_read},
-    shop::{consumer, order, orders},
+    shop::{Bank, bank, charge_of, consumer, order, orders, till},
 };
 
 const EVENTS: &str = "mesh1-event-orders";
@@ -34,9 +40,9 @@ fn declared() -> [Declaration; 2] {
     [orders(), consumer("mail", "confirm")]
 }
 
-async fn make_anew(broker: &TestBroker, stream: &str) {
+async fn make_anew(broker: &TestBroker, declared: &[Declaration], stream: &str) {
     jetstream::new(foreign::client(broker, "operator").await).delete_stream(stream).await.unwrap();
-    broker.apply(&declared(), &StreamLimits::default()).await.unwrap();
+    broker.apply(declared, &StreamLimits::default()).await.unwrap();
 }
 
 async fn some_letters(broker: &TestBroker, count: usize) -> Vec<Letter> {
@@ -91,7 +97,7 @@ async fn what_is_refused_at_the_place_of_an_older_letter_is_a_letter_of_its_own(
         let order = Order { by: "ada".into(), why: "seen to".into(), again: false, job: String::new() };
         letters::discard(operator.bus(), &letter, &order).await.unwrap();
 
-        make_anew(&broker, EVENTS).await;
+        make_anew(&broker, &declared(), EVENTS).await;
         let _mail = refuse_all(&broker).await;
         store(&broker, 2, id).await;
         until_all_is_settled(&broker).await;
@@ -127,7 +133,7 @@ async fn what_is_delayed_at_the_place_of_an_older_copy_comes_again() {
         eventually("the second attempt", || async { seen.lock().await.contains(&again).then_some(()) }).await;
         until_all_is_settled(&broker).await;
         mail.drain().await;
-        make_anew(&broker, EVENTS).await;
+        make_anew(&broker, &declared(), EVENTS).await;
     }
     assert_eq!(*seen.lock().await, ["1 1", "1 2", "2 1", "2 2"]);
 }
@@ -234,4 +240,97 @@ async fn the_index_knows_no_letter_of_a_stream_that_is_no_more() {
     counted(1).await;
     running.stop().await;
     mail.drain().await;
+}
+
+/// What `mesh ledger` says of one stream, and how many findings there are with it.
+async fn line_of(broker: &TestBroker, stream: &str) -> (Line, usize) {
+    let operator = broker.connect("operator").await.unwrap();
+    let checked = ledger::check(operator.bus(), Check::default()).await.unwrap();
+    operator.drain().await;
+    let line = checked.account.lines.into_iter().find(|line| line.stream == stream).unwrap();
+    (line, checked.account.findings.len())
+}
+
+async fn serve_until(broker: &TestBroker, (accepted, dead): (u64, u64)) {
+    let bank = broker.connect("bank").await.unwrap();
+    bank.serve(PaymentsServer::new(Bank::default())).start().await.unwrap();
+    eventually("the work to end", || async {
+        let (line, _) = line_of(broker, keeper::WORK.0).await;
+        let moving = line.in_flight + line.waiting;
+        (moving == 0 && (line.accepted, line.dead) == (accepted, dead)).then_some(())
+    })
+    .await;
+    bank.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ledger_takes_no_outcome_of_an_older_queue_for_one_of_the_new() {
+    let declared = [till(), bank()];
+    let broker = TestBroker::start(&declared).await.unwrap();
+    let (till, operator) = (broker.connect("till").await.unwrap(), Operator::at(&broker, "operator"));
+    let charge = PaymentsClient::new(&till).charge();
+    let enqueue = async |number: usize, cents: i64| {
+        charge.enqueue(&charge_of(number, cents)).id(number.to_string()).await.unwrap().sequence
+    };
+    // The last one is refused for good, and its letter stays open.
+    for (number, cents) in [(1, 100), (2, 100), (3, 0)] {
+        assert_eq!(enqueue(number, cents).await, number as u64);
+    }
+    serve_until(&broker, (2, 1)).await;
+    let document = operator.json(0, &["ledger"]).await;
+    assert_eq!(document["remarks"], json!([]));
+
+    make_anew(&broker, &declared, keeper::WORK.0).await;
+    assert_eq!(enqueue(4, 0).await, 1, "the place of one that is done");
+    serve_until(&broker, (0, 1)).await;
+    let document = operator.json(0, &["ledger"]).await;
+    let remarks = document["remarks"].as_array().unwrap();
+    assert_eq!((remarks.len(), &document["lines"][0]["dead"]), (1, &json!(1)), "{document}");
+    assert!(remarks[0].as_str().unwrap().starts_with("mesh1-work-shop-payments-v1-Payments: 1: "), "{remarks:?}");
+
+    assert_eq!(enqueue(5, 100).await, 2, "the place of one that is done");
+    let admin = jetstream::new(foreign::client(&broker, "operator").await);
+    admin.get_stream(keeper::WORK.0).await.unwrap().delete_message(2).await.unwrap();
+    let document = operator.json(1, &["ledger"]).await;
+    let finding = &document["findings"][0];
+    assert_eq!((&finding["kind"], &finding["first"]), (&json!("work-missing"), &json!(["2"])), "{document}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ledger_takes_no_copy_of_an_older_stream_for_one_of_the_new() {
+    let broker = TestBroker::start(&declared()).await.unwrap();
+    // With full jitter only a wait of hours is never over while somebody looks.
+    let hours = Duration::from_secs(20 * 3600);
+    for number in 1..=2 {
+        let mail = broker.connect("mail").await.unwrap();
+        let handler = |_cx: Context, _event: OrderPlaced| async { Err(Fault::unavailable("not yet")) };
+        let retry = RetryRule { base: hours, cap: hours, ..RetryRule::default() };
+        mail.consumer::<OrderPlaced>("confirm").retry(retry).start(handler).await.unwrap();
+        store(&broker, number, None).await;
+        until_all_is_settled(&broker).await;
+        let (line, findings) = line_of(&broker, EVENTS).await;
+        assert_eq!((line.published, line.delayed, findings), (1, 1, 0));
+        mail.drain().await;
+        if number == 1 {
+            make_anew(&broker, &declared(), EVENTS).await;
+        }
+    }
+    let admin = jetstream::new(foreign::client(&broker, "operator").await);
+    let lane = admin.get_stream("mesh1-lane-mail").await.unwrap();
+    assert_eq!(lane.cached_info().state.messages, 2, "a copy of each");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ledger_takes_no_word_on_an_older_stream_for_one_on_the_new() {
+    let broker = TestBroker::start(&declared()).await.unwrap();
+    store(&broker, 1, None).await;
+    let worker = Worker::new(&broker, "mail", keeper::EVENTS).await;
+    let reply = worker.pull().await.reply.unwrap();
+    worker.client.publish(reply, "+TERM no such warehouse".into()).await.unwrap();
+    worker.client.flush().await.unwrap();
+    eventually("what was given up", || async { (line_of(&broker, EVENTS).await.1 == 1).then_some(()) }).await;
+    make_anew(&broker, &declared(), EVENTS).await;
+    store(&broker, 2, None).await;
+    let (line, findings) = line_of(&broker, EVENTS).await;
+    assert_eq!((line.waiting, findings), (1, 0));
 }

@@ -28,7 +28,7 @@ struct Advisory {
 
 /// What an advisory says of a delivery: the same, whether its stream gave it or it was heard. `None`: it speaks of something
 /// else. `now_ms` stands for the time of one that was heard and does not say it.
-pub(super) fn read(envelope: &Envelope, now_ms: i64) -> Option<Notice> {
+pub(in crate::operate) fn read(envelope: &Envelope, now_ms: i64) -> Option<Notice> {
     let advisory: Advisory = serde_json::from_slice(&envelope.payload).ok()?;
     let said_ms = DateTime::parse_from_rfc3339(&advisory.timestamp).ok().map(|moment| moment.timestamp_millis());
     let stored_ms = envelope.delivery.as_ref().map(|delivery| delivery.stored_at_ms);

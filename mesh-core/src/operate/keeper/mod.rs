@@ -4,7 +4,7 @@
 //! broker takes once, so a keeper that was stopped in the middle, or two that both think they hold the lease, leave the same
 //! behind as one.
 
-mod advisory;
+pub(super) mod advisory;
 pub mod ask;
 mod claims;
 mod deletions;

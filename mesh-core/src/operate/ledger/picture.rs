@@ -1,6 +1,11 @@
 //! What was read from the broker, cut down to what the account needs: a few numbers of each message that waits.
 
-use std::{collections::BTreeMap, num::NonZeroU128, ops::Deref, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU64, NonZeroU128},
+    ops::Deref,
+    sync::Arc,
+};
 
 use super::ranges::Ranges;
 use crate::{
@@ -67,8 +72,8 @@ pub struct Picture {
 pub struct Copy {
     /// Whose lane it is, and the original's stream.
     pub of: Seat,
-    /// The original's sequence.
-    pub sequence: u64,
+    /// The original's sequence in the stream that is there now. `None`: it was in an older one of that name.
+    pub sequence: Option<NonZeroU64>,
     /// The stream that the copy lies in, and the consumer whose lane it is.
     pub lane: Seat,
     /// Its own sequence there.
@@ -84,8 +89,8 @@ pub struct Copy {
 pub struct Letter {
     /// The consumer that failed, and the original's stream.
     pub of: Seat,
-    /// The original's sequence.
-    pub sequence: u64,
+    /// The original's sequence in the stream that is there now. `None`: it was in an older one of that name.
+    pub sequence: Option<NonZeroU64>,
     /// Where it stands.
     pub state: LetterState,
     /// Of its newest capture.

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    num::NonZeroU128,
+    num::{NonZeroU64, NonZeroU128},
 };
 
 use mesh_proto::v1::{self, letter_record::Record, outcome::End};
@@ -22,6 +22,7 @@ use crate::{
     envelope::{Envelope, Note, header},
     fault::Fault,
     gate::Unopened,
+    operate::keeper::advisory,
     policy::compile::worker_name,
     subject::{ADVISORY_STREAM, DEAD_LETTER_STREAM, OUTCOME_STREAM, Place, WIRE, work_stream},
 };
@@ -36,7 +37,8 @@ const SCHEDULE: &str = "Nats-Schedule";
 /// The bus can't be reached, or this identity may not read the streams of the mesh.
 pub(super) async fn picture(bus: &Bus) -> Result<Picture, Fault> {
     let at_ms = bus.gate().clock().now_ms();
-    let mut reader = Reader { bus, seats: BTreeMap::new(), picture: Picture { at_ms, ..Picture::default() } };
+    let mut reader =
+        Reader { bus, seats: BTreeMap::new(), made: Made::default(), picture: Picture { at_ms, ..Picture::default() } };
     let names = bus.stream_names(&format!("{WIRE}-")).await?;
     let is_lane = |name: &String| name.starts_with(&format!("{WIRE}-lane-"));
     for name in names.iter().filter(|name| !is_lane(name)) {
@@ -55,7 +57,26 @@ struct Reader<'a> {
     bus: &'a Bus,
     /// Each is kept once, however many messages have it: by its stream, then its consumer.
     seats: BTreeMap<Box<str>, BTreeMap<Box<str>, Seat>>,
+    made: Made,
     picture: Picture,
+}
+
+/// When each stream of events and work was made, Unix milliseconds. One that was removed and made again counts from 1 again, so
+/// what speaks of a sequence and is older speaks of another message.
+#[derive(Default)]
+struct Made(BTreeMap<Box<str>, i64>);
+
+impl Made {
+    /// Whether it was there before the stream was. Of what says no time (0) nobody can tell, and in the same millisecond the
+    /// stream may have been first.
+    fn is_of_an_older(&self, stream: &str, at_ms: i64) -> bool {
+        at_ms > 0 && self.0.get(stream).is_some_and(|made_ms| at_ms < *made_ms)
+    }
+
+    /// The place in the stream that is there now of what was stored at a sequence.
+    fn place(&self, (stream, sequence): (&str, u64), stored_at_ms: i64) -> Option<NonZeroU64> {
+        if self.is_of_an_older(stream, stored_at_ms) { None } else { NonZeroU64::new(sequence) }
+    }
 }
 
 impl Reader<'_> {
@@ -90,7 +111,9 @@ impl Reader<'_> {
             }
         }
         self.picture.consumers.extend(consumers);
-        self.picture.streams.extend(self.bus.stream_facts(name).await?);
+        let facts = self.bus.stream_facts(name).await?;
+        self.made.0.extend(facts.iter().map(|facts| (name.into(), facts.created_ms)));
+        self.picture.streams.extend(facts);
         Ok(())
     }
 
@@ -148,22 +171,20 @@ impl Reader<'_> {
             None => None,
         };
         let durable = self.durable_for(durable.to_owned(), &note.subject);
-        Some(Read { of: self.seat(&note.source.0, &durable), sequence: note.source.1, due, letter })
+        let (stream, sequence) = (note.source.0.as_str(), note.source.1);
+        let sequence = self.made.place((stream, sequence), note.stored_at_ms);
+        Some(Read { of: self.seat(stream, &durable), sequence, due, letter })
     }
 
     /// Before the letters: what was given up may have become one meanwhile.
     async fn given_up(&mut self) -> Result<(), Fault> {
-        #[derive(serde::Deserialize)]
-        struct Advisory {
-            stream: String,
-            consumer: String,
-            stream_seq: u64,
-        }
         let bus = self.bus;
         bus.read(ADVISORY_STREAM, ">", |message| {
-            if let Ok(advisory) = serde_json::from_slice::<Advisory>(&message.open().envelope.payload) {
-                let seat = self.seat(&advisory.stream, &advisory.consumer);
-                self.picture.given_up.entry(seat).or_default().insert(advisory.stream_seq);
+            let notice = advisory::read(&message.open().envelope, 0);
+            let of_now = notice.filter(|notice| !self.made.is_of_an_older(&notice.stream, notice.at_ms));
+            if let Some(notice) = of_now {
+                let seat = self.seat(&notice.stream, &notice.durable);
+                self.picture.given_up.entry(seat).or_default().insert(notice.sequence);
             }
             Stop::No
         })
@@ -192,7 +213,8 @@ impl Reader<'_> {
             let source = captured.source.unwrap_or_default();
             let durable = self.durable_for(durable, &source.subject);
             let of = self.seat(&source.stream, &durable);
-            let (sequence, generation) = (source.sequence, captured.generation);
+            let sequence = self.made.place((&source.stream, source.sequence), source.stored_at_ms);
+            let generation = captured.generation;
             let letter = Letter { of, sequence, state: LetterState::Open, generation, changed_at_ms };
             self.picture.letters.insert(id, letter);
             return Some(());
@@ -223,12 +245,15 @@ impl Reader<'_> {
         let Some(Place::Outcome { service, .. }) = Place::parse(&envelope.subject) else { return None };
         let (stream, worker) = (work_stream(service), worker_name(service));
         let outcome = v1::Outcome::decode(envelope.payload.clone()).ok()?;
+        let source = outcome.source.filter(|source| source.stream == stream && source.sequence > 0);
+        if source.as_ref().is_some_and(|source| self.made.is_of_an_older(&stream, source.stored_at_ms)) {
+            return None;
+        }
         let seat = self.seat(&stream, &format!("{}_{worker}", outcome.served_by));
         let outcomes = match self.picture.outcomes.entry(seat) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(Outcomes::default()),
         };
-        let source = outcome.source.filter(|source| source.stream == stream && source.sequence > 0);
         if let Some(source) = source.as_ref().filter(|source| source.stored_at_ms >= kept_since_ms) {
             let since = outcomes.since.get_or_insert(source.sequence);
             *since = source.sequence.min(*since);
@@ -248,7 +273,7 @@ impl Reader<'_> {
 /// What a copy says of itself.
 struct Read {
     of: Seat,
-    sequence: u64,
+    sequence: Option<NonZeroU64>,
     due: Option<u64>,
     letter: Option<NonZeroU128>,
 }
@@ -277,6 +302,18 @@ pub(super) fn kept_since_ms(picture: &Picture) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_older_than_its_stream_has_no_place_in_it() {
+        let made = Made(BTreeMap::from([("a".into(), 100)]));
+        let place = |stream, at_ms| made.place((stream, 5), at_ms).map(NonZeroU64::get);
+        assert_eq!(place("a", 99), None);
+        // The same millisecond, and a record of a service that states no time.
+        assert_eq!((place("a", 100), place("a", 101), place("a", 0)), (Some(5), Some(5), Some(5)));
+        // A stream that is not there was not made anew.
+        assert_eq!(place("b", 1), Some(5));
+        assert_eq!(made.place(("a", 0), 101), None, "no sequence");
+    }
 
     #[test]
     fn a_lane_says_whose_it_is_held_or_due() {

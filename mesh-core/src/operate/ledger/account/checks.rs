@@ -34,7 +34,9 @@ impl Book<'_> {
         // Letters that nobody replays and nobody ended, by their original.
         let mut letters: BTreeMap<&Seat, Ranges> = BTreeMap::new();
         for letter in picture.letters.values().filter(|letter| is_waiting(letter)) {
-            letters.entry(&letter.of).or_default().insert(letter.sequence);
+            if let Some(sequence) = letter.sequence {
+                letters.entry(&letter.of).or_default().insert(sequence.get());
+            }
         }
         let mut lying: Vec<(&Seat, u64, Option<NonZeroU128>)> = Vec::new();
         for copy in &picture.copies {
@@ -48,9 +50,12 @@ impl Book<'_> {
             }
             // One that is under way is being handed over: what it becomes may be there already.
             if copy.due.is_some() || delivered.is_none_or(|delivered| copy.at > delivered) {
-                lying.push((&copy.of, copy.sequence, copy.letter));
-                for kind in self.contradictions(copy, &letters) {
-                    gathered.add(kind, &copy.of, copy.sequence);
+                // What has no place among the originals is named by its own.
+                let place = copy.sequence.map_or((lane, copy.at), |sequence| (&copy.of, sequence.get()));
+                lying.extend(copy.sequence.map(|sequence| (&copy.of, sequence.get(), copy.letter)));
+                let beside = copy.sequence.map_or_else(Vec::new, |at| self.contradictions(copy, at.get(), &letters));
+                for kind in self.without_replay(copy).into_iter().chain(beside) {
+                    gathered.add(kind, place.0, place.1);
                 }
             }
         }
@@ -71,28 +76,26 @@ impl Book<'_> {
         }
     }
 
-    /// What a copy that lies still must not be beside.
-    fn contradictions(&self, copy: &Copy, letters: &BTreeMap<&Seat, Ranges>) -> Vec<Kind> {
-        let picture = self.picture;
+    /// A copy that lies still is of a replay that is none.
+    fn without_replay(&self, copy: &Copy) -> Option<Kind> {
+        let letter = self.picture.letters.get(&copy.letter?.get());
+        let is_replayed = letter.is_some_and(|letter| letter.state == LetterState::Replaying);
+        (!is_replayed).then_some(Kind::CopyWithoutReplay)
+    }
+
+    /// What a copy that lies still must not be beside, by the sequence of its original.
+    fn contradictions(&self, copy: &Copy, sequence: u64, letters: &BTreeMap<&Seat, Ranges>) -> Vec<Kind> {
         let mut kinds = Vec::new();
-        let is_waiting = self.delivered(&copy.of.stream, &copy.of.durable).is_some_and(|to| copy.sequence > to);
-        if is_waiting && self.present.get(&*copy.of.stream).is_some_and(|present| present.contains(copy.sequence)) {
+        let is_waiting = self.delivered(&copy.of.stream, &copy.of.durable).is_some_and(|to| sequence > to);
+        if is_waiting && self.present.get(&*copy.of.stream).is_some_and(|present| present.contains(sequence)) {
             kinds.push(Kind::CopyOfWaiting);
         }
-        match copy.letter {
-            Some(id) => {
-                let letter = picture.letters.get(&id.get());
-                if letter.is_none_or(|letter| letter.state != LetterState::Replaying) {
-                    kinds.push(Kind::CopyWithoutReplay);
-                }
+        if copy.letter.is_none() {
+            if letters.get(&copy.of).is_some_and(|waiting| waiting.contains(sequence)) {
+                kinds.push(Kind::CopyAndLetter);
             }
-            None => {
-                if letters.get(&copy.of).is_some_and(|waiting| waiting.contains(copy.sequence)) {
-                    kinds.push(Kind::CopyAndLetter);
-                }
-                if picture.outcomes.get(&copy.of).is_some_and(|outcomes| outcomes.done.contains(copy.sequence)) {
-                    kinds.push(Kind::CopyOfDone);
-                }
+            if self.picture.outcomes.get(&copy.of).is_some_and(|outcomes| outcomes.done.contains(sequence)) {
+                kinds.push(Kind::CopyOfDone);
             }
         }
         kinds
@@ -101,6 +104,7 @@ impl Book<'_> {
     /// The letters.
     pub(super) fn letters(&mut self) {
         let picture = self.picture;
+        self.letters_of_older_streams();
         let mut replays: Vec<u128> =
             picture.copies.iter().filter_map(|copy| copy.letter).map(NonZeroU128::get).collect();
         replays.sort_unstable();
@@ -115,8 +119,8 @@ impl Book<'_> {
             if letter.state == LetterState::Replaying && is_late && replays.binary_search(id).is_err() {
                 add(Kind::ReplayWithoutCopy);
             }
-            let outcomes = picture.outcomes.get(&letter.of);
-            if is_waiting(letter) && outcomes.is_some_and(|outcomes| outcomes.done.contains(letter.sequence)) {
+            let outcomes = picture.outcomes.get(&letter.of).zip(letter.sequence);
+            if is_waiting(letter) && outcomes.is_some_and(|(outcomes, at)| outcomes.done.contains(at.get())) {
                 add(Kind::LetterOfDone);
             }
         }
@@ -125,12 +129,26 @@ impl Book<'_> {
         }
     }
 
+    /// Says how many letters stand in no line: a person may look for them there.
+    fn letters_of_older_streams(&mut self) {
+        let mut older: BTreeMap<&str, u64> = BTreeMap::new();
+        for letter in self.picture.letters.values() {
+            if letter.sequence.is_none() && !letter.state.is_ended() {
+                *older.entry(&letter.of.stream).or_default() += 1;
+            }
+        }
+        for (stream, count) in older {
+            let why = "letters of what was stored before this stream was made (anew); they stand in none of its lines";
+            self.account.remarks.push(format!("{stream}: {count}: {why}"));
+        }
+    }
+
     /// What the broker gave up must have become something else.
     pub(super) fn given_up(&mut self) {
         let picture = self.picture;
         let mut known: BTreeMap<&Seat, Ranges> = BTreeMap::new();
-        let copies = picture.copies.iter().map(|copy| (&copy.of, copy.sequence));
-        let letters = picture.letters.values().map(|letter| (&letter.of, letter.sequence));
+        let copies = picture.copies.iter().filter_map(|copy| Some((&copy.of, copy.sequence?.get())));
+        let letters = picture.letters.values().filter_map(|letter| Some((&letter.of, letter.sequence?.get())));
         // Of who gave nothing up nothing is asked.
         for (seat, sequence) in copies.chain(letters).filter(|(seat, _)| picture.given_up.contains_key(*seat)) {
             known.entry(seat).or_default().insert(sequence);

@@ -74,10 +74,14 @@ impl<'p> Book<'p> {
         let picture = self.picture;
         let mut aside: BTreeMap<&Seat, Aside> = BTreeMap::new();
         for copy in picture.copies.iter().filter(|copy| copy.letter.is_none() && *copy.of.stream == *stream) {
-            aside.entry(&copy.of).or_default().delayed.insert(copy.sequence);
+            if let Some(sequence) = copy.sequence {
+                aside.entry(&copy.of).or_default().delayed.insert(sequence.get());
+            }
         }
         for letter in picture.letters.values().filter(|letter| *letter.of.stream == *stream) {
-            aside.entry(&letter.of).or_default().of_state(letter.state).insert(letter.sequence);
+            if let Some(sequence) = letter.sequence {
+                aside.entry(&letter.of).or_default().of_state(letter.state).insert(sequence.get());
+            }
         }
         aside
     }

@@ -1,6 +1,9 @@
 //! A mesh as it may stand at any moment adds up; each way to break it is named, and nothing else is.
 
-use std::{collections::BTreeSet, num::NonZeroU128};
+use std::{
+    collections::BTreeSet,
+    num::{NonZeroU64, NonZeroU128},
+};
 
 use super::super::picture::{Copy, Letter, Outcomes};
 use super::*;
@@ -50,7 +53,7 @@ fn consumer(stream: &str, delivered: u64, (waiting, in_flight): (u64, u64)) -> C
 fn copy(stream: &str, sequence: u64, due: bool) -> Copy {
     Copy {
         of: seat(stream),
-        sequence,
+        sequence: NonZeroU64::new(sequence),
         lane: seat(LANE),
         at: 1000 + sequence,
         due: (!due).then_some(20_261_201_000_000),
@@ -59,7 +62,8 @@ fn copy(stream: &str, sequence: u64, due: bool) -> Copy {
 }
 
 fn letter(stream: &str, sequence: u64, state: LetterState) -> Letter {
-    Letter { of: seat(stream), sequence, state, generation: 0, changed_at_ms: NOW - 100_000 }
+    let (of, sequence) = (seat(stream), NonZeroU64::new(sequence));
+    Letter { of, sequence, state, generation: 0, changed_at_ms: NOW - 100_000 }
 }
 
 /// Where a message stands that was delivered.
@@ -165,8 +169,8 @@ proptest! {
         let gone = Ranges::of(lost, lost);
         let outcomes = picture.outcomes.get_mut(&seat(WORK)).unwrap();
         outcomes.done = outcomes.done.without(&gone);
-        picture.copies.retain(|copy| copy.sequence != lost);
-        picture.letters.retain(|_, letter| letter.sequence != lost);
+        picture.copies.retain(|copy| copy.sequence != NonZeroU64::new(lost));
+        picture.letters.retain(|_, letter| letter.sequence != NonZeroU64::new(lost));
         let present: Ranges = picture.streams[0].present.iter().cloned().flatten().collect();
         picture.streams[0].present = present.without(&gone).iter().collect();
         prop_assert_eq!(found(&picture), [(Kind::WorkMissing, vec![lost.to_string()])]);
@@ -221,6 +225,32 @@ fn each_way_to_break_it_is_named() {
         break_it(&mut picture);
         let expected: Vec<String> = (!first.is_empty()).then(|| first.to_owned()).into_iter().collect();
         assert_eq!(found(&picture), [(kind, expected)], "{kind:?}");
+    }
+}
+
+/// Copies and letters of a stream that was made anew since, of any number, stand in no line and beside nothing. What is wrong
+/// with them themselves is named all the same.
+#[test]
+fn what_is_of_an_older_stream_is_beside_nothing_of_the_new() {
+    for name in [WORK, EVENTS] {
+        let now = healthy(name);
+        let mut picture = now.clone();
+        for at in 5000..5002 {
+            picture.copies.push(Copy { sequence: None, at, ..copy(name, 2, false) });
+        }
+        let older = |state| Letter { sequence: None, ..letter(name, 1, state) };
+        use LetterState::{Discarded, Held, Open, Replaying};
+        picture.letters.extend([(11, older(Open)), (12, older(Held)), (13, older(Discarded))]);
+        assert_eq!(found(&picture), [], "{name}");
+        let (before, after) = (account(&now, Rules::default(), None), account(&picture, Rules::default(), None));
+        assert_eq!((&before.lines, before.remarks.len(), after.remarks.len()), (&after.lines, 0, 1), "{name}");
+        assert!(after.remarks[0].starts_with(&format!("{name}: 2: ")), "two wait for a person: {:?}", after.remarks);
+
+        picture.letters.insert(14, older(Replaying));
+        picture.copies.push(Copy { sequence: None, letter: NonZeroU128::new(11), at: 6000, ..copy(name, 2, true) });
+        let expected =
+            [(Kind::ReplayWithoutCopy, vec![format!("{:032x}", 14)]), (Kind::CopyWithoutReplay, vec!["6000".into()])];
+        assert_eq!(found(&picture), expected, "{name}");
     }
 }
 
