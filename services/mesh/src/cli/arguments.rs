@@ -30,7 +30,7 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct GlobalArgs {
-    /// The running cluster of this machine that is meant; the newest where nothing is said
+    /// The running cluster of this machine that is meant; where only one runs, it need not be named
     #[arg(long, global = true, env = "MESH_CLUSTER", value_name = "NAME")]
     pub cluster: Option<String>,
     /// A broker's address instead of a cluster of this machine, such as nats://127.0.0.1:4222

@@ -36,7 +36,8 @@ impl Place {
     /// No cluster runs, or several and none is named; the seed's file can't be read.
     pub(super) fn find(global: &GlobalArgs) -> anyhow::Result<Place> {
         let Some(url) = &global.url else {
-            let cluster = Registry::of(&Environment::from_process())?.find(global.cluster.as_deref())?;
+            let registry = Registry::of(&Environment::from_process())?;
+            let cluster = registry.find(global.cluster.as_deref()).map_err(not_found)?;
             let region = match &global.region {
                 Some(region) => region.clone(),
                 None => cluster.region.parse()?,
@@ -99,6 +100,14 @@ impl Place {
 
 /// A person waits: shorter than a service would.
 const CONNECT: std::time::Duration = std::time::Duration::from_secs(4);
+
+fn not_found(fault: Fault) -> Failure {
+    let help = match fault.reason() {
+        Reason::InvalidInput => "name the one that is meant: --cluster NAME, or once: export MESH_CLUSTER=NAME",
+        _ => "",
+    };
+    Failure::new(fault, help)
+}
 
 fn not_a_user(fault: Fault) -> Failure {
     let help = match fault.reason() {
