@@ -6,7 +6,7 @@ use mesh_core::{
     bus::{Bus, BusSettings},
     clock::Clock,
     config::Environment,
-    fault::{Fault, Reason},
+    fault::{Code, Fault, Reason},
     identity::{Credential, Identity},
     subject::Name,
 };
@@ -20,6 +20,8 @@ pub(super) struct Place {
     url: String,
     region: Name,
     credentials: Credentials,
+    /// Whether the broker's address was said, rather than found.
+    is_named: bool,
 }
 
 enum Credentials {
@@ -47,7 +49,7 @@ impl Place {
                 Some(file) => Credentials::File(file.clone()),
                 None => Credentials::Cluster(cluster),
             };
-            return Ok(Place { url, region, credentials });
+            return Ok(Place { url, region, credentials, is_named: false });
         };
         if let Some(cluster) = &global.cluster {
             let message = format!("both the cluster {cluster:?} and the address of a broker are named");
@@ -55,7 +57,7 @@ impl Place {
         }
         let region = global.region.clone().map_or_else(|| "local".parse(), Ok)?;
         let credentials = global.seed_file.clone().map_or(Credentials::None, Credentials::File);
-        Ok(Place { url: url.clone(), region, credentials })
+        Ok(Place { url: url.clone(), region, credentials, is_named: true })
     }
 
     /// Connects as the operator.
@@ -78,7 +80,19 @@ impl Place {
         };
         let identity = Identity::new(user.clone(), self.region.clone(), credential);
         let settings = BusSettings { connect_timeout: CONNECT, ..BusSettings::new(&self.url) };
-        Ok(Bus::connect(settings, identity, Clock::system()).await?)
+        let connected = Bus::connect(settings, identity, Clock::system()).await;
+        connected.map_err(|fault| self.unreached(fault).into())
+    }
+
+    /// What to do where no connection was made: a cluster of this machine can be started, a broker that was named can't.
+    fn unreached(&self, fault: Fault) -> Failure {
+        let is_away = fault.reason() == Reason::BusUnavailable && fault.code() == Code::Unavailable;
+        let help = match (is_away, self.is_named) {
+            (false, _) => "",
+            (true, true) => "see that a broker listens there, and that --url (MESH_NATS_URL) is right",
+            (true, false) => "start a cluster with mesh dev, or say which one with --cluster or --url and --seed-file",
+        };
+        Failure::new(fault, help)
     }
 
     /// The environment of a role that works here as `user`.
