@@ -2,9 +2,9 @@
 
 use mesh_core::{
     bus::{Bus, Stop},
-    dead_letter::Facts,
+    dead_letter::{Facts, Fingerprint},
     fault::Fault,
-    operate::letters::{self, Group, Groups, Selector},
+    operate::letters::{self, Group, Groups, Selection, Selector},
 };
 use serde_json::{Value, json};
 
@@ -12,6 +12,7 @@ use super::{
     super::{place::Place, text},
     GlobalArgs, GroupArgs, Output, Status, ask, indexed, short, table,
     which::{Wanted, tell_listed},
+    words,
 };
 
 const HEADER: [&str; 10] = [
@@ -48,8 +49,16 @@ pub(super) async fn run(args: GroupArgs, global: &GlobalArgs, output: &Output) -
     let mut out = output.table(&HEADER);
     out.add_rows(table::fitted(groups.iter().map(row).collect(), (&HEADER, SAID, CONSUMER), output.width()));
     output.line(&out.trim_fmt())?;
-    output.remark(&format!("\nnext: mesh dead-letter list --fingerprint {}", largest.fingerprint));
+    output.remark(&format!("\nnext: {}", next(largest.fingerprint, selector.selection())));
     Ok(Status::Ok)
+}
+
+/// The command that lists the letters of a group: of those, the ones that were asked for.
+fn next(fingerprint: Fingerprint, asked: &Selection) -> String {
+    let mut words = vec!["mesh dead-letter list".to_owned()];
+    words.extend(words::state(asked).map(|state| format!("--state {state}")));
+    words.extend(words::filters(&Selection { fingerprints: vec![fingerprint], ..asked.clone() }));
+    words.join(" ")
 }
 
 /// The same by reading every letter: none of them is kept.
@@ -101,4 +110,27 @@ fn document(group: &Group) -> Value {
         "lastMs": group.last_ms,
         "example": group.example,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::dead_letter::LetterState;
+
+    use super::*;
+
+    #[test]
+    fn what_is_proposed_next_shows_what_was_counted() {
+        let fingerprint = Fingerprint::from_number(10);
+        let of = |states: Vec<LetterState>| Selection {
+            states,
+            condition: Some("payload.x > 1".into()),
+            ..Selection::default()
+        };
+        assert_eq!(
+            next(fingerprint, &of(vec![LetterState::Resolved])),
+            format!("mesh dead-letter list --state resolved --fingerprint {fingerprint} --where 'payload.x > 1'")
+        );
+        let waiting = of(Wanted::Waiting.states());
+        assert!(!next(fingerprint, &waiting).contains("--state"), "it is what list shows");
+    }
 }

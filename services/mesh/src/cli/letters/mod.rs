@@ -25,6 +25,7 @@ mod show;
 mod table;
 mod watch;
 mod which;
+mod words;
 
 use std::time::Duration;
 
