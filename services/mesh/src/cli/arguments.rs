@@ -130,6 +130,11 @@ impl Command {
     pub(super) fn is_tool(&self) -> bool {
         !matches!(self, Command::Internal(_) | Command::Adapter(_) | Command::Keeper)
     }
+
+    /// Whether it has the option `--as`.
+    pub(super) fn takes_user(&self) -> bool {
+        matches!(self, Command::Publish(_) | Command::Enqueue(_) | Command::Call(_) | Command::Apply(_))
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -33,6 +33,18 @@ impl Failure {
     }
 }
 
+/// The same error, with what to do where the broker denied it: only the command knows with whose credential it asked.
+pub(super) fn explained(error: anyhow::Error, help: impl FnOnce() -> String) -> anyhow::Error {
+    let fault = |cause: &(dyn std::error::Error + 'static)| {
+        let fault = cause.downcast_ref::<Fault>().or_else(|| Some(&cause.downcast_ref::<Failure>()?.fault));
+        fault.filter(|fault| fault.reason() == Reason::AccessDenied).cloned()
+    };
+    match error.chain().find_map(fault) {
+        Some(fault) => Failure::new(fault, help()).into(),
+        None => error,
+    }
+}
+
 /// Shows an error and says how the program ends.
 pub(super) fn show(output: &Output, error: &anyhow::Error) -> Status {
     if is_broken_pipe(error) {

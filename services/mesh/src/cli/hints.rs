@@ -22,9 +22,7 @@ pub(super) fn help(fault: &Fault) -> String {
             "mend what the message names, then send it again"
         }
         Reason::TooLarge => "send less, or a reference to the data",
-        Reason::AccessDenied => {
-            "declare it in the mesh file and run mesh apply, or connect as who may (--as, --seed-file)"
-        }
+        Reason::AccessDenied => "declare it in the mesh file and run mesh apply, or connect as who may (--seed-file)",
         Reason::BusUnavailable if fault.code() == Code::Unauthenticated => {
             "give the seed of a user whom this broker knows: --seed-file (MESH_NATS_SEED_FILE), or a cluster: --cluster"
         }

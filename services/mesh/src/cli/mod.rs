@@ -89,6 +89,16 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
 }
 
 async fn run(cli: Cli, output: Output) -> anyhow::Result<Status> {
+    let (global, is_tool, takes_user) = (cli.global.clone(), cli.command.is_tool(), cli.command.takes_user());
+    let ended = Box::pin(command(cli, output)).await;
+    ended.map_err(|error| match is_tool {
+        true => failure::explained(error, || place::who_may(&global, takes_user)),
+        // A role connects as itself.
+        false => error,
+    })
+}
+
+async fn command(cli: Cli, output: Output) -> anyhow::Result<Status> {
     let Cli { global, command } = cli;
     let _logging = if command.is_tool() { Some(begin_logging(&output)?) } else { None };
     match command {

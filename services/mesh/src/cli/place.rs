@@ -112,6 +112,21 @@ impl Place {
     }
 }
 
+/// Whose credential a tool asks with, for a person whom the broker denies something. `takes_user`: it has the option `--as`.
+pub(super) fn who_may(global: &GlobalArgs, takes_user: bool) -> String {
+    let user = if takes_user { "a user" } else { OPERATOR };
+    let credential = match (&global.seed_file, &global.url, Place::find(global).map(|place| place.credentials)) {
+        (Some(file), ..) => format!("the seed in {}", file.display()),
+        (None, Some(_), _) => "no credential".to_owned(),
+        (.., Ok(Credentials::Cluster(cluster))) => format!("the seed of {user} of the cluster {}", cluster.name),
+        _ => format!("the seed of {user} of the cluster"),
+    };
+    let options = if takes_user { "--as, --seed-file" } else { "--seed-file" };
+    format!(
+        "it was asked with {credential}; connect as who may ({options}), or declare it in the mesh file and run mesh apply"
+    )
+}
+
 /// A person waits: shorter than a service would.
 const CONNECT: std::time::Duration = std::time::Duration::from_secs(4);
 
