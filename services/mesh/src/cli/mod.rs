@@ -4,6 +4,7 @@ mod apply;
 mod arguments;
 mod away;
 mod check;
+mod columns;
 mod completions;
 mod contracts;
 mod failure;
