@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer};
 use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
 
 use super::{
     Bus,
@@ -12,6 +13,7 @@ use super::{
 use crate::{
     fault::{Code, Effect, Fault, Reason},
     policy::compile::{ConsumerSpec, StreamSpec},
+    subject,
 };
 
 /// How much streams may hold and how deliveries are limited. What is not said stays as it is where something stands.
@@ -82,6 +84,9 @@ pub struct ConsumerState {
     /// The number of its last delivery, to whomever.
     pub deliveries: u64,
 }
+
+/// What the subjects of JetStream's API begin with.
+const API: &str = "$JS.API";
 
 /// How long a question may take that was denied: it ends by its own time limit.
 const DENIED_LATELY: Duration = Duration::from_secs(15);
@@ -210,8 +215,12 @@ impl Bus {
 
     /// Has JetStream's API do something.
     pub(super) async fn order(&self, subject: String, request: &Value, named: (&str, &str)) -> Result<(), Fault> {
-        let answer: Result<Value, _> = self.jetstream().request(subject, request).await;
-        let answer = answer.map_err(|error| self.unmade(named, &error, false))?;
+        let asked = [format!("{API}.{subject}")];
+        let answer = self.unless_denied(&asked, async {
+            let answer: Result<Value, _> = self.jetstream().request(subject, request).await;
+            answer.map_err(|error| self.unmade(named, &error, false))
+        });
+        let answer = answer.await?;
         error_of(&answer).map_or(Ok(()), |error| Err(self.unmade(named, &error, true)))
     }
 
@@ -231,8 +240,12 @@ impl Bus {
         request: &Value,
         (what, name): (&str, &str),
     ) -> Result<Option<Value>, Fault> {
-        let answer: Result<Value, _> = self.jetstream().request(asked.to_owned(), request).await;
-        let answer = answer.map_err(|error| self.unshown((what, name), &error))?;
+        let subjects = [format!("{API}.{asked}")];
+        let answer = self.unless_denied(&subjects, async {
+            let answer: Result<Value, _> = self.jetstream().request(asked.to_owned(), request).await;
+            answer.map_err(|error| self.unshown((what, name), &error))
+        });
+        let answer = answer.await?;
         if answer.pointer("/error/code") == Some(&json!(404)) {
             return Ok(None);
         }
@@ -244,6 +257,10 @@ impl Bus {
     /// # Errors
     /// The broker can't be reached, or this identity may not ask.
     pub async fn stream_state(&self, name: &str) -> Result<Option<StreamState>, Fault> {
+        self.unless_denied(&[format!("{API}.STREAM.INFO.{name}")], self.stream_state_of(name)).await
+    }
+
+    async fn stream_state_of(&self, name: &str) -> Result<Option<StreamState>, Fault> {
         use async_nats::jetstream::context::GetStreamErrorKind as Kind;
         match self.jetstream().get_stream(name).await {
             Ok(stream) => {
@@ -267,6 +284,11 @@ impl Bus {
     /// # Errors
     /// The broker can't be reached, or this identity may not ask.
     pub async fn consumer_state(&self, stream: &str, durable: &str) -> Result<Option<ConsumerState>, Fault> {
+        let asked = [format!("{API}.CONSUMER.INFO.{stream}.{durable}")];
+        self.unless_denied(&asked, self.consumer_state_of(stream, durable)).await
+    }
+
+    async fn consumer_state_of(&self, stream: &str, durable: &str) -> Result<Option<ConsumerState>, Fault> {
         let found = self.jetstream().get_consumer_from_stream::<consumer::pull::Config, _, _>(durable, stream).await;
         match found {
             Ok(consumer) => {
@@ -306,10 +328,46 @@ impl Bus {
         if at.elapsed() > DENIED_LATELY || !subject.split('.').any(|token| token == name) {
             return None;
         }
-        let service = self.0.gate.identity().service();
-        let message = format!("the broker denies {service} the subject {subject}");
-        Some(Fault::new(Code::PermissionDenied, Effect::None, Reason::AccessDenied, message))
+        Some(refused(&subject))
     }
+
+    /// The answer, or that the broker denies one of the subjects that are asked, or the inbox where the answer would come: of
+    /// what it denies it says nothing to who waits, and the wait would last until its own time limit.
+    pub(super) async fn unless_denied<T>(
+        &self,
+        asked: &[String],
+        answer: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
+        let mut denials = self.0.link.denials();
+        let inbox = subject::inbox_prefix(self.0.gate.identity().service());
+        let denied = async {
+            loop {
+                match denials.recv().await {
+                    Ok(subject) if is_below(&subject, &inbox) || asked.iter().any(|one| is_below(&subject, one)) => {
+                        return subject;
+                    }
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return std::future::pending().await,
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            subject = denied => Err(refused(&subject)),
+        }
+    }
+}
+
+/// Who it is the broker knows by the credential alone: a name of ours might be another's.
+fn refused(subject: &str) -> Fault {
+    let message = format!("the broker denies this identity the subject {subject}");
+    Fault::new(Code::PermissionDenied, Effect::None, Reason::AccessDenied, message)
+}
+
+/// Whether it is the subject, or one that begins with it.
+fn is_below(subject: &str, prefix: &str) -> bool {
+    subject.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// The broker's own words where it says no.

@@ -8,7 +8,10 @@ use std::{
 use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerError};
 use backon::{ExponentialBuilder, Retryable as _};
 use secrecy::ExposeSecret as _;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{broadcast, watch},
+    time::Instant,
+};
 
 use super::BusSettings;
 use crate::{
@@ -27,6 +30,9 @@ const PING_EVERY: Duration = Duration::from_secs(5);
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// What the last attempt has at least, whatever is left.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(500);
+
+/// Denied subjects that wait to be looked at by whoever waits for an answer.
+const DENIALS: usize = 64;
 
 /// Whether the broker is reached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,12 +54,15 @@ struct Shared {
     on_denied: Mutex<Option<DeniedHook>>,
     /// The last subject that was denied, and when.
     denied: Mutex<Option<(String, Instant)>>,
+    /// The same, as it is heard.
+    denials: broadcast::Sender<String>,
 }
 
 impl Default for Link {
     fn default() -> Link {
         let state = watch::Sender::new(LinkState::default());
-        Link(Arc::new(Shared { state, on_denied: Mutex::new(None), denied: Mutex::new(None) }))
+        let denials = broadcast::Sender::new(DENIALS);
+        Link(Arc::new(Shared { state, on_denied: Mutex::new(None), denied: Mutex::new(None), denials }))
     }
 }
 
@@ -69,6 +78,11 @@ impl Link {
     /// The last subject that the broker denied this identity, and when.
     pub(super) fn denied(&self) -> Option<(String, Instant)> {
         self.0.denied.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The subjects that the broker denies from now on.
+    pub(super) fn denials(&self) -> broadcast::Receiver<String> {
+        self.0.denials.subscribe()
     }
 
     /// Calls `hook` with every subject that the broker denies from now on.
@@ -98,6 +112,8 @@ impl Link {
                 tracing::warn!(subject, "the broker denies this identity the subject");
                 *self.0.denied.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some((subject.to_owned(), Instant::now()));
+                // Nobody waits for an answer: then nobody listens.
+                let _ = self.0.denials.send(subject.to_owned());
                 if let Some(hook) = self.0.on_denied.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
                     hook(subject);
                 }

@@ -164,7 +164,10 @@ impl Bus {
             is_away && Instant::now() < until && self.denied(stream).is_none()
         };
         let delays = ConstantBuilder::default().with_delay(Duration::from_millis(250)).without_max_times();
-        let answer = ask.retry(delays).when(again).await;
+        // What a read asks of a stream: not all that may be asked of it.
+        let asked = ["DIRECT.GET", "STREAM.MSG.GET", "CONSUMER.CREATE"];
+        let asked = asked.map(|verb| format!("$JS.API.{verb}.{stream}"));
+        let answer = self.unless_denied(&asked, ask.retry(delays).when(again)).await;
         answer
             .map_err(|fault| self.denied(stream).filter(|_| fault.reason() == Reason::BusUnavailable).unwrap_or(fault))
     }

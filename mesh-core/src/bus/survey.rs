@@ -76,9 +76,11 @@ impl Bus {
     /// The broker can't be reached, or this identity may not ask.
     pub async fn stream_names(&self, prefix: &str) -> Result<Vec<String>, Fault> {
         let names = jetstream::new(self.0.client.clone()).stream_names();
-        let names: Result<Vec<String>, _> = names.try_collect().await;
-        let mut names =
-            names.map_err(|error| self.denied("NAMES").unwrap_or_else(|| unknown("the streams", &error)))?;
+        let names = async {
+            let names: Result<Vec<String>, _> = names.try_collect().await;
+            names.map_err(|error| self.denied("NAMES").unwrap_or_else(|| unknown("the streams", &error)))
+        };
+        let mut names = self.unless_denied(&["$JS.API.STREAM.NAMES".to_owned()], names).await?;
         names.retain(|name| name.starts_with(prefix));
         names.sort();
         Ok(names)

@@ -125,6 +125,11 @@ async fn the_library_says_at_once_what_the_broker_denies() {
     assert_eq!((fault.reason(), fault.effect()), (Reason::AccessDenied, Effect::None), "{fault:?}");
     let fault = client.charge().call(&crate::shop::charge_of(1, 1)).await.unwrap_err();
     assert_eq!((fault.reason(), fault.effect()), (Reason::AccessDenied, Effect::None), "{fault:?}");
+    let bus = quiet.bus();
+    let fault = bus.stream_state("mesh1-dead-letter").await.unwrap_err();
+    assert_eq!((fault.reason(), fault.effect()), (Reason::AccessDenied, Effect::None), "{fault:?}");
+    let fault = bus.last_sequence_on("mesh1-dead-letter", "mesh1.dead.>").await.unwrap_err();
+    assert_eq!((fault.reason(), fault.effect()), (Reason::AccessDenied, Effect::None), "{fault:?}");
     assert!(started.elapsed() < Duration::from_secs(4), "known from the broker's word, not from a timeout");
 }
 

@@ -30,7 +30,7 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct GlobalArgs {
-    /// The running cluster of this machine that is meant; the newest where nothing is said
+    /// The running cluster of this machine that is meant; where only one runs, it need not be named
     #[arg(long, global = true, env = "MESH_CLUSTER", value_name = "NAME")]
     pub cluster: Option<String>,
     /// A broker's address instead of a cluster of this machine, such as nats://127.0.0.1:4222
@@ -129,6 +129,11 @@ impl Command {
     /// Whether it is a tool that ends by itself; the others begin logging as the service that they are.
     pub(super) fn is_tool(&self) -> bool {
         !matches!(self, Command::Internal(_) | Command::Adapter(_) | Command::Keeper)
+    }
+
+    /// Whether it has the option `--as`.
+    pub(super) fn takes_user(&self) -> bool {
+        matches!(self, Command::Publish(_) | Command::Enqueue(_) | Command::Call(_) | Command::Apply(_))
     }
 }
 

@@ -33,6 +33,18 @@ impl Failure {
     }
 }
 
+/// The same error, with what to do where the broker denied it: only the command knows with whose credential it asked.
+pub(super) fn explained(error: anyhow::Error, help: impl FnOnce() -> String) -> anyhow::Error {
+    let fault = |cause: &(dyn std::error::Error + 'static)| {
+        let fault = cause.downcast_ref::<Fault>().or_else(|| Some(&cause.downcast_ref::<Failure>()?.fault));
+        fault.filter(|fault| fault.reason() == Reason::AccessDenied).cloned()
+    };
+    match error.chain().find_map(fault) {
+        Some(fault) => Failure::new(fault, help()).into(),
+        None => error,
+    }
+}
+
 /// Shows an error and says how the program ends.
 pub(super) fn show(output: &Output, error: &anyhow::Error) -> Status {
     if is_broken_pipe(error) {
@@ -167,11 +179,15 @@ fn page(reason: Reason) -> String {
 
 /// Wrong input, files and environment are the user's to mend; the rest failed.
 fn status(fault: &Fault) -> Status {
-    let bad_input = (fault.reason().code() >= "MESH-0200" && fault.reason() != Reason::LocalFailed)
-        || matches!(
-            fault.reason(),
-            Reason::BusUnavailable | Reason::BrokerTooOld | Reason::LetterMissing | Reason::JobMissing
-        );
+    let bad_input = match fault.reason() {
+        // A bus that is away, or stops answering, is nobody's slip: only an address that is none, a cluster that is not there
+        // and a credential that the broker does not know are.
+        Reason::BusUnavailable => {
+            matches!(fault.code(), Code::InvalidArgument | Code::NotFound | Code::Unauthenticated)
+        }
+        Reason::BrokerTooOld | Reason::LetterMissing | Reason::JobMissing => true,
+        reason => reason.code() >= "MESH-0200" && reason != Reason::LocalFailed,
+    };
     if bad_input { Status::BadInput } else { Status::Failed }
 }
 
@@ -204,6 +220,21 @@ mod tests {
             "error[MESH-0203]: f:1:2: a\n        f:3:4: b\n  help: mend each line, then check again: mesh check FILE\n  \
              effect: nothing happened\n  page: docs/errors/MESH-0203.md\n"
         );
+    }
+
+    #[test]
+    fn a_bus_that_is_away_is_no_bad_input_and_a_wrong_address_is() {
+        let status_of = |code| {
+            i32::from(matches!(status(&Fault::new(code, Effect::None, Reason::BusUnavailable, "")), Status::BadInput))
+        };
+        for (code, is_bad_input) in
+            [(Code::Unavailable, 0), (Code::InvalidArgument, 1), (Code::NotFound, 1), (Code::Unauthenticated, 1)]
+        {
+            assert_eq!(status_of(code), is_bad_input, "{code:?}");
+        }
+        let away = Fault::new(Code::Unavailable, Effect::None, Reason::BusUnavailable, "the bus did not answer");
+        let text = Report::of(&away.into()).text(false);
+        assert!(text.contains("help: ") && !text.contains("mesh dev"), "{text}");
     }
 
     #[test]

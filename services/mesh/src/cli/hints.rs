@@ -22,11 +22,15 @@ pub(super) fn help(fault: &Fault) -> String {
             "mend what the message names, then send it again"
         }
         Reason::TooLarge => "send less, or a reference to the data",
-        Reason::AccessDenied => {
-            "declare it in the mesh file and run mesh apply, or connect as who may (--as, --seed-file)"
-        }
+        Reason::AccessDenied => "declare it in the mesh file and run mesh apply, or connect as who may (--seed-file)",
         Reason::BusUnavailable if fault.code() == Code::Unauthenticated => {
             "give the seed of a user whom this broker knows: --seed-file (MESH_NATS_SEED_FILE), or a cluster: --cluster"
+        }
+        Reason::BusUnavailable if fault.code() == Code::InvalidArgument => {
+            "write --url (MESH_NATS_URL) as nats://HOST:PORT"
+        }
+        Reason::BusUnavailable if fault.code() == Code::Unavailable => {
+            "see that the broker runs and can be reached from here, then run the command again"
         }
         Reason::BusUnavailable => {
             "start a cluster with mesh dev, or say which one with --cluster or --url and --seed-file"

@@ -16,7 +16,13 @@ use mesh_core::{
 };
 use serde_json::{Value, json};
 
-use super::{Failure, GlobalArgs, Output, Status, check, contracts, place::Place, text};
+use super::{
+    Failure, GlobalArgs, Output, Status, check,
+    columns::{Give, Layout},
+    contracts,
+    place::Place,
+    text,
+};
 use crate::ledger::{counted, grouped};
 
 #[derive(Debug, Args)]
@@ -61,6 +67,9 @@ const HEADER: [&str; 11] = [
     "WAITING",
     "MISSING",
 ];
+
+const STREAM: usize = 0;
+const CONSUMER: usize = 1;
 
 pub(super) async fn run(args: LedgerArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let topology = topology(&args, global)?;
@@ -109,12 +118,18 @@ fn narrow(args: &LedgerArgs, checked: &mut Checked) -> Result<(), Failure> {
 
 fn show(checked: &Checked, output: &Output) -> anyhow::Result<()> {
     let account = &checked.account;
-    let mut table = output.table(&HEADER);
-    table.add_rows(account.lines.iter().map(row));
+    let rows: Vec<_> = account.lines.iter().map(row).collect();
+    let mut layout = Layout::new(HEADER);
+    let steps = steps(&rows);
+    let mut table = layout.lines(rows, (&steps, output.width()), output);
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(comfy_table::CellAlignment::Right);
     }
     output.line(&table.trim_fmt())?;
+    let left_out = layout.left_out();
+    if !left_out.is_empty() {
+        output.remark(&format!("(left out for want of room, 0 in every line: {})", left_out.join(", ")));
+    }
     if !account.findings.is_empty() {
         output.line("")?;
     }
@@ -131,20 +146,30 @@ fn show(checked: &Checked, output: &Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn row(line: &Line) -> Vec<String> {
-    let numbers = [
-        line.published,
-        line.accepted,
-        line.delayed,
-        line.dead,
-        line.held,
-        line.discarded,
-        line.in_flight,
-        line.waiting,
-        line.missing,
-    ];
-    let names = [line.stream.clone(), consumer_name(&line.durable)];
-    names.into_iter().chain(numbers.map(grouped)).collect()
+/// How the columns give way on a narrow terminal: those that say nothing first, then names and headers, never a number.
+fn steps(rows: &[[String; 11]]) -> Vec<(usize, Give)> {
+    // Held, given up, missing, delayed, in flight, waiting, dead.
+    let nothing = [6, 7, 10, 4, 8, 9, 5].into_iter().filter(|column| rows.iter().all(|row| row[*column] == "0"));
+    let names = [(STREAM, Give::To(20)), (CONSUMER, Give::To(20))];
+    let short_names = [(STREAM, Give::To(6)), (CONSUMER, Give::To(6))];
+    let headers = (2..HEADER.len()).map(|column| (column, Give::Header));
+    nothing.map(|column| (column, Give::All)).chain(names).chain(headers).chain(short_names).collect()
+}
+
+fn row(line: &Line) -> [String; 11] {
+    [
+        line.stream.clone(),
+        consumer_name(&line.durable),
+        grouped(line.published),
+        grouped(line.accepted),
+        grouped(line.delayed),
+        grouped(line.dead),
+        grouped(line.held),
+        grouped(line.discarded),
+        grouped(line.in_flight),
+        grouped(line.waiting),
+        grouped(line.missing),
+    ]
 }
 
 /// `payments/charge` of `payments_charge`: no name holds `_`.
@@ -253,6 +278,29 @@ mod tests {
         assert_eq!(text.lines().count(), 1);
         let paused = Finding { kind: Kind::Paused, which: Which::Count(1), ..finding };
         assert!(sentence(&paused).contains("the consumer is paused; next: "), "{}", sentence(&paused));
+    }
+
+    #[test]
+    fn the_account_fits_a_narrow_terminal_and_no_number_is_cut() {
+        let output = Output::new(super::super::output::Format::Table, super::super::arguments::Color::Never);
+        let line = Line {
+            stream: "mesh1-event-notifications-of-customers".into(),
+            durable: "notifications_confirmation-of-orders".into(),
+            published: 1_234_567,
+            accepted: 1_234_456,
+            dead: 111,
+            ..Line::default()
+        };
+        let full = Line { delayed: 12, held: 3, discarded: 4, in_flight: 5, waiting: 6, missing: 7, ..line.clone() };
+        for (line, width) in [(&line, 200), (&line, 120), (&line, 80), (&full, 80)] {
+            let rows = vec![row(line)];
+            let numbers: Vec<_> = rows[0][2..].iter().filter(|number| *number != "0").cloned().collect();
+            let steps = steps(&rows);
+            let text = Layout::new(HEADER).lines(rows, (&steps, Some(width)), &output).trim_fmt();
+            let longest = text.lines().map(|line| line.chars().count()).max().unwrap();
+            assert!(longest <= width.into(), "{longest}\n{text}");
+            assert!(numbers.iter().all(|number| text.contains(number)), "{text}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod apply;
 mod arguments;
 mod away;
 mod check;
+mod columns;
 mod completions;
 mod contracts;
 mod failure;
@@ -89,6 +90,16 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
 }
 
 async fn run(cli: Cli, output: Output) -> anyhow::Result<Status> {
+    let (global, is_tool, takes_user) = (cli.global.clone(), cli.command.is_tool(), cli.command.takes_user());
+    let ended = Box::pin(command(cli, output)).await;
+    ended.map_err(|error| match is_tool {
+        true => failure::explained(error, || place::who_may(&global, takes_user)),
+        // A role connects as itself.
+        false => error,
+    })
+}
+
+async fn command(cli: Cli, output: Output) -> anyhow::Result<Status> {
     let Cli { global, command } = cli;
     let _logging = if command.is_tool() { Some(begin_logging(&output)?) } else { None };
     match command {
@@ -104,9 +115,9 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<Status> {
         Command::Apply(args) => apply::run(args, &global, &output).await,
         Command::Keys(args) => keys::run(&args, &global, &output),
         Command::Completions(args) => completions::run(&args, &output),
-        Command::Adapter(args) => adapter(args, &global).await,
+        Command::Adapter(args) => adapter(args, &global, &output).await,
         Command::Keeper => {
-            let environment = place::Place::find(&global)?.environment(KEEPER)?;
+            let environment = coloured(place::Place::find(&global)?.environment(KEEPER)?, &output);
             Box::pin(roles::run_keeper(&environment)).await?;
             Ok(Status::Ok)
         }
@@ -130,10 +141,15 @@ fn begin_logging(output: &Output) -> anyhow::Result<telemetry::Guard> {
     Ok(telemetry::init(&settings)?)
 }
 
-async fn adapter(args: AdapterArgs, global: &GlobalArgs) -> anyhow::Result<Status> {
+/// The environment of a role, with the choice of colours that was made at the command line: a role knows only `NO_COLOR`.
+fn coloured(environment: Environment, output: &Output) -> Environment {
+    environment.with("NO_COLOR", if output.colours_errors() { "" } else { "1" })
+}
+
+async fn adapter(args: AdapterArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let sets = contracts::descriptors(global)?;
     let sets: Vec<&[u8]> = sets.iter().map(Vec::as_slice).collect();
-    let place = |service: &str| place::Place::find(global)?.environment(service);
+    let place = |service: &str| Ok(coloured(place::Place::find(global)?.environment(service)?, output));
     Box::pin(roles::run_adapter(args, &sets, place)).await?;
     Ok(Status::Ok)
 }

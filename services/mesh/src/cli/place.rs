@@ -6,7 +6,7 @@ use mesh_core::{
     bus::{Bus, BusSettings},
     clock::Clock,
     config::Environment,
-    fault::{Fault, Reason},
+    fault::{Code, Fault, Reason},
     identity::{Credential, Identity},
     subject::Name,
 };
@@ -20,6 +20,8 @@ pub(super) struct Place {
     url: String,
     region: Name,
     credentials: Credentials,
+    /// Whether the broker's address was said, rather than found.
+    is_named: bool,
 }
 
 enum Credentials {
@@ -36,7 +38,8 @@ impl Place {
     /// No cluster runs, or several and none is named; the seed's file can't be read.
     pub(super) fn find(global: &GlobalArgs) -> anyhow::Result<Place> {
         let Some(url) = &global.url else {
-            let cluster = Registry::of(&Environment::from_process())?.find(global.cluster.as_deref())?;
+            let registry = Registry::of(&Environment::from_process())?;
+            let cluster = registry.find(global.cluster.as_deref()).map_err(not_found)?;
             let region = match &global.region {
                 Some(region) => region.clone(),
                 None => cluster.region.parse()?,
@@ -46,7 +49,7 @@ impl Place {
                 Some(file) => Credentials::File(file.clone()),
                 None => Credentials::Cluster(cluster),
             };
-            return Ok(Place { url, region, credentials });
+            return Ok(Place { url, region, credentials, is_named: false });
         };
         if let Some(cluster) = &global.cluster {
             let message = format!("both the cluster {cluster:?} and the address of a broker are named");
@@ -54,7 +57,7 @@ impl Place {
         }
         let region = global.region.clone().map_or_else(|| "local".parse(), Ok)?;
         let credentials = global.seed_file.clone().map_or(Credentials::None, Credentials::File);
-        Ok(Place { url: url.clone(), region, credentials })
+        Ok(Place { url: url.clone(), region, credentials, is_named: true })
     }
 
     /// Connects as the operator.
@@ -77,7 +80,19 @@ impl Place {
         };
         let identity = Identity::new(user.clone(), self.region.clone(), credential);
         let settings = BusSettings { connect_timeout: CONNECT, ..BusSettings::new(&self.url) };
-        Ok(Bus::connect(settings, identity, Clock::system()).await?)
+        let connected = Bus::connect(settings, identity, Clock::system()).await;
+        connected.map_err(|fault| self.unreached(fault).into())
+    }
+
+    /// What to do where no connection was made: a cluster of this machine can be started, a broker that was named can't.
+    fn unreached(&self, fault: Fault) -> Failure {
+        let is_away = fault.reason() == Reason::BusUnavailable && fault.code() == Code::Unavailable;
+        let help = match (is_away, self.is_named) {
+            (false, _) => "",
+            (true, true) => "see that a broker listens there, and that --url (MESH_NATS_URL) is right",
+            (true, false) => "start a cluster with mesh dev, or say which one with --cluster or --url and --seed-file",
+        };
+        Failure::new(fault, help)
     }
 
     /// The environment of a role that works here as `user`.
@@ -97,8 +112,31 @@ impl Place {
     }
 }
 
+/// Whose credential a tool asks with, for a person whom the broker denies something. `takes_user`: it has the option `--as`.
+pub(super) fn who_may(global: &GlobalArgs, takes_user: bool) -> String {
+    let user = if takes_user { "a user" } else { OPERATOR };
+    let credential = match (&global.seed_file, &global.url, Place::find(global).map(|place| place.credentials)) {
+        (Some(file), ..) => format!("the seed in {}", file.display()),
+        (None, Some(_), _) => "no credential".to_owned(),
+        (.., Ok(Credentials::Cluster(cluster))) => format!("the seed of {user} of the cluster {}", cluster.name),
+        _ => format!("the seed of {user} of the cluster"),
+    };
+    let options = if takes_user { "--as, --seed-file" } else { "--seed-file" };
+    format!(
+        "it was asked with {credential}; connect as who may ({options}), or declare it in the mesh file and run mesh apply"
+    )
+}
+
 /// A person waits: shorter than a service would.
 const CONNECT: std::time::Duration = std::time::Duration::from_secs(4);
+
+fn not_found(fault: Fault) -> Failure {
+    let help = match fault.reason() {
+        Reason::InvalidInput => "name the one that is meant: --cluster NAME, or once: export MESH_CLUSTER=NAME",
+        _ => "",
+    };
+    Failure::new(fault, help)
+}
 
 fn not_a_user(fault: Fault) -> Failure {
     let help = match fault.reason() {

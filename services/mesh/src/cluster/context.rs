@@ -111,28 +111,20 @@ impl Registry {
         running
     }
 
-    /// The running cluster of this name, or the newest one.
+    /// The running cluster of this name, or the only one.
     ///
     /// # Errors
-    /// There is none: the fault says which there are.
+    /// There is none, or several run and none is named: the fault says which there are.
     pub fn find(&self, name: Option<&str>) -> Result<ClusterContext, Fault> {
-        let running = self.running();
+        let mut running = self.running();
         let names: Vec<_> = running.iter().map(|context| context.name.clone()).collect();
-        let found = running.into_iter().find(|context| name.is_none_or(|name| context.name == name));
-        found.ok_or_else(|| {
-            let message = match name {
-                Some(name) if !names.is_empty() => {
-                    format!("no cluster {name:?} runs here; these do: {}", names.join(", "))
-                }
-                Some(name) => {
-                    format!("no cluster {name:?} runs here, and no other: start one with mesh dev or mesh demo --keep")
-                }
-                None => {
-                    "no cluster runs here: start one with mesh dev or mesh demo --keep, or set MESH_NATS_URL".to_owned()
-                }
-            };
-            Fault::new(Code::NotFound, Effect::None, Reason::BusUnavailable, message)
-        })
+        let found = match name {
+            Some(name) => running.into_iter().find(|context| context.name == name),
+            // What is meant for the one must not be done to another that happens to be newer.
+            None if names.len() > 1 => return Err(unclear(&names)),
+            None => running.pop(),
+        };
+        found.ok_or_else(|| missing(name, &names))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -183,6 +175,22 @@ fn runs(pid: u32) -> bool {
     i32::try_from(pid).is_ok_and(|pid| !matches!(kill(Pid::from_raw(pid), None), Err(nix::errno::Errno::ESRCH)))
 }
 
+fn unclear(names: &[String]) -> Fault {
+    let message = format!("{} clusters run here and none is named: {}", names.len(), names.join(", "));
+    Fault::new(Code::InvalidArgument, Effect::None, Reason::InvalidInput, message)
+}
+
+fn missing(name: Option<&str>, names: &[String]) -> Fault {
+    let message = match name {
+        Some(name) if !names.is_empty() => format!("no cluster {name:?} runs here; these do: {}", names.join(", ")),
+        Some(name) => {
+            format!("no cluster {name:?} runs here, and no other: start one with mesh dev or mesh demo --keep")
+        }
+        None => "no cluster runs here: start one with mesh dev or mesh demo --keep, or set MESH_NATS_URL".to_owned(),
+    };
+    Fault::new(Code::NotFound, Effect::None, Reason::BusUnavailable, message)
+}
+
 fn unwritable(path: &Path, error: &std::io::Error) -> Fault {
     let message =
         format!("{} can't be written: {error}; set MESH_STATE_DIR to a folder that you may write", path.display());
@@ -214,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_running_cluster_is_found_and_stale_ones_go() {
+    fn the_only_running_cluster_is_found_of_several_the_named_one_and_stale_ones_go() {
         let folder = tempfile::tempdir().unwrap();
         let registry = registry(folder.path());
         assert!(registry.find(None).unwrap_err().message().contains("mesh dev"));
@@ -223,7 +231,10 @@ mod tests {
         let newest = registry.enter(&context("demo-7", me, 2)).unwrap();
         // No process has this id: Linux counts to 4,194,304 at most.
         let _stale = registry.enter(&context("gone", 2_000_000_000, 3)).unwrap();
-        assert_eq!(registry.find(None).unwrap().name, "demo-7");
+        let unclear = registry.find(None).unwrap_err();
+        assert_eq!(unclear.reason(), Reason::InvalidInput, "{unclear}");
+        assert!(unclear.message().contains("demo-7, dev"), "{unclear}");
+        assert_eq!(registry.find(Some("demo-7")).unwrap().name, "demo-7");
         assert_eq!(registry.find(Some("dev")).unwrap().name, "dev");
         assert!(!registry.path("gone").exists());
         let error = registry.find(Some("gone")).unwrap_err();

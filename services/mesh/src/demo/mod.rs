@@ -248,7 +248,7 @@ fn next_steps(stage: &Stage) -> String {
     let width = steps.iter().map(|(command, _)| command.len()).max().unwrap_or_default();
     let lines = steps.iter().map(|(command, what)| format!("  {command:width$}   # {what}\n"));
     format!(
-        "Everything runs on, as the cluster {name} (--cluster {name}, where several run). In another terminal:\n{}Ctrl-C ends it.",
+        "Everything runs on, as the cluster {name}. In another terminal (where several run, first: export MESH_CLUSTER={name}):\n{}Ctrl-C ends it.",
         lines.collect::<String>()
     )
 }

@@ -99,6 +99,9 @@ fn how_to_connect(context: &ClusterContext) -> String {
     for (user, seed) in seeds {
         let _ = writeln!(text, "  export MESH_NATS_SEED_FILE={}   # {user}", seed.display());
     }
-    let _ = write!(text, "\nCommands of mesh find it by themselves. Ctrl-C ends it; messages and keys stay.");
+    let _ = write!(
+        text,
+        "\nCommands of mesh find it by themselves; where other clusters run too, with --cluster {name}. Ctrl-C ends it; messages and keys stay."
+    );
     text
 }

@@ -70,6 +70,7 @@ pub(super) fn say(line: &Value) -> Result<(), Fault> {
 fn begin_logging(service: &str, environment: &Environment) -> Result<Option<telemetry::Guard>, Fault> {
     let mut settings = telemetry::Settings::new(service);
     settings.log_filter = environment.get("RUST_LOG").unwrap_or("info").to_owned();
+    settings.colour = environment.get("NO_COLOR").is_none();
     settings.otlp_endpoint = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT").map(str::to_owned);
     settings.attributes = vec![("service.instance.id".to_owned(), format!("{service}-{}", std::process::id()))];
     match telemetry::init(&settings) {

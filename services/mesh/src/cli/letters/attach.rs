@@ -14,8 +14,10 @@ use mesh_core::{
 use serde_json::{Value, json};
 
 use super::{
-    super::{away, text},
-    Output, Status, mention,
+    super::away,
+    Output, Status,
+    job_words::{self, Kept},
+    mention,
 };
 use crate::{ledger::grouped, stop::Stop};
 
@@ -76,19 +78,30 @@ pub(super) fn tell(job: &Job, shape: fn(Value) -> Value, output: &Output) -> any
     if output.is_json() {
         return Ok(output.json(&shape(document(job)))?);
     }
-    output.line(&format!("job {}  {}", job.id, line(job)))?;
+    output.line(&format!("job {}  {}", job.id, line(job, Kept::Unknown)))?;
+    if !job.is_finished() {
+        output.line(&format!("  {}", job_words::plan(job)))?;
+    }
+    tell_end(job, output)
+}
+
+/// Why a job ended before it was through, and what to type where letters failed again.
+pub(super) fn tell_end(job: &Job, output: &Output) -> anyhow::Result<()> {
     if let Some(End::Aborted(why)) = &job.end {
         output.line(&format!("aborted: {why}"))?;
+    }
+    if let Some(next) = job_words::next(job) {
+        output.remark(&format!("next: {next}"));
     }
     Ok(())
 }
 
 /// A job in one line: its state and its counts.
-pub(super) fn line(job: &Job) -> String {
+pub(super) fn line(job: &Job, kept: Kept) -> String {
     let Counts { dispatched, resolved, failed, skipped } = job.counts();
     let mut line = format!(
         "{}: {} of {} sent, {} resolved, {} failed again",
-        job.state().word(),
+        job_words::standing(job, kept),
         grouped(dispatched),
         grouped(job.replay.selected),
         grouped(resolved),
@@ -170,13 +183,19 @@ impl Display {
         match self {
             Display::Silent => {}
             Display::Lines { last } => {
+                if last.is_none() {
+                    mention(&job_words::plan(job));
+                }
                 if last.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
                     *last = Some(Instant::now());
-                    mention(&line(job));
+                    mention(&line(job, Kept::Unknown));
                 }
             }
             Display::Bar(bar) => {
                 let counts = job.counts();
+                if bar.length() == Some(0) {
+                    bar.println(job_words::plan(job));
+                }
                 bar.set_length(job.replay.selected);
                 bar.set_position(counts.ended() + counts.skipped.total());
                 bar.set_message(message(job));
@@ -192,14 +211,12 @@ impl Display {
 }
 
 fn message(job: &Job) -> String {
-    let mut message = format!("{}, {} failed again", job.state().word(), grouped(job.counts().failed));
+    let mut message =
+        format!("{}, {} failed again", job_words::standing(job, Kept::Unknown), grouped(job.counts().failed));
     let steps = &job.replay.canary;
     let step = usize::try_from(job.checkpoint.step).unwrap_or(0);
     if let Some(percent) = step.checked_sub(1).and_then(|index| steps.get(index)) {
         message.push_str(&format!(", step {percent}%"));
-    }
-    if job.state() == JobState::Waiting && job.replay.at_ms > 0 {
-        message.push_str(&format!(" until {} UTC", text::moment(job.replay.at_ms)));
     }
     message
 }

@@ -1,6 +1,6 @@
 //! The keeper's index, where one answers and can say what is asked.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use mesh_core::{
     bus::Bus,
@@ -19,6 +19,8 @@ use super::{Output, mention, which::tell_doubtful};
 const GROUPS: u32 = 1000;
 /// Beginnings of ids that the index is asked for, at most: each is a question.
 const ASKED: usize = 32;
+/// How long an index may take for one answer. It takes milliseconds; one that hangs must not keep a person waiting.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where at most `limit` letters lie, the oldest capture first, and how many there are. `None`: only reading every letter says.
 pub(super) async fn oldest(
@@ -46,7 +48,7 @@ async fn whole(bus: &Bus, ids: &[String]) -> Vec<String> {
             // One that is wrong is not asked for, and where one is not known the rest would be in vain.
             let is_beginning = !id.is_empty() && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
             let query = LetterQuery { id_prefix: id.clone(), ..LetterQuery::default() };
-            let known = if is_beginning { ask::entries(bus, query, 2, "").await.ok() } else { None };
+            let known = if is_beginning { patient(ask::entries(bus, query, 2, "")).await.ok() } else { None };
             match known.as_ref().map(|reply| reply.letters.as_slice()) {
                 // An older keeper does not heed how an id begins.
                 Some([one]) if one.id.starts_with(id.as_str()) => id.clone_from(&one.id),
@@ -60,7 +62,7 @@ async fn whole(bus: &Bus, ids: &[String]) -> Vec<String> {
 /// Whether more letters than `limit` are meant. `None`: only reading them says.
 pub(super) async fn are_more_than(bus: &Bus, selection: &Selection, limit: usize) -> Option<bool> {
     let query = ask::query(selection)?;
-    let counted = ask::count(bus, query).await.ok()?;
+    let counted = patient(ask::count(bus, query)).await.ok()?;
     Some(counted.total > limit as u64)
 }
 
@@ -68,6 +70,21 @@ pub(super) async fn are_more_than(bus: &Bus, selection: &Selection, limit: usize
 pub(super) async fn groups(bus: &Bus, selection: &Selection, output: &Output) -> Result<Option<Vec<Group>>, Fault> {
     let Some(query) = ask::query(selection) else { return Ok(None) };
     heard(read_groups(bus, query).await, output)
+}
+
+/// An answer of the index, if it comes soon. A question changes nothing: what came of it is not in doubt where none comes.
+async fn patient<T>(answer: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    within(PATIENCE, answer).await
+}
+
+async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    match tokio::time::timeout(limit, answer).await {
+        Ok(Err(fault)) if fault.reason() == Reason::CallTimedOut => {
+            Err(Fault::unavailable("the connection ended before the keeper answered"))
+        }
+        Ok(answer) => answer,
+        Err(_) => Err(Fault::unavailable(format!("the keeper did not answer within {} s", limit.as_secs()))),
+    }
 }
 
 fn heard<T>(answer: Result<T, Fault>, output: &Output) -> Result<Option<T>, Fault> {
@@ -86,7 +103,7 @@ async fn pages(bus: &Bus, query: &LetterQuery, limit: usize) -> Result<(Vec<Spot
     let (mut spots, mut next) = (Vec::new(), String::new());
     loop {
         let size = u32::try_from(limit - spots.len()).unwrap_or(u32::MAX);
-        let page = ask::entries(bus, query.clone(), size, &next).await?;
+        let page = patient(ask::entries(bus, query.clone(), size, &next)).await?;
         spots.extend(page.letters.iter().map(ask::spot));
         next = page.next_page_token;
         if next.is_empty() || spots.len() >= limit {
@@ -97,7 +114,7 @@ async fn pages(bus: &Bus, query: &LetterQuery, limit: usize) -> Result<(Vec<Spot
 }
 
 async fn read_groups(bus: &Bus, query: LetterQuery) -> Result<Vec<Group>, Fault> {
-    let reply = ask::group(bus, query, GROUPS).await?;
+    let reply = patient(ask::group(bus, query, GROUPS)).await?;
     let newest = reply.groups.iter().filter_map(|group| group.newest.clone()).collect();
     let letters = ask::letters(bus, newest).await?;
     let by_id: BTreeMap<&str, &Letter> = letters.iter().map(|letter| (letter.letter.id.as_str(), letter)).collect();
@@ -131,4 +148,19 @@ fn shown(group: &LetterGroup, letters: &BTreeMap<&str, &Letter>) -> Result<Group
         last_ms: group.last_ms,
         ..common
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_index_that_hangs_is_not_waited_for_long_and_is_said_to_have_done_nothing() {
+        let silent = within(Duration::ZERO, std::future::pending::<Result<(), Fault>>()).await.unwrap_err();
+        assert_eq!((silent.message(), silent.effect()), ("the keeper did not answer within 0 s", Effect::None));
+        let message = "ListLetters did not answer before the deadline; it may have acted";
+        let lost = Fault::new(Code::Unavailable, Effect::Unknown, Reason::CallTimedOut, message);
+        let lost = patient(async { Err::<(), _>(lost) }).await.unwrap_err();
+        assert!(!lost.message().contains("acted") && lost.effect() == Effect::None, "{lost}");
+    }
 }

@@ -7,6 +7,7 @@ use super::{
     super::{place, place::Place, text},
     GlobalArgs, Output, Status,
     attach::{self, Looking},
+    job_words::{self, Kept},
 };
 
 #[derive(Debug, Subcommand)]
@@ -48,12 +49,16 @@ pub(super) async fn run(command: JobCommand, global: &GlobalArgs, output: &Outpu
     let by = place::person();
     let id = match command {
         JobCommand::List => {
-            list(&jobs::list(&bus).await?, output)?;
+            let (jobs, kept) = (jobs::list(&bus).await?, job_words::kept(&bus).await);
             bus.close().await;
+            list(&jobs, kept, output)?;
             return Ok(Status::Ok);
         }
         JobCommand::Watch(args) => {
             let job = jobs::find(&bus, &args.id).await?;
+            if !job.is_finished() && job_words::kept(&bus).await == Kept::Missing {
+                output.remark("no keeper is active: the job goes on when one is (mesh keeper)");
+            }
             return attach::run(&bus, &job.id, &Looking { limit: None, shape: |job| job }, output).await;
         }
         JobCommand::Show(args) => args.id,
@@ -71,19 +76,31 @@ pub(super) async fn run(command: JobCommand, global: &GlobalArgs, output: &Outpu
         }
     };
     let job = jobs::find(&bus, &id).await?;
+    let kept = job_words::kept(&bus).await;
     bus.close().await;
-    attach::tell(&job, |job| job, output)?;
-    if !output.is_json() {
-        for moment in &job.history {
-            let act = &moment.act;
-            let why = if act.why.is_empty() { String::new() } else { format!(": {}", act.why) };
-            output.line(&format!("  {}  {} by {}{why}", text::moment(act.at_ms), moment.what, act.by))?;
-        }
+    if output.is_json() {
+        output.json(&attach::document(&job))?;
+    } else {
+        show(&job, kept, output)?;
     }
     Ok(Status::Ok)
 }
 
-fn list(jobs: &[Job], output: &Output) -> anyhow::Result<()> {
+/// All about a job: where it stands, what was asked for, and what people and keepers did.
+fn show(job: &Job, kept: Kept, output: &Output) -> anyhow::Result<()> {
+    output.line(&format!("job {}  {}", job.id, attach::line(job, kept)))?;
+    for (name, value) in job_words::facts(job) {
+        output.line(&format!("  {name:<10}  {value}"))?;
+    }
+    for moment in &job.history {
+        let act = &moment.act;
+        let why = if act.why.is_empty() { String::new() } else { format!(": {}", act.why) };
+        output.line(&format!("  {}  {} by {}{why}", text::moment(act.at_ms), moment.what, act.by))?;
+    }
+    attach::tell_end(job, output)
+}
+
+fn list(jobs: &[Job], kept: Kept, output: &Output) -> anyhow::Result<()> {
     if output.is_json() {
         return Ok(output.json(&jobs.iter().map(attach::document).collect::<Vec<_>>())?);
     }
@@ -95,7 +112,7 @@ fn list(jobs: &[Job], output: &Output) -> anyhow::Result<()> {
     table.add_rows(jobs.iter().map(|job| {
         let asked = &job.asked;
         let (at, why) = (text::moment(asked.at_ms), text::cut(&asked.why, 30));
-        [job.id.clone(), at, asked.by.clone(), why, attach::line(job)]
+        [job.id.clone(), at, asked.by.clone(), why, attach::line(job, kept)]
     }));
     output.line(&table.trim_fmt())?;
     Ok(())

@@ -10,15 +10,32 @@ use mesh_core::{
 use serde_json::{Value, json};
 
 use super::{
-    super::{output::JsonList, place::Place, text},
-    GlobalArgs, ListArgs, Output, Status, ask, consumer, counted, fault, indexed, last_part, mention, short, shown_key,
-    state, table,
+    super::{
+        columns::{Columns, Give},
+        output::JsonList,
+        place::Place,
+        text,
+    },
+    GlobalArgs, ListArgs, Output, Status, ask, consumer, counted, fault, indexed, last_part, mention, said, short,
+    shown_key, state,
     which::{Wanted, tell_listed},
 };
 
 const HEADER: [&str; 9] = ["ID", "WHEN (UTC)", "CONSUMER", "MESSAGE", "REASON", "VENDOR CODE", "SAID", "GEN", "STATE"];
-const SAID: usize = 6;
-const CONSUMER: usize = 2;
+/// How its columns give way on a narrow terminal: `show` has all of it.
+const STEPS: &[(usize, Give)] = &[
+    (6, Give::To(24)),
+    (5, Give::To(11)),
+    (3, Give::To(14)),
+    (1, Give::Moments),
+    (2, Give::To(20)),
+    (5, Give::All),
+    (6, Give::To(12)),
+    (7, Give::All),
+    (3, Give::To(8)),
+    (2, Give::To(12)),
+    (6, Give::To(8)),
+];
 /// Lines that are laid out together, and letters of a document that is written in one piece.
 const TOGETHER: usize = 1000;
 
@@ -112,13 +129,13 @@ async fn lay_out(
     mut letters: impl Stream<Item = Result<Letter, Fault>> + Unpin,
     output: &Output,
 ) -> anyhow::Result<Option<String>> {
-    let (mut rows, mut first, mut columns) = (Vec::new(), None, table::Columns::new(HEADER, (SAID, CONSUMER)));
+    let (mut rows, mut first, mut columns) = (Vec::new(), None, Columns::new(HEADER, STEPS));
     loop {
         let letter = letters.try_next().await?;
         let is_last = letter.is_none();
         if let Some(letter) = letter {
             first.get_or_insert_with(|| short(&letter.letter.id).to_owned());
-            rows.push(row(&letter));
+            rows.push(row(&letter, output));
         }
         if rows.len() >= TOGETHER || (is_last && !rows.is_empty()) {
             output.line(&columns.laid_out(std::mem::take(&mut rows), output))?;
@@ -129,7 +146,7 @@ async fn lay_out(
     }
 }
 
-fn row(letter: &Letter) -> [String; 9] {
+fn row(letter: &Letter, output: &Output) -> [String; 9] {
     let fault = fault(letter);
     [
         short(&letter.letter.id).to_owned(),
@@ -138,7 +155,7 @@ fn row(letter: &Letter) -> [String; 9] {
         last_part(&letter.letter.message_type).to_owned(),
         fault.reason().code().to_owned(),
         fault.origin().vendor_code.clone(),
-        text::cut(fault.message(), table::SAID_LENGTH.0),
+        said(fault.message(), output),
         letter.letter.generation.to_string(),
         state(letter).to_owned(),
     ]
@@ -165,4 +182,29 @@ pub(super) fn summary(letter: &Letter, reveal: bool) -> Value {
         "generation": facts.generation,
         "state": state(letter),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{arguments::Color, output::Format};
+
+    #[test]
+    fn the_longest_lines_fit_eighty_columns() {
+        let row = [
+            "3f2a1b0c",
+            "2026-01-02 03:04:05",
+            "notifications/confirmation-of-orders",
+            "Notifications/SendConfirmation",
+            "MESH-0103",
+            "amount_too_small_for_currency",
+            "the amount is too small for this currency, says the vendor",
+            "12",
+            "replaying",
+        ]
+        .map(str::to_owned);
+        let lines =
+            Columns::new(HEADER, STEPS).laid_out_within(vec![row], Some(80), &Output::new(Format::Table, Color::Never));
+        assert!(lines.lines().all(|line| line.chars().count() <= 80), "{lines}");
+    }
 }

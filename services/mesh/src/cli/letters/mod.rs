@@ -14,6 +14,7 @@ mod export;
 mod group;
 mod import;
 mod indexed;
+mod job_words;
 mod jobs;
 mod list;
 mod mend;
@@ -22,9 +23,9 @@ mod preview;
 mod replay;
 mod rollout;
 mod show;
-mod table;
 mod watch;
 mod which;
+mod words;
 
 use std::time::Duration;
 
@@ -210,6 +211,11 @@ fn short(id: &str) -> &str {
 
 fn consumer(letter: &Letter) -> String {
     format!("{}/{}", letter.letter.service, letter.letter.consumer)
+}
+
+/// What was said, as a cell of a table: what a terminal has no room for is cut there. Elsewhere there is no end of a line.
+fn said(text: &str, output: &Output) -> String {
+    text::cut(text, if output.width().is_some() { 300 } else { 60 })
 }
 
 /// The last part of a full name: `Payments/Charge` of `shop.payments.v1.Payments/Charge`.
