@@ -38,6 +38,7 @@ mod letters_cluster;
 mod letters_contested;
 mod letters_edit;
 mod letters_edit_all;
+mod letters_forged;
 mod letters_full;
 mod letters_many;
 mod letters_terminals;

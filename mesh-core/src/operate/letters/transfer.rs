@@ -79,7 +79,7 @@ impl History {
         if super::apart::in_place(self).any(|of| of.is_err()) {
             return Err("what lies apart of it is not what its records claim".to_owned());
         }
-        letters.into_map().remove(&self.id).ok_or_else(|| "it has no records".to_owned())
+        letters.into_map().into_values().next().ok_or_else(|| "it has no records".to_owned())
     }
 }
 
