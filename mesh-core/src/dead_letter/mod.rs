@@ -17,7 +17,7 @@ mod record;
 
 pub use crate::delayed::letter_id;
 pub use capture::{Captured, capture, resolve, source};
-pub(crate) use capture::{append, stated};
+pub(crate) use capture::{append, sealed_whole, stated};
 pub use facts::Facts;
 pub use fingerprint::{Fingerprint, InvalidFingerprint, normalised};
 pub use fold::{Act, Letter, LetterKey, Letters, Mended, kind};

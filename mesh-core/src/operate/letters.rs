@@ -44,7 +44,7 @@ pub use order::{Order, Replayed, Replays, discard, replay};
 pub(super) use selection::is_type;
 pub use selection::{Answer, Selection, Selector};
 pub use sift::{Found, Sifted, cut_off, export, sift};
-pub use transfer::{History, Imported, import};
+pub use transfer::{History, Imported, elsewhere, import};
 pub use watch::await_end;
 
 /// The length of a whole letter id.

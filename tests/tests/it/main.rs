@@ -40,6 +40,7 @@ mod letters_edit;
 mod letters_edit_all;
 mod letters_forged;
 mod letters_full;
+mod letters_import;
 mod letters_many;
 mod letters_terminals;
 mod letters_transfer;
