@@ -61,6 +61,7 @@ mod replay;
 // The name of a pseudo-terminal is asked for as only Linux can.
 #[cfg(target_os = "linux")]
 mod replay_bar;
+mod replay_named;
 mod replay_preview;
 mod replay_refused;
 mod replay_together;
