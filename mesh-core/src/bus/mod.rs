@@ -33,6 +33,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use crate::{
     clock::{Clock, TaskScope},
@@ -108,6 +109,8 @@ struct Inner {
     mux: mux::Mux,
     link: link::Link,
     committers: Mutex<HashMap<String, commit::Committer>>,
+    /// A turn of each batch that has to be one.
+    wholes: Semaphore,
     /// What keeps the connection useful: the mux and the committers. Not the work of the service.
     tasks: TaskScope,
 }
@@ -123,7 +126,8 @@ impl Bus {
         let gate = Gate::new(identity, clock, client.max_payload());
         let tasks = TaskScope::new();
         let mux = mux::Mux::start(&client, gate.identity().service(), &link, &tasks).await?;
-        Ok(Bus(Arc::new(Inner { client, settings, gate, mux, link, committers: Mutex::default(), tasks })))
+        let wholes = Semaphore::new(commit::MAX_WHOLES);
+        Ok(Bus(Arc::new(Inner { client, settings, gate, mux, link, committers: Mutex::default(), wholes, tasks })))
     }
 
     /// The gate that seals what this connection sends.
@@ -147,6 +151,23 @@ impl Bus {
     /// See [`PublishError`].
     pub async fn publish(&self, stream: &str, sealed: Sealed) -> Result<Stored, PublishError> {
         self.committer(stream).publish(self, sealed).await
+    }
+
+    /// Stores messages of one stream as one, side by side: all of them or none. The sequence of the last. Only the first may expect
+    /// something of its subject; none may have an id. It is tried again as [`publish`](Bus::publish) does it.
+    ///
+    /// # Errors
+    /// See [`PublishError`]. What [`check_whole`](Bus::check_whole) refuses the broker refuses too.
+    pub async fn publish_whole(&self, messages: &[Sealed]) -> Result<u64, PublishError> {
+        commit::publish_whole(self, messages).await
+    }
+
+    /// Whether messages can be stored as one.
+    ///
+    /// # Errors
+    /// They are too many, or too large; why.
+    pub fn check_whole(&self, messages: &[Sealed]) -> Result<(), String> {
+        commit::check_whole(self, messages)
     }
 
     fn committer(&self, stream: &str) -> commit::Committer {

@@ -104,20 +104,33 @@ pub(crate) async fn append(
     expected: u64,
     record: &v1::LetterRecord,
 ) -> Result<u64, PublishError> {
-    let sealed = sealed(bus, lane, id, (expected, record));
+    let sealed = sealed(bus, lane, id, (Some(expected), record));
     bus.publish(DEAD_LETTER_STREAM, sealed).await.map(|stored| stored.sequence)
 }
 
-fn sealed(bus: &Bus, lane: &Lane, id: &str, (expected, record): (u64, &v1::LetterRecord)) -> Sealed {
+/// Records to be appended to a letter as one, if `expected` is the sequence of its last one. The broker holds an expectation against
+/// what was there before the batch: only the first has one.
+pub(crate) fn sealed_whole(
+    bus: &Bus,
+    lane: &Lane,
+    id: &str,
+    (expected, records): (u64, &[v1::LetterRecord]),
+) -> Vec<Sealed> {
+    let expected = std::iter::once(Some(expected)).chain(std::iter::repeat(None));
+    records.iter().zip(expected).map(|(record, expected)| sealed(bus, lane, id, (expected, record))).collect()
+}
+
+fn sealed(bus: &Bus, lane: &Lane, id: &str, (expected, record): (Option<u64>, &v1::LetterRecord)) -> Sealed {
     let subject = subject::dead_letter(&lane.region, &lane.service, &lane.consumer, id);
-    let headers = vec![(Cow::Borrowed(header::EXPECTED_LAST), expected.to_string())];
+    let expected = expected.map(|sequence| (Cow::Borrowed(header::EXPECTED_LAST), sequence.to_string()));
+    let headers = expected.into_iter().collect();
     bus.gate().seal_own(subject, headers, record.encode_to_vec().into())
 }
 
 /// Whether a letter and all that it carries fits into one message.
 fn fits(bus: &Bus, lane: &Lane, letter: &v1::DeadLetter) -> bool {
     let record = v1::LetterRecord { record: Some(v1::letter_record::Record::Captured(letter.clone())) };
-    bus.gate().carries(&sealed(bus, lane, &letter.id, (u64::MAX, &record)))
+    bus.gate().carries(&sealed(bus, lane, &letter.id, (Some(u64::MAX), &record)))
 }
 
 /// Leaves out of a letter what lies apart; small headers stay, so that letters can be told by them. Those by which the mesh goes

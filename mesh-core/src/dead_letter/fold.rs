@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use mesh_proto::v1::{self, letter_record::Record};
-use prost::Message as _;
 
-use super::life::{ActKind, LetterState};
+use super::{
+    life::{ActKind, LetterState},
+    record::record_of,
+};
 use crate::{envelope::Envelope, subject::Place};
 
 /// What somebody did to a letter.
@@ -54,41 +56,54 @@ pub struct Mended<'l> {
     pub last: &'l Act,
 }
 
-/// All letters that were read so far, by id.
+/// A letter's id and whose it is: `region.service.consumer`. What stands under one consumer's subject says nothing of another's
+/// letter, also where it has the same id.
+pub type LetterKey = (String, String);
+
+/// All letters that were read so far.
 #[derive(Debug, Default)]
 pub struct Letters {
-    letters: BTreeMap<String, Letter>,
-    /// The ids of those whose newest record can't be read here.
-    unread: BTreeSet<String>,
+    letters: BTreeMap<LetterKey, Letter>,
+    /// Those whose newest record can't be read here, or of which none can that captures them.
+    unread: BTreeSet<LetterKey>,
 }
 
 impl Letters {
     /// Takes the next record of the stream. What is no record, or does not follow from the state, changes nothing.
     pub fn apply(&mut self, envelope: &Envelope) {
         let Some(delivery) = &envelope.delivery else { return };
-        let Some(Place::DeadLetter { region, letter, .. }) = Place::parse(&envelope.subject) else { return };
-        let record = v1::LetterRecord::decode(envelope.payload.clone()).ok();
-        let Some(record) = record.filter(|record| record.record.is_some()) else {
-            tracing::warn!(subject = envelope.subject, "a record among the letters can't be read");
-            self.unread.insert(letter.to_owned());
+        let Some(Place::DeadLetter { region, service, consumer, letter }) = Place::parse(&envelope.subject) else {
             return;
         };
-        self.unread.remove(letter);
-        self.apply_record(letter, region, delivery.sequence, record);
+        let key = (letter.to_owned(), [region, service, consumer].join("."));
+        let Some(record) = record_of(envelope) else {
+            tracing::warn!(
+                subject = envelope.subject,
+                "a record among the letters can't be read, or is another letter's"
+            );
+            self.unread.insert(key);
+            return;
+        };
+        self.apply_record(&key, region, delivery.sequence, record);
+        // What can be read of a letter whose capture can't says nothing of how it stands.
+        if self.letters.contains_key(&key) {
+            self.unread.remove(&key);
+        }
     }
 
     /// Takes the next record of a letter. Whether it followed from the state.
     pub(crate) fn follow(&mut self, id: &str, region: &str, sequence: u64, record: v1::LetterRecord) -> bool {
-        let length = |letters: &Letters| letters.letters.get(id).map_or(0, |letter| letter.history.len());
+        let Some(record) = record.record else { return false };
+        let key = (id.to_owned(), region.to_owned());
+        let length = |letters: &Letters| letters.letters.get(&key).map_or(0, |letter| letter.history.len());
         let before = length(self);
-        self.apply_record(id, region, sequence, record);
+        self.apply_record(&key, region, sequence, record);
         length(self) > before
     }
 
-    fn apply_record(&mut self, id: &str, region: &str, sequence: u64, record: v1::LetterRecord) {
-        let existing = self.letters.get_mut(id);
-        match (record.record, existing) {
-            (Some(Record::Captured(captured)), None) => {
+    fn apply_record(&mut self, key: &LetterKey, region: &str, sequence: u64, record: Record) {
+        match (record, self.letters.get_mut(key)) {
+            (Record::Captured(captured), None) => {
                 let act = capture_act(&captured);
                 let letter = Letter {
                     letter: captured,
@@ -97,30 +112,29 @@ impl Letters {
                     last_sequence: sequence,
                     region: region.to_owned(),
                 };
-                self.letters.insert(id.to_owned(), letter);
+                self.letters.insert(key.clone(), letter);
             }
-            (Some(record), Some(letter)) => {
+            (record, Some(letter)) => {
                 letter.last_sequence = sequence;
                 letter.follow(record);
             }
-            (_, None) | (None, _) => {}
+            (_, None) => {}
         }
     }
 
     /// The letters, by id.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Letter)> {
-        self.letters.iter().map(|(id, letter)| (id.as_str(), letter))
+        self.letters.iter().map(|((id, _), letter)| (id.as_str(), letter))
     }
 
-    /// The ids of the letters whose newest record this version can't read: how they stand is not known.
-    #[must_use]
-    pub fn unread(&self) -> &BTreeSet<String> {
-        &self.unread
+    /// The ids of the letters whose newest record, or whose capture, this version can't read: how they stand is not known.
+    pub fn unread(&self) -> impl Iterator<Item = &str> {
+        self.unread.iter().map(|(id, _)| id.as_str())
     }
 
-    /// The letters, by id.
+    /// The letters, by id and whose they are.
     #[must_use]
-    pub fn into_map(self) -> BTreeMap<String, Letter> {
+    pub fn into_map(self) -> BTreeMap<LetterKey, Letter> {
         self.letters
     }
 }
@@ -204,7 +218,9 @@ fn capture_act(captured: &v1::DeadLetter) -> Act {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::envelope::{Delivery, Note};
     use proptest::prelude::*;
+    use prost::Message as _;
 
     fn captured(generation: u32) -> Record {
         Record::Captured(v1::DeadLetter { generation, ..Default::default() })
@@ -214,12 +230,16 @@ mod tests {
         v1::LetterAct { generation, ..Default::default() }
     }
 
+    fn key() -> LetterKey {
+        ("id".to_owned(), "local.bank.work".to_owned())
+    }
+
     fn fold(records: impl IntoIterator<Item = Record>) -> Option<Letter> {
         let mut letters = Letters::default();
         for (sequence, record) in (1..).zip(records) {
-            letters.apply_record("id", "local", sequence, v1::LetterRecord { record: Some(record) });
+            letters.apply_record(&key(), "local", sequence, record);
         }
-        letters.into_map().remove("id")
+        letters.into_map().remove(&key())
     }
 
     #[test]
@@ -227,6 +247,49 @@ mod tests {
         let letter = fold([captured(0), Record::Replaying(act(1)), captured(1)]).unwrap();
         assert_eq!((letter.state, letter.letter.generation, letter.last_sequence), (LetterState::Open, 1, 3));
         assert_eq!(letter.history.len(), 3);
+    }
+
+    fn written(subject: &str, sequence: u64, record: Record) -> Envelope {
+        Envelope {
+            subject: subject.to_owned(),
+            message_id: String::new(),
+            caller: String::new(),
+            trace: None,
+            note: Note::default(),
+            headers: Vec::new(),
+            order: None,
+            payload: v1::LetterRecord { record: Some(record) }.encode_to_vec().into(),
+            delivery: Some(Delivery {
+                stream: "s".into(),
+                sequence,
+                deliveries: 1,
+                consumer_sequence: 0,
+                stored_at_ms: 0,
+            }),
+        }
+    }
+
+    #[test]
+    fn what_one_consumers_subject_holds_says_nothing_of_anothers_letter() {
+        let its = |service: &str| {
+            let (id, service, consumer) = ("0af".into(), service.into(), "work".into());
+            Record::Captured(v1::DeadLetter { id, service, consumer, ..Default::default() })
+        };
+        let edit = Record::Edited(v1::LetterEdit { payload: vec![6].into(), ..Default::default() });
+        let mut letters = Letters::default();
+        for (sequence, (service, record)) in (1..).zip([
+            ("mail", its("bank")),
+            ("bank", its("bank")),
+            ("mail", edit),
+            ("mail", Record::Replaying(act(1))),
+            ("mail", Record::Discarded(act(1))),
+        ]) {
+            letters.apply(&written(&format!("mesh1.dead.local.{service}.work.0af"), sequence, record));
+        }
+        assert_eq!(letters.unread().collect::<Vec<_>>(), ["0af"], "the forged one, whatever followed");
+        let letters: Vec<_> = letters.into_map().into_values().collect();
+        let [letter] = letters.as_slice() else { panic!("{letters:?}") };
+        assert_eq!((letter.state, letter.last_sequence, letter.letter.payload.len()), (LetterState::Open, 2, 0));
     }
 
     #[test]
@@ -302,8 +365,8 @@ mod tests {
             let mut letters = Letters::default();
             let mut before: Option<Letter> = None;
             for (sequence, record) in (1..).zip(records) {
-                letters.apply_record("id", "local", sequence, v1::LetterRecord { record: Some(record) });
-                let now = letters.letters.get("id").cloned();
+                letters.apply_record(&key(), "local", sequence, record);
+                let now = letters.letters.get(&key()).cloned();
                 if let (Some(before), Some(now)) = (&before, &now) {
                     prop_assert!(!before.state.is_ended() || now.state == before.state);
                     prop_assert!(now.letter.generation >= before.letter.generation);

@@ -78,7 +78,7 @@ impl World {
         for (sequence, record) in (1..).zip(self.records.iter().take(read)) {
             letters.follow("id", "local", sequence, record.to_wire());
         }
-        letters.into_map().remove("id").unwrap()
+        letters.into_map().into_values().next().unwrap()
     }
 
     fn now(&self) -> Letter {

@@ -61,7 +61,7 @@ impl World {
         for (sequence, record) in (1..).zip(&self.records) {
             letters.follow("id", "local", sequence, record.clone());
         }
-        letters.into_map().remove("id").unwrap()
+        letters.into_map().into_values().next().unwrap()
     }
 
     /// The broker: stored only if the last record is the one that the writer saw.

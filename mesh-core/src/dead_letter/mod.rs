@@ -13,11 +13,13 @@ mod life;
 mod life_model;
 #[cfg(test)]
 mod life_tests;
+mod record;
 
 pub use crate::delayed::letter_id;
 pub use capture::{Captured, capture, resolve, source};
-pub(crate) use capture::{append, stated};
+pub(crate) use capture::{append, sealed_whole, stated};
 pub use facts::Facts;
 pub use fingerprint::{Fingerprint, InvalidFingerprint, normalised};
-pub use fold::{Act, Letter, Letters, Mended, kind};
+pub use fold::{Act, Letter, LetterKey, Letters, Mended, kind};
 pub use life::{ActKind, LetterState};
+pub use record::record_of;

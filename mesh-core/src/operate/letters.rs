@@ -44,7 +44,7 @@ pub use order::{Order, Replayed, Replays, discard, replay};
 pub(super) use selection::is_type;
 pub use selection::{Answer, Selection, Selector};
 pub use sift::{Found, Sifted, cut_off, export, sift};
-pub use transfer::{History, Imported, import};
+pub use transfer::{History, Imported, elsewhere, import};
 pub use watch::await_end;
 
 /// The length of a whole letter id.
@@ -104,7 +104,7 @@ impl Listing {
 /// The bus can't be reached, or this identity may not read letters.
 pub async fn list(bus: &Bus, selector: &Selector) -> Result<Listing, Fault> {
     let (mut listing, all) = (Listing::default(), read(bus, &selector.subject()).await?);
-    all.unread().iter().for_each(|id| listing.leave_unread(id.clone()));
+    all.unread().for_each(|id| listing.leave_unread(id.to_owned()));
     for letter in all.into_map().into_values() {
         listing.take(selector, letter);
     }
@@ -120,7 +120,8 @@ pub async fn find(bus: &Bus, id: &str) -> Result<Letter, Fault> {
     Ok(find_each(bus, &[id]).await?.swap_remove(0))
 }
 
-/// The letters whose ids begin so, each once, in the order of the ids.
+/// The letters whose ids begin so, each once, in the order of the ids. Where an id stands in several places, the one in the region
+/// of this process is meant.
 ///
 /// # Errors
 /// As [`find`], for the first id that is wrong.
@@ -139,24 +140,58 @@ pub async fn find_each(bus: &Bus, ids: &[impl AsRef<str>]) -> Result<Vec<Letter>
         subjects_of(bus, ids).await?
     };
     let read = |subject: String| async move { read(bus, &subject).await };
-    let read = stream::iter(subjects).map(read).buffered(AT_ONCE);
-    let all: Vec<Letter> =
-        read.map_ok(|letters| letters.into_map().into_values().collect::<Vec<_>>()).try_concat().await?;
+    let mut read = stream::iter(subjects).map(read).buffered(AT_ONCE);
+    let (mut all, mut unread) = (Vec::new(), Vec::new());
+    while let Some(letters) = read.try_next().await? {
+        unread.extend(letters.unread().map(str::to_owned));
+        all.extend(letters.into_map().into_values());
+    }
     let mut found: Vec<Letter> = Vec::new();
     for id in ids.iter().map(AsRef::as_ref) {
-        let mut fitting = all.iter().filter(|letter| letter.letter.id.starts_with(id));
-        let letter = fitting.next().ok_or_else(|| missing(format!("no letter's id begins with {id:?}")))?;
-        let others = fitting.count();
-        if others > 0 {
-            let count = others + 1;
-            let at_least = if count < SEVERAL { "" } else { "at least " };
-            return Err(missing(format!("the ids of {at_least}{count} letters begin with {id:?}: give more of it")));
-        }
+        let fitting: Vec<&Letter> = all.iter().filter(|letter| letter.letter.id.starts_with(id)).collect();
+        let letter = match fitting.as_slice() {
+            [] => return Err(not_there(id, &unread)),
+            [one] => one,
+            [first, others @ ..] if others.iter().all(|it| it.letter.id == first.letter.id) => here(bus, &fitting)?,
+            _ => return Err(several(id, fitting.len())),
+        };
         if found.iter().all(|known| known.letter.id != letter.letter.id) {
             found.push(letter.clone());
         }
     }
     Ok(found)
+}
+
+fn not_there(id: &str, unread: &[String]) -> Fault {
+    match unread.iter().find(|it| it.starts_with(id)) {
+        Some(whole) => missing(format!(
+            "the letter {whole} can't be read: its records are none that this version knows, or say that they are another consumer's"
+        )),
+        None => missing(format!("no letter's id begins with {id:?}")),
+    }
+}
+
+fn several(id: &str, count: usize) -> Fault {
+    let at_least = if count < SEVERAL { "" } else { "at least " };
+    missing(format!("the ids of {at_least}{count} letters begin with {id:?}: give more of it"))
+}
+
+/// Of letters with one id, each in a place of its own, the one in the region of this process.
+fn here<'l>(bus: &Bus, letters: &[&'l Letter]) -> Result<&'l Letter, Fault> {
+    let region = bus.gate().identity().region().as_str();
+    let mut in_it = letters.iter().filter(|letter| letter.region == region);
+    if let (Some(one), None) = (in_it.next(), in_it.next()) {
+        return Ok(one);
+    }
+    let place = |it: &&Letter| format!("{}/{} of the region {}", it.letter.service, it.letter.consumer, it.region);
+    let places: Vec<String> = letters.iter().map(place).collect();
+    let id = letters.first().map_or("", |letter| letter.letter.id.as_str());
+    let message = format!(
+        "several letters have the id {id}: of {}; --region NAME means the one of that region, --consumer SERVICE/NAME in the place \
+         of the id the letters of one consumer",
+        places.join(", ")
+    );
+    Err(missing(message))
 }
 
 /// The subjects of the letters whose ids begin so. Only what stands in the heads of all is read, and no more of those that fit

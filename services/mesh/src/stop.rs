@@ -47,6 +47,12 @@ impl Stop {
         &self.once
     }
 
+    /// Whether it was told a second time.
+    #[must_use]
+    pub fn is_told_again(&self) -> bool {
+        self.twice.is_stopping()
+    }
+
     /// Ends when it is told a second time. Cancel-safe.
     pub async fn told_again(&self) {
         self.twice.stopped().await;

@@ -38,7 +38,9 @@ mod letters_cluster;
 mod letters_contested;
 mod letters_edit;
 mod letters_edit_all;
+mod letters_forged;
 mod letters_full;
+mod letters_import;
 mod letters_many;
 mod letters_terminals;
 mod letters_transfer;
@@ -60,6 +62,7 @@ mod replay;
 #[cfg(target_os = "linux")]
 mod replay_bar;
 mod replay_full;
+mod replay_named;
 mod replay_preview;
 mod replay_refused;
 mod replay_together;

@@ -51,12 +51,48 @@ pub(super) fn member(sealed: &Sealed) -> Member {
     Member::of(sealed, MARKS)
 }
 
-/// Those of one that is in it.
-fn marked(member: &mut Waiting, marks: [Own; 2]) -> Prepared {
-    match member.prepared.take() {
-        Some(prepared) => prepared.marked(marks),
-        None => Prepared::of(&member.sealed).with(marks),
+/// What can be in a batch.
+trait Part {
+    fn sealed(&self) -> &Sealed;
+    /// Its headers, where they were made before.
+    fn prepared(&mut self) -> Option<Member>;
+}
+
+impl Part for Waiting {
+    fn sealed(&self) -> &Sealed {
+        &self.sealed
     }
+
+    fn prepared(&mut self) -> Option<Member> {
+        self.prepared.take()
+    }
+}
+
+impl Part for Sealed {
+    fn sealed(&self) -> &Sealed {
+        self
+    }
+
+    fn prepared(&mut self) -> Option<Member> {
+        None
+    }
+}
+
+/// The headers of one that is in it.
+fn marked(member: &mut impl Part, marks: [Own; 2]) -> Prepared {
+    match member.prepared() {
+        Some(prepared) => prepared.marked(marks),
+        None => Prepared::of(member.sealed()).with(marks),
+    }
+}
+
+/// Stores messages side by side, all of them or none; the sequence of the last. Only the first may expect something of its subject.
+pub(super) async fn whole(bus: &Bus, messages: &[Sealed]) -> Result<u64, PublishError> {
+    let attempt = || {
+        let mut members = messages.to_vec();
+        async move { Sending::new().commit(bus, &mut members).await }
+    };
+    single::again_until_known(bus, attempt, None).await
 }
 
 impl<'a> Batch<'a> {
@@ -144,19 +180,19 @@ impl Sending {
     }
 
     /// Sends those of `members` that were not sent yet.
-    async fn send(&mut self, bus: &Bus, members: &mut [Waiting]) {
+    async fn send(&mut self, bus: &Bus, members: &mut [impl Part]) {
         for one in &mut members[self.sent..] {
             if self.failed.is_some() {
                 return;
             }
             let prepared = marked(one, self.marks(self.sent + 1));
-            self.failed = bus.send_prepared(&one.sealed, None, prepared).await.err();
+            self.failed = bus.send_prepared(one.sealed(), None, prepared).await.err();
             self.sent += 1;
         }
     }
 
     /// Sends what is left, the last as the commit; the sequence of the last when all are stored.
-    async fn commit(mut self, bus: &Bus, members: &mut [Waiting]) -> Result<u64, PublishError> {
+    async fn commit(mut self, bus: &Bus, members: &mut [impl Part]) -> Result<u64, PublishError> {
         let count = members.len();
         let Some((last, others)) = members.split_last_mut() else {
             return Err(PublishError::NotSent("nothing to send".into()));
@@ -165,10 +201,10 @@ impl Sending {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        let asked = bus.0.mux.register(last.sealed.subject());
+        let asked = bus.0.mux.register(last.sealed().subject());
         let commit = (NATS_BATCH_COMMIT, HeaderValue::from(NATS_BATCH_COMMIT_FINAL));
         let prepared = marked(last, self.marks(count)).with([commit]);
-        bus.send_prepared(&last.sealed, Some(asked.inbox()), prepared).await?;
+        bus.send_prepared(last.sealed(), Some(asked.inbox()), prepared).await?;
         let ack = single::acknowledged(asked).await?;
         // Else the members' sequences can't be told: the broker is asked of each.
         if ack.count != Some(count) { Err(PublishError::TimedOut) } else { Ok(ack.stored.sequence) }

@@ -11,8 +11,30 @@ use crate::gate::Sealed;
 pub(super) const MAX_MESSAGES: usize = 1000;
 /// Bytes in one batch, about: a stream buffers 128 MiB for all of its publishers.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes in one that has to be one, at most.
+const MAX_WHOLE_BYTES: usize = 32 * 1024 * 1024;
 /// What the batch's own headers add to a message, at most.
 const OWN_BYTES: usize = 256;
+
+/// Whether the broker takes these as one batch, and if not, why.
+pub(super) fn check_whole(messages: &[Sealed], max_payload: usize) -> Result<(), String> {
+    let bytes: usize = messages.iter().map(Sealed::size).sum();
+    if messages.len() > MAX_MESSAGES {
+        return Err(format!(
+            "{} messages are more than the {MAX_MESSAGES} that the broker takes as one",
+            messages.len()
+        ));
+    }
+    if bytes > MAX_WHOLE_BYTES {
+        return Err(format!("{bytes} bytes are more than the {MAX_WHOLE_BYTES} that are sent as one"));
+    }
+    match messages.iter().map(Sealed::size).find(|size| *size + OWN_BYTES > max_payload) {
+        Some(size) => {
+            Err(format!("a message of {size} bytes is too large for a batch: the broker carries {max_payload}"))
+        }
+        None => Ok(()),
+    }
+}
 
 /// What a batch holds so far, as far as it matters for the next.
 ///
@@ -96,6 +118,16 @@ mod tests {
         assert_eq!(size_of(&[a.clone(), b.clone(), a.clone(), c.clone()]), 2, "twice expected");
         assert_eq!(size_of(&[a, b.clone(), sealed("a", None, 1)]), 2, "added to after it was expected");
         assert_eq!(size_of(&[c, b, sealed("c", Some(7), 1)]), 2, "expected after it was added to");
+    }
+
+    #[test]
+    fn what_has_to_be_one_has_bounds_of_its_own() {
+        let refused = |messages: &[Sealed]| check_whole(messages, MAX_PAYLOAD).unwrap_err();
+        assert_eq!(check_whole(&vec![sealed("a", None, 10); MAX_MESSAGES], MAX_PAYLOAD), Ok(()));
+        assert!(refused(&vec![sealed("a", None, 10); MAX_MESSAGES + 1]).starts_with("1001 messages"));
+        let heavy = vec![sealed("a", None, MAX_PAYLOAD / 2); 65];
+        assert!(check_whole(&heavy[..63], MAX_PAYLOAD).is_ok() && refused(&heavy).contains("bytes are more"));
+        assert!(refused(&[sealed("a", None, MAX_PAYLOAD - OWN_BYTES + 1)]).contains("too large for a batch"));
     }
 
     #[test]

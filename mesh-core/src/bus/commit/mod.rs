@@ -53,6 +53,9 @@ const PLACE_BYTES: usize = 16 * 1024;
 /// How often in a row nobody may come before the next batch goes.
 const STEPS_BACK: usize = 3;
 
+/// Batches that have to be one under way, at most: a stream begins 50 for all of its publishers.
+pub(super) const MAX_WHOLES: usize = 8;
+
 type Outcome = Result<Stored, PublishError>;
 
 /// A message and who waits for it.
@@ -133,6 +136,23 @@ impl Queue {
             }
         }
     }
+}
+
+/// Stores messages as one, all of them or none; the sequence of the last.
+pub(super) async fn publish_whole(bus: &Bus, messages: &[Sealed]) -> Result<u64, PublishError> {
+    match messages {
+        [] => Err(PublishError::NotSent("nothing to send".into())),
+        [one] => single::publish(bus, one, None).await.map(|stored| stored.sequence),
+        several => {
+            let _turn = bus.0.wholes.acquire().await.map_err(|_| closed())?;
+            batch::whole(bus, several).await
+        }
+    }
+}
+
+/// Whether these can be stored as one; if not, why.
+pub(super) fn check_whole(bus: &Bus, messages: &[Sealed]) -> Result<(), String> {
+    if messages.len() <= 1 { Ok(()) } else { group::check_whole(messages, bus.0.client.max_payload()) }
 }
 
 fn closed() -> PublishError {

@@ -19,6 +19,13 @@ use crate::{
 /// How long one attempt waits for its acknowledgement before the next, with the same id.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
+/// JetStream's code for a batch that it does not begin, since too many are under way.
+const TOO_MANY_BATCHES: u64 = 10210;
+
+fn is_crowded(error: &PublishError) -> bool {
+    matches!(error, PublishError::Rejected { code, .. } if *code == TOO_MANY_BATCHES)
+}
+
 /// What the broker says of what it stored.
 #[derive(Debug)]
 pub(super) struct Acknowledged {
@@ -28,7 +35,16 @@ pub(super) struct Acknowledged {
 }
 
 /// Publishes one message. `unknown`: how an attempt ended that was made before, as part of a batch.
-pub(super) async fn publish(bus: &Bus, sealed: &Sealed, mut unknown: Option<PublishError>) -> Outcome {
+pub(super) async fn publish(bus: &Bus, sealed: &Sealed, unknown: Option<PublishError>) -> Outcome {
+    again_until_known(bus, || attempt(bus, sealed), unknown).await
+}
+
+/// Attempts the same again until it is stored, refused, or the time is over.
+pub(super) async fn again_until_known<T, F: Future<Output = Result<T, PublishError>>>(
+    bus: &Bus,
+    attempt: impl FnMut() -> F,
+    mut unknown: Option<PublishError>,
+) -> Result<T, PublishError> {
     let backoff = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
         .with_max_delay(Duration::from_secs(1))
@@ -36,13 +52,13 @@ pub(super) async fn publish(bus: &Bus, sealed: &Sealed, mut unknown: Option<Publ
         .without_max_times()
         .with_total_delay(Some(bus.0.settings.publish_timeout));
     let started = tokio::time::Instant::now();
-    let outcome = (|| attempt(bus, sealed))
+    let outcome = attempt
         .retry(backoff)
         .when(|error: &PublishError| {
             if error.is_unknown() {
                 unknown = Some(error.clone());
             }
-            let may_pass = error.is_unknown() || matches!(error, PublishError::NobodyListens);
+            let may_pass = error.is_unknown() || matches!(error, PublishError::NobodyListens) || is_crowded(error);
             started.elapsed() < bus.0.settings.publish_timeout
                 && (may_pass || (unknown.is_some() && error.is_passing()))
         })
@@ -52,7 +68,7 @@ pub(super) async fn publish(bus: &Bus, sealed: &Sealed, mut unknown: Option<Publ
 
 /// What is known after the last attempt. A conflict stays one: whoever expected a sequence asks what stands there, since it may
 /// be this very message ([`PublishError::is_conflict`]).
-fn known(outcome: Outcome, unknown: Option<PublishError>) -> Outcome {
+fn known<T>(outcome: Result<T, PublishError>, unknown: Option<PublishError>) -> Result<T, PublishError> {
     match (outcome, unknown) {
         (Err(error), Some(unknown)) if !error.is_unknown() && !error.is_conflict() => {
             tracing::debug!(%error, before = %unknown, "an attempt was refused after one that may have been stored");
@@ -128,6 +144,7 @@ mod tests {
         let rejected = |code| PublishError::Rejected { code, description: String::new() };
         let denied = PublishError::Denied { subject: "s".into() };
         let unknown = || Some(PublishError::TimedOut);
+        let known = known::<Stored>;
         assert_eq!(known(Ok(stored.clone()), unknown()), Ok(stored));
         for error in [
             PublishError::NobodyListens,

@@ -74,8 +74,7 @@ impl Rescue<'_> {
         let letters = subject::dead_letter(&lane.region, &lane.service, &lane.consumer, "*");
         let mut found = false;
         let each = |message: Unopened| {
-            let record = v1::LetterRecord::decode(message.open().envelope.payload).ok().and_then(|it| it.record);
-            if let Some(Record::Captured(letter)) = record {
+            if let Some(Record::Captured(letter)) = dead_letter::record_of(&message.open().envelope) {
                 // Of what failed on a lane the broker speaks of the copy, or of an original whose acknowledgement was lost.
                 let of_source = letter.source.map(|of| (of.stream, of.sequence));
                 let of_copy = letter.copy.map(|of| (of.stream, of.sequence));
@@ -173,8 +172,8 @@ impl Rescue<'_> {
         let captured = dead_letter::capture(self.bus, lane, envelope, fault, attempts_of(envelope)).await;
         let captured = captured.map_err(|error| error.into_fault("a letter of the keeper's"))?;
         let subject = subject::dead_letter(&lane.region, &lane.service, &lane.consumer, &captured.letter_id);
-        let last = self.bus.last_on(DEAD_LETTER_STREAM, &subject).await?.map(|message| message.open().envelope.payload);
-        let record = last.and_then(|payload| v1::LetterRecord::decode(payload).ok()).and_then(|it| it.record);
+        let last = self.bus.last_on(DEAD_LETTER_STREAM, &subject).await?.map(|message| message.open().envelope);
+        let record = last.and_then(|envelope| dead_letter::record_of(&envelope));
         let Some(Record::Captured(letter)) = record.filter(|record| generation(record) == captured.generation) else {
             return Ok((captured, Stands::Ended));
         };

@@ -206,7 +206,7 @@ impl Reader<'_> {
             return None;
         };
         let (id, durable) = (letter_number(letter)?, format!("{service}_{consumer}"));
-        let record = v1::LetterRecord::decode(envelope.payload.clone()).ok()?.record?;
+        let record = dead_letter::record_of(envelope)?;
         let changed_at_ms = envelope.delivery.as_ref()?.stored_at_ms;
         let Some(known) = self.picture.letters.get_mut(&id) else {
             let Record::Captured(captured) = record else { return None };

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use mesh_proto::v1;
-use prost::Message as _;
 use tokio::time::Instant;
 
 use super::{Listing, Selector, behind};
 use crate::{
     bus::{Bus, Start},
-    dead_letter::{ActKind, Letter, LetterState, Letters, kind},
+    dead_letter::{ActKind, Letter, LetterState, Letters, kind, record_of},
     envelope::Envelope,
     fault::{Fault, Reason},
     subject::{DEAD_LETTER_STREAM, Place},
@@ -78,10 +76,10 @@ async fn list_once(bus: &Bus, selector: &Selector, limit: usize) -> Result<(List
         match Newest::of(selector, &newest) {
             Newest::Other => {}
             Newest::Unread(id) => listing.leave_unread(id),
-            Newest::MayBeMeant(what) => {
-                let letter = whole(bus, what, &newest).await?;
-                letter.into_iter().for_each(|letter| listing.take(selector, letter));
-            }
+            Newest::MayBeMeant(what) => match whole(bus, what, &newest).await? {
+                (Some(letter), _) => listing.take(selector, letter),
+                (None, unread) => unread.into_iter().for_each(|id| listing.leave_unread(id)),
+            },
         }
         if listing.letters.len() > limit {
             break;
@@ -104,8 +102,7 @@ pub(super) enum Newest {
 
 impl Newest {
     pub(super) fn of(selector: &Selector, newest: &Envelope) -> Newest {
-        let record = v1::LetterRecord::decode(newest.payload.clone()).ok().and_then(|it| it.record);
-        match (record.as_ref().map(kind), Place::parse(&newest.subject)) {
+        match (record_of(newest).as_ref().map(kind), Place::parse(&newest.subject)) {
             (Some(what), _) if may_be_in(selector, what) => Newest::MayBeMeant(what),
             (None, Some(Place::DeadLetter { letter, .. })) => Newest::Unread(letter.to_owned()),
             _ => Newest::Other,
@@ -126,16 +123,16 @@ fn may_be_in(selector: &Selector, what: ActKind) -> bool {
     }
 }
 
-/// The letter of a newest record, which does this.
-async fn whole(bus: &Bus, what: ActKind, newest: &Envelope) -> Result<Option<Letter>, Fault> {
+/// The letter of a newest record, which does this; and its id, where something of it can't be read.
+async fn whole(bus: &Bus, what: ActKind, newest: &Envelope) -> Result<(Option<Letter>, Option<String>), Fault> {
     if what == ActKind::Captured {
         let mut alone = Letters::default();
         alone.apply(newest);
-        return Ok(alone.into_map().into_values().next());
+        return Ok((alone.into_map().into_values().next(), None));
     }
     let mut whole = Reading::of(&newest.subject);
     whole.go_on(bus).await?;
-    Ok(whole.letter())
+    Ok((whole.letter(), whole.letters.unread().next().map(str::to_owned)))
 }
 
 /// One letter, record by record: for a few at a time, each is a question of its own.

@@ -7,7 +7,6 @@ use std::{collections::BinaryHeap, pin::pin};
 
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use mesh_proto::v1::{self, letter_record::Record};
-use prost::Message as _;
 
 use super::{
     Listing, Selector,
@@ -16,7 +15,7 @@ use super::{
 };
 use crate::{
     bus::{Bus, Stop},
-    dead_letter::{Facts, Letter, LetterState},
+    dead_letter::{Facts, Letter, LetterState, record_of},
     fault::Fault,
     subject::DEAD_LETTER_STREAM,
 };
@@ -134,8 +133,7 @@ pub fn at(bus: &Bus, spots: Vec<Spot>) -> impl Stream<Item = Result<Option<Lette
 /// The bus can't be reached, or this identity may not read letters.
 pub(in crate::operate) async fn captured_at(bus: &Bus, sequence: u64) -> Result<Option<v1::DeadLetter>, Fault> {
     let found = bus.message_at(DEAD_LETTER_STREAM, sequence).await?;
-    let record = found.and_then(|message| v1::LetterRecord::decode(message.open().envelope.payload).ok());
-    match record.and_then(|record| record.record) {
+    match found.and_then(|message| record_of(&message.open().envelope)) {
         Some(Record::Captured(letter)) => Ok(Some(letter)),
         _ => Ok(None),
     }

@@ -117,12 +117,18 @@ impl Selection {
         self.fits(&Facts::of_captured(letter, LetterState::Open)) && self.has_headers(letter)
     }
 
+    /// Whether letters in this state may be meant.
+    #[must_use]
+    pub fn admits_state(&self, state: LetterState) -> bool {
+        self.states.is_empty() || self.states.contains(&state)
+    }
+
     fn fits(&self, facts: &Facts<'_>) -> bool {
         let name = |wanted: &Option<Name>, is: &str| wanted.as_ref().is_none_or(|wanted| wanted.as_str() == is);
         let one_of = |wanted: &[String], is: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == is);
         name(&self.service, facts.service)
             && name(&self.consumer, facts.consumer)
-            && (self.states.is_empty() || self.states.contains(&facts.state))
+            && self.admits_state(facts.state)
             && (!self.parked || facts.is_parked())
             && one_of(&self.ids, facts.id)
             && (self.message_types.is_empty() || self.message_types.iter().any(|t| is_type(t, facts.message_type)))

@@ -5,12 +5,11 @@
 
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, future::ready, stream};
 use mesh_proto::v1::{self, letter_record::Record};
-use prost::Message as _;
 
 use super::{Answer, History, Selector, behind, few::Newest};
 use crate::{
     bus::{Bus, Following, Start},
-    dead_letter::{ActKind, Letter, Letters},
+    dead_letter::{ActKind, Letter, Letters, record_of},
     envelope::Envelope,
     fault::Fault,
     subject::{DEAD_LETTER_STREAM, Place},
@@ -91,17 +90,18 @@ fn each<'a>(bus: &'a Bus, what: What<'a>) -> impl Stream<Item = Result<Sifted<Wh
             let newest = newest?;
             let is_later = newest.delivery.as_ref().is_some_and(|delivery| delivery.sequence > cut_off);
             let may_be = if is_later { Newest::Other } else { Newest::of(selector, &newest) };
-            let unread = match &may_be {
-                Newest::Unread(id) => Some(Sifted::Unread(id.clone())),
-                Newest::Other | Newest::MayBeMeant(_) => None,
+            let (unread, is_read) = match may_be {
+                Newest::Other => (None, false),
+                Newest::Unread(id) => (Some(id), takes_unread),
+                Newest::MayBeMeant(_) => (None, true),
             };
-            let letter = match may_be {
-                Newest::Other => None,
-                Newest::Unread(_) if !takes_unread => None,
-                Newest::Unread(_) | Newest::MayBeMeant(_) => Whole::of(bus, newest).await?,
+            let read = if is_read { Whole::of(bus, newest).await? } else { Read::Nothing };
+            let (unread, letter) = match read {
+                Read::Whole(whole) => (unread, whole.asked(selector)),
+                Read::Unread(id) => (Some(id), None),
+                Read::Nothing => (unread, None),
             };
-            let letter = letter.and_then(|whole| whole.asked(selector));
-            Ok::<_, Fault>(stream::iter(unread.into_iter().chain(letter).map(Ok)))
+            Ok::<_, Fault>(stream::iter(unread.map(Sifted::Unread).into_iter().chain(letter).map(Ok)))
         })
         .buffered(AT_ONCE)
         .try_flatten()
@@ -157,13 +157,23 @@ struct Whole {
     captured_sequence: u64,
 }
 
+/// What the records of one subject are.
+enum Read {
+    Whole(Box<Whole>),
+    /// None of them that this version can read captures the letter with this id.
+    Unread(String),
+    /// They are no letter's.
+    Nothing,
+}
+
 impl Whole {
-    /// As of its newest record: what is done to it while it is read is not met. `None`: it is no letter's.
-    async fn of(bus: &Bus, newest: Envelope) -> Result<Option<Whole>, Fault> {
-        let record = v1::LetterRecord::decode(newest.payload.clone()).unwrap_or_default();
+    /// As of its newest record: what is done to it while it is read is not met.
+    async fn of(bus: &Bus, newest: Envelope) -> Result<Read, Fault> {
+        let wire = |record| v1::LetterRecord { record: Some(record) };
+        let record = record_of(&newest);
         let last = newest.delivery.as_ref().map_or(0, |delivery| delivery.sequence);
         let (mut fold, mut records) = (Fold::default(), Vec::new());
-        let is_first = matches!(&record.record, Some(Record::Captured(captured)) if captured.generation == 0);
+        let is_first = matches!(&record, Some(Record::Captured(captured)) if captured.generation == 0);
         let mut next = if is_first { last } else { 1 };
         // What there is after the newest is not asked for: the broker looks through all to its end for nothing.
         while next < last
@@ -174,14 +184,17 @@ impl Whole {
             next = sequence + 1;
             if sequence < last {
                 fold.apply(&envelope);
-                records.extend(v1::LetterRecord::decode(envelope.payload));
+                records.extend(record_of(&envelope).map(wire));
             }
         }
         fold.apply(&newest);
-        records.push(record);
+        records.extend(record.map(wire));
         let Fold { letters, captured_sequence, .. } = fold;
+        let unread = letters.unread().next().map(str::to_owned);
         let letter = letters.into_map().into_values().next();
-        Ok(letter.map(|letter| Whole { letter, subject: newest.subject, records, captured_sequence }))
+        let whole = letter.map(|letter| Whole { letter, subject: newest.subject, records, captured_sequence });
+        let whole = whole.map(|whole| Read::Whole(Box::new(whole)));
+        Ok(whole.or(unread.map(Read::Unread)).unwrap_or(Read::Nothing))
     }
 
     fn asked(self, selector: &Selector) -> Option<Sifted<Whole>> {

@@ -28,8 +28,10 @@ const AT_ONCE: usize = 64;
 pub async fn await_end(bus: &Bus, replayed: &[Replayed], limit: Duration) -> Result<Vec<Letter>, Fault> {
     let deadline = Instant::now() + limit;
     let mut news = bus.subscribe(&format!("{WIRE}.dead.>"), None).await?;
+    // A replay is of this region.
+    let region = bus.gate().identity().region();
     let mut readings: Vec<_> =
-        replayed.iter().map(|one| Reading::of(&format!("{WIRE}.dead.*.*.*.{}", one.letter_id))).collect();
+        replayed.iter().map(|one| Reading::of(&format!("{WIRE}.dead.{region}.*.*.{}", one.letter_id))).collect();
     loop {
         let left = readings.iter_mut().filter(|reading| !has_ended(reading));
         stream::iter(left.map(|reading| reading.go_on(bus)).map(Ok)).try_for_each_concurrent(AT_ONCE, |it| it).await?;

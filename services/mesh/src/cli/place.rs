@@ -18,7 +18,7 @@ use crate::cluster::{ClusterContext, OPERATOR, Registry};
 /// A broker that tools can connect to.
 pub(super) struct Place {
     url: String,
-    region: Name,
+    pub(super) region: Name,
     credentials: Credentials,
     /// Whether the broker's address was said, rather than found.
     is_named: bool,

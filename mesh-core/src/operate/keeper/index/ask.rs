@@ -121,7 +121,7 @@ impl Index {
                 continue;
             }
             total += 1;
-            let key = (entry.captured_at_ms, entry.id);
+            let key = (entry.captured_at_ms, entry.id, entry.place);
             let fits = after.is_none_or(|after| key > after);
             // One more than the page: it tells whether there is a next one.
             if fits && (page.len() <= size || page.peek().is_some_and(|(last, _)| key < *last)) {
@@ -134,7 +134,8 @@ impl Index {
         let mut page = page.into_sorted_vec();
         let is_last = page.len() <= size;
         page.truncate(size);
-        let token = page.last().filter(|_| !is_last).map(|((at_ms, id), _)| format!("{at_ms}.{}", id_text(id)));
+        let token =
+            page.last().filter(|_| !is_last).map(|((at_ms, id, place), _)| format!("{at_ms}.{}.{place}", id_text(id)));
         v1::ListLettersReply {
             letters: page.into_iter().map(|(_, slot)| self.shown(self.entry(slot))).collect(),
             next_page_token: token.unwrap_or_default(),
@@ -219,7 +220,7 @@ impl Index {
     fn unread(&self, query: &v1::LetterQuery) -> Option<v1::UnreadLetters> {
         let places = places(self, query);
         let is_there = |place: u32| places.is_empty() || places.get(place as usize).copied().unwrap_or(false);
-        let mut ids = self.unread.iter().filter(|(_, place)| is_there(**place)).map(|(id, _)| id);
+        let mut ids = self.unread.iter().filter(|(_, place)| is_there(*place)).map(|(id, _)| id);
         let example = id_text(ids.next()?);
         Some(v1::UnreadLetters { count: 1 + ids.count() as u64, example })
     }
@@ -264,7 +265,8 @@ fn size(asked: u32) -> usize {
 }
 
 /// `None`: from the beginning, also where the token is none of ours.
-fn parse_token(token: &str) -> Option<(i64, [u8; 16])> {
-    let (at_ms, id) = token.split_once('.')?;
-    Some((at_ms.parse().ok()?, parse_id(id)?))
+fn parse_token(token: &str) -> Option<(i64, [u8; 16], u32)> {
+    let (at_ms, key) = token.split_once('.')?;
+    let (id, place) = key.split_once('.')?;
+    Some((at_ms.parse().ok()?, parse_id(id)?, place.parse().ok()?))
 }

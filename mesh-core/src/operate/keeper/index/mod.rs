@@ -7,12 +7,15 @@ mod any;
 mod ask;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use mesh_proto::v1::{self, LetterStanding, letter_record::Record};
-use prost::Message as _;
 
-use crate::{dead_letter::Fingerprint, envelope::Envelope, subject::Place};
+use crate::{
+    dead_letter::{Fingerprint, record_of},
+    envelope::Envelope,
+    subject::Place,
+};
 use table::{Names, Slots};
 
 /// What is kept of a letter.
@@ -35,6 +38,9 @@ struct Entry {
     standing: LetterStanding,
 }
 
+/// A letter's id and the number of its place: what stands under one consumer's subject says nothing of another's letter.
+type Key = ([u8; 16], u32);
+
 /// Entries in one piece of memory: a list that grows piece by piece is never copied.
 const CHUNK: usize = 8192;
 
@@ -44,9 +50,15 @@ pub struct Index {
     names: Names,
     slots: Slots,
     chunks: Vec<Vec<Entry>>,
-    /// The places of those whose newest record can't be read here.
-    unread: BTreeMap<[u8; 16], u32>,
+    /// Those whose newest record can't be read here, or of which none can that captures them.
+    unread: BTreeSet<Key>,
     read_to: u64,
+}
+
+impl Entry {
+    fn key(&self) -> Key {
+        (self.id, self.place)
+    }
 }
 
 impl Index {
@@ -77,24 +89,29 @@ impl Index {
             return;
         };
         let Some(id) = parse_id(letter) else { return };
-        let place = [region, service, consumer].join("/");
-        let record = v1::LetterRecord::decode(envelope.payload.clone()).ok().and_then(|record| record.record);
-        let Some(record) = record else {
-            tracing::warn!(subject = envelope.subject, "a record among the letters can't be read");
-            let place = self.names.number(&place);
-            self.unread.insert(id, place);
+        let key = (id, self.names.number(&[region, service, consumer].join("/")));
+        let Some(record) = record_of(envelope) else {
+            tracing::warn!(
+                subject = envelope.subject,
+                "a record among the letters can't be read, or is another letter's"
+            );
+            self.unread.insert(key);
             return;
         };
-        self.unread.remove(&id);
-        self.apply_record(&place, id, sequence, &record);
+        let is_known = self.apply_record(key, sequence, &record);
+        // What can be read of a letter whose capture can't says nothing of how it stands.
+        if is_known {
+            self.unread.remove(&key);
+        }
     }
 
-    fn apply_record(&mut self, place: &str, id: [u8; 16], sequence: u64, record: &Record) {
-        let known = self.slots.find(&id, |slot| self.entry(slot).id);
+    /// Whether there is a letter that it is a record of.
+    fn apply_record(&mut self, key: Key, sequence: u64, record: &Record) -> bool {
+        let known = self.slots.find(&key, |slot| self.entry(slot).key());
         match (known, record) {
             (None, Record::Captured(letter)) => {
                 let slot = u32::try_from(self.len()).unwrap_or(u32::MAX);
-                let entry = self.entry_of((id, place), sequence, letter);
+                let entry = self.entry_of(key, sequence, letter);
                 if self.chunks.last().is_none_or(|last| last.len() == CHUNK) {
                     self.chunks.push(Vec::with_capacity(CHUNK));
                 }
@@ -102,20 +119,24 @@ impl Index {
                     last.push(entry);
                 }
                 let chunks = &self.chunks;
-                self.slots.add(slot, |slot| chunks[slot as usize / CHUNK][slot as usize % CHUNK].id);
+                self.slots.add(slot, |slot| chunks[slot as usize / CHUNK][slot as usize % CHUNK].key());
+                true
             }
-            (None, _) => {}
-            (Some(slot), record) => self.follow((slot, place), id, sequence, record),
+            (None, _) => false,
+            (Some(slot), record) => {
+                self.follow(slot, key, sequence, record);
+                true
+            }
         }
     }
 
     /// As [`Letter`](crate::dead_letter::Letter) follows its records; a test holds the two together.
-    fn follow(&mut self, (slot, place): (u32, &str), id: [u8; 16], sequence: u64, record: &Record) {
+    fn follow(&mut self, slot: u32, key: Key, sequence: u64, record: &Record) {
         use LetterStanding::{Discarded, Held, Open, Replaying, Resolved};
         let before = self.entry(slot);
         let next = match (before.standing, record) {
             (Replaying, Record::Captured(letter)) if letter.generation > before.generation => {
-                let entry = self.entry_of((id, place), sequence, letter);
+                let entry = self.entry_of(key, sequence, letter);
                 *self.entry_mut(slot) = entry;
                 Open
             }
@@ -130,7 +151,7 @@ impl Index {
         (entry.standing, entry.last_sequence) = (next, sequence);
     }
 
-    fn entry_of(&mut self, (id, place): ([u8; 16], &str), sequence: u64, letter: &v1::DeadLetter) -> Entry {
+    fn entry_of(&mut self, (id, place): Key, sequence: u64, letter: &v1::DeadLetter) -> Entry {
         let nothing = v1::Fault::default();
         let fault = letter.fault.as_ref().unwrap_or(&nothing);
         let (vendor, vendor_code) =
@@ -142,7 +163,7 @@ impl Index {
             captured_sequence: sequence,
             last_sequence: sequence,
             generation: letter.generation,
-            place: self.names.number(place),
+            place,
             message_type: self.names.number(&letter.message_type),
             reason: self.names.number(&fault.reason),
             vendor: self.names.number(vendor),

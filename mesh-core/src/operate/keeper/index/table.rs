@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::Key;
+
 /// Names, each once.
 #[derive(Debug, Default)]
 pub(super) struct Names {
@@ -40,7 +42,8 @@ impl Names {
 /// Nothing lies here.
 const FREE: u32 = u32::MAX;
 
-/// Places of letters by id: numbers only, the ids stand in the entries. Ids are parts of a SHA-256, so they are spread as they are.
+/// Where letters lie, by their keys: numbers only, the keys stand in the entries. Ids are parts of a SHA-256, so they are spread as
+/// they are; letters with the same id lie one after the other.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     table: Vec<u32>,
@@ -48,37 +51,37 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// The place of `id`. `id_at` tells the id at a place.
-    pub(super) fn find(&self, id: &[u8; 16], id_at: impl Fn(u32) -> [u8; 16]) -> Option<u32> {
+    /// Where the letter of `key` lies. `key_at` tells the key of what lies there.
+    pub(super) fn find(&self, key: &Key, key_at: impl Fn(u32) -> Key) -> Option<u32> {
         if self.table.is_empty() {
             return None;
         }
-        let at = self.probe(id).find(|at| self.table[*at] == FREE || id_at(self.table[*at]) == *id)?;
+        let at = self.probe(key).find(|at| self.table[*at] == FREE || key_at(self.table[*at]) == *key)?;
         Some(self.table[at]).filter(|slot| *slot != FREE)
     }
 
-    /// Adds a place whose id is not there yet.
-    pub(super) fn add(&mut self, slot: u32, id_at: impl Fn(u32) -> [u8; 16]) {
+    /// Adds where a letter lies whose key is not there yet.
+    pub(super) fn add(&mut self, slot: u32, key_at: impl Fn(u32) -> Key) {
         // At most three quarters full: few steps to a free place.
         if (self.used + 1) * 4 > self.table.len() * 3 {
             let larger = vec![FREE; (self.table.len() * 2).max(1024)];
             for old in std::mem::replace(&mut self.table, larger).into_iter().filter(|slot| *slot != FREE) {
-                self.put(old, &id_at(old));
+                self.put(old, &key_at(old));
             }
         }
-        self.put(slot, &id_at(slot));
+        self.put(slot, &key_at(slot));
         self.used += 1;
     }
 
-    fn put(&mut self, slot: u32, id: &[u8; 16]) {
-        let free = self.probe(id).find(|at| self.table[*at] == FREE);
+    fn put(&mut self, slot: u32, key: &Key) {
+        let free = self.probe(key).find(|at| self.table[*at] == FREE);
         if let Some(at) = free {
             self.table[at] = slot;
         }
     }
 
-    /// Where an id may lie, the likeliest first. The table's length is a power of two.
-    fn probe(&self, id: &[u8; 16]) -> impl Iterator<Item = usize> + use<> {
+    /// Where a letter may lie, the likeliest first. The table's length is a power of two.
+    fn probe(&self, (id, _): &Key) -> impl Iterator<Item = usize> + use<> {
         let mask = self.table.len().wrapping_sub(1);
         let low = id.iter().take(8).fold(0usize, |key, byte| key << 8 | usize::from(*byte));
         (0..=mask).map(move |step| low.wrapping_add(step) & mask)

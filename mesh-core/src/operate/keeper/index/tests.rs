@@ -10,9 +10,23 @@ use crate::{
 };
 
 fn envelope(id: u8, consumer: &str, sequence: u64, record: Record) -> Envelope {
+    with_id(&format!("{:032x}", u128::from(id)), consumer, sequence, record)
+}
+
+/// As its consumer writes it: a capture says whose it is.
+fn with_id(id: &str, consumer: &str, sequence: u64, record: Record) -> Envelope {
+    let record = match record {
+        Record::Captured(letter) => Record::Captured(v1::DeadLetter {
+            id: id.into(),
+            service: "bank".into(),
+            consumer: consumer.into(),
+            ..letter
+        }),
+        other => other,
+    };
     let payload = v1::LetterRecord { record: Some(record) }.encode_to_vec().into();
     Envelope {
-        subject: format!("mesh1.dead.local.bank.{consumer}.{:032x}", u128::from(id)),
+        subject: format!("mesh1.dead.local.bank.{consumer}.{id}"),
         message_id: String::new(),
         caller: String::new(),
         trace: None,
@@ -122,9 +136,7 @@ fn letters_are_found_by_how_their_ids_begin() {
     let mut index = Index::default();
     let ids = ["00ab", "00ac", "10ab"].map(|beginning| format!("{beginning:0<32}"));
     for (sequence, id) in (1..).zip(&ids) {
-        let mut envelope = envelope(0, "even", sequence, captured(0, "MESH-0001", 0));
-        envelope.subject = format!("mesh1.dead.local.bank.even.{id}");
-        index.apply(&envelope);
+        index.apply(&with_id(id, "even", sequence, captured(0, "MESH-0001", 0)));
     }
     for (beginning, expected) in [
         ("", 3),
@@ -169,18 +181,28 @@ fn record() -> impl Strategy<Value = Record> {
 proptest! {
     /// Whatever is written, the index says what the fold of the records says.
     #[test]
-    fn the_index_and_the_fold_agree(records in proptest::collection::vec((0u8..4, record()), 0..40)) {
+    fn the_index_and_the_fold_agree(
+        records in proptest::collection::vec((0u8..4, prop_oneof!["even", "odd"], any::<bool>(), record()), 0..40),
+    ) {
         let (mut index, mut letters) = (Index::default(), Letters::default());
-        for (sequence, (id, record)) in (1..).zip(records) {
-            let envelope = envelope(id, "even", sequence, record);
+        for (sequence, (id, consumer, is_forged, record)) in (1..).zip(records) {
+            let mut envelope = envelope(id, &consumer, sequence, record);
+            // A capture that says it is another's.
+            if is_forged {
+                envelope.subject = envelope.subject.replace(".bank.", ".till.");
+            }
             index.apply(&envelope);
             letters.apply(&envelope);
         }
         let listed = index.list(&v1::ListLettersRequest::default());
+        let unread = letters.unread().count() as u64;
         let letters = letters.into_map();
         prop_assert_eq!(listed.total, letters.len() as u64);
+        prop_assert_eq!(listed.unread.map_or(0, |unread| unread.count), unread);
         for entry in listed.letters {
-            let letter = &letters[&entry.id];
+            prop_assert_eq!(&entry.service, "bank");
+            let place = [entry.region.as_str(), &entry.service, &entry.consumer].join(".");
+            let letter = &letters[&(entry.id.clone(), place)];
             prop_assert_eq!(state(entry.standing()), letter.state);
             prop_assert_eq!(entry.generation, letter.letter.generation);
             prop_assert_eq!(entry.last_sequence, letter.last_sequence);
@@ -198,9 +220,8 @@ proptest! {
         let mut index = Index::default();
         for round in 0..2u64 {
             for (sequence, id) in (1..).zip(&ids) {
-                let mut envelope = envelope(0, "even", round * 10_000 + sequence, captured(0, "MESH-0001", 0));
-                envelope.subject = format!("mesh1.dead.local.bank.even.{id:032x}");
-                index.apply(&envelope);
+                let (id, sequence) = (format!("{id:032x}"), round * 10_000 + sequence);
+                index.apply(&with_id(&id, "even", sequence, captured(0, "MESH-0001", 0)));
             }
             prop_assert_eq!(index.len(), ids.len());
         }

@@ -1,10 +1,11 @@
-//! What was exported, line by line: letters that are not there are appended, the others stay as they are.
+//! What was exported, line by line: letters that are not there are appended, the others stay as they are. Told to stop, an import
+//! begins no more letters, and ends those that are under way.
 
 use std::{
     collections::BTreeMap,
     fmt,
     fs::File,
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -35,6 +36,7 @@ use super::{
     export::RECORD,
     mention,
 };
+use crate::stop::Stop;
 
 /// Lines that are read before their letters are written.
 const AT_ONCE: usize = 4096;
@@ -74,23 +76,61 @@ struct Counts {
 }
 
 impl Counts {
-    /// Letters of other regions: they can't be replayed here, unless they were taken into this one.
-    fn tell_of_others(&self, here: Option<&Name>, are_taken_in: bool) {
+    /// Letters of other regions: they can't be replayed here, unless they were taken into this one. Once they are written they
+    /// can't be taken into another one any more.
+    fn tell_of_others(&self, here: Option<&Name>, (are_taken_in, are_written): (bool, bool)) {
         let Some(here) = here else { return };
         for (region, count) in self.of_region.iter().filter(|(region, _)| *region != here) {
+            let letters = counted(*count as u64, "letter");
+            let became = match (are_taken_in, are_written) {
+                (true, _) => format!("taken into {here}"),
+                (false, true) => format!("can't be replayed in {here}, but there: --region {region}"),
+                (false, false) => format!("can't be replayed in {here}; --region {here} takes such into it"),
+            };
             // For programs too: it is not among the data.
-            if are_taken_in {
-                mention(&format!(
-                    "note: {} of the region {region} taken into {here}",
-                    counted(*count as u64, "letter")
-                ));
-            } else {
-                mention(&format!(
-                    "note: {} of the region {region} can't be replayed in {here}; --region {here} takes such into it",
-                    counted(*count as u64, "letter")
-                ));
+            mention(&format!("note: {letters} of the region {region} {became}"));
+        }
+    }
+}
+
+/// How the reading of lines came to its end.
+enum End {
+    /// All were read.
+    All,
+    /// It was told to stop.
+    Stopped,
+}
+
+/// Lines that come one after the other.
+struct Source {
+    reader: Box<dyn BufRead + Send>,
+    number: usize,
+}
+
+/// Some lines, each with its number, and how they ended where they did.
+struct Lines {
+    texts: Vec<(usize, String)>,
+    ended: Option<io::Result<()>>,
+}
+
+impl Source {
+    /// The next lines. It waits for them as long as it takes.
+    fn read_on(&mut self) -> Lines {
+        let (mut texts, mut bytes, mut ended) = (Vec::new(), 0, None);
+        while texts.len() < AT_ONCE && bytes < BYTES_AT_ONCE && ended.is_none() {
+            let mut text = String::new();
+            let length = self.reader.read_line(&mut text);
+            self.number += 1;
+            match length {
+                Ok(0) => ended = Some(Ok(())),
+                Ok(length) => {
+                    bytes += length;
+                    texts.push((self.number, text));
+                }
+                Err(error) => ended = Some(Err(error)),
             }
         }
+        Lines { texts, ended }
     }
 }
 
@@ -101,26 +141,32 @@ struct Target<'a> {
     catalog: &'a Catalog,
     /// Into this region, whatever the line says.
     into: Option<&'a Name>,
+    /// As it is called.
+    file: &'a str,
+    stop: &'a Stop,
 }
 
 pub(super) async fn run(args: ImportArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let catalog = contracts::catalog(global)?;
-    let reader: Box<dyn BufRead> = match args.file.as_str() {
+    let reader: Box<dyn BufRead + Send> = match args.file.as_str() {
         "-" => Box::new(BufReader::new(std::io::stdin())),
         path => Box::new(BufReader::new(File::open(path).map_err(|error| {
             Failure::input(format!("{path} can't be read: {error}"), "name a file that mesh dead-letter export wrote")
         })?)),
     };
-    let bus = if args.dry_run { None } else { Some(Place::find(global)?.connect().await?) };
+    // Without a place the lines can be checked all the same.
+    let place = Place::find(global);
+    let here = place.as_ref().ok().map(|place| place.region.clone()).or_else(|| global.region.clone());
+    let bus = if args.dry_run { None } else { Some(place?.connect().await?) };
     let mut counts = Counts::default();
-    let target = Target { bus: bus.as_ref(), catalog: &catalog, into: global.region.as_ref() };
-    let ended = import(reader, &args.file, &target, &mut counts).await;
-    let bus_region = bus.as_ref().map(|bus| bus.gate().identity().region().clone());
-    if let Some(bus) = bus {
+    let stop = Stop::listen()?;
+    let target =
+        Target { bus: bus.as_ref(), catalog: &catalog, into: global.region.as_ref(), file: &args.file, stop: &stop };
+    let ended = import(Source { reader, number: 0 }, &target, &mut counts).await;
+    if let Some(bus) = bus.filter(|_| !stop.is_told_again()) {
         bus.close().await;
     }
-    let here = bus_region.as_ref().or(global.region.as_ref());
-    counts.tell_of_others(here, global.region.is_some());
+    counts.tell_of_others(here.as_ref(), (global.region.is_some(), !args.dry_run));
     let Counts { read, imported, skipped, .. } = counts;
     if output.is_json() {
         output.json(&json!({ "read": read, "imported": imported, "skipped": skipped }))?;
@@ -130,50 +176,76 @@ pub(super) async fn run(args: ImportArgs, global: &GlobalArgs, output: &Output) 
     } else {
         output.line(&format!("{imported} imported, {skipped} were there"))?;
     }
-    ended.map(|()| Status::Ok)
-}
-
-async fn import(
-    mut reader: Box<dyn BufRead>,
-    file: &str,
-    target: &Target<'_>,
-    counts: &mut Counts,
-) -> anyhow::Result<()> {
-    let mut number = 0;
-    loop {
-        let (mut histories, mut ended, mut bytes) = (Vec::new(), None, 0);
-        while histories.len() < AT_ONCE && bytes < BYTES_AT_ONCE && ended.is_none() {
-            let mut text = String::new();
-            let length = reader.read_line(&mut text);
-            bytes += text.len();
-            number += 1;
-            match length {
-                Ok(0) => ended = Some(Ok(())),
-                Ok(_) if text.trim().is_empty() => {}
-                Ok(_) => match read(text.trim_end_matches(['\n', '\r']), target.catalog) {
-                    Ok(mut history) => {
-                        *counts.of_region.entry(history.region.clone()).or_default() += 1;
-                        history.region = target.into.cloned().unwrap_or(history.region);
-                        histories.push((number, history));
-                    }
-                    Err(wrong) => ended = Some(Err(format!("{file}:{number}:{wrong}"))),
-                },
-                Err(error) => ended = Some(Err(format!("{file}:{number}: {error}"))),
-            }
-        }
-        counts.read += histories.len();
-        if let Some(bus) = target.bus {
-            write(bus, (file, &histories), counts).await?;
-        }
-        if let Some(ended) = ended {
-            return Ok(ended.map_err(|why| bad_line(why, counts))?);
+    match ended? {
+        End::All => Ok(Status::Ok),
+        End::Stopped => {
+            // For programs too: it is not among the data.
+            mention("stopped: each letter that was imported is whole; the same import again goes on with the others");
+            Ok(Status::Failed)
         }
     }
 }
 
+async fn import(mut source: Source, target: &Target<'_>, counts: &mut Counts) -> anyhow::Result<End> {
+    let stop = target.stop;
+    loop {
+        // Who waits for standard input hears that it is to stop all the same.
+        let reading = tokio::task::spawn_blocking(move || (source.read_on(), source));
+        let (lines, read_on) = tokio::select! {
+            read = reading => read?,
+            () = stop.told() => return Ok(End::Stopped),
+        };
+        source = read_on;
+        let (histories, ended) = histories(lines, source.number, target, counts);
+        if let Some(bus) = target.bus {
+            tokio::select! {
+                written = write(bus, target, (&histories, &mut *counts)) => written?,
+                () = stop.told_again() => {}
+            }
+        }
+        match ended {
+            _ if stop.is_told() => return Ok(End::Stopped),
+            Some(Ok(())) => return Ok(End::All),
+            Some(Err(why)) => return Err(bad_line(why, counts).into()),
+            None => {}
+        }
+    }
+}
+
+/// What lines hold, up to the first that is wrong; and how they ended.
+fn histories(
+    lines: Lines,
+    last: usize,
+    target: &Target<'_>,
+    counts: &mut Counts,
+) -> (Vec<(usize, History)>, Option<Result<(), String>>) {
+    let file = target.file;
+    let mut histories = Vec::new();
+    let mut ended = lines.ended.map(|ended| ended.map_err(|error| format!("{file}:{last}: {error}")));
+    for (number, text) in lines.texts.iter().filter(|(_, text)| !text.trim().is_empty()) {
+        match read(text.trim_end_matches(['\n', '\r']), target.catalog) {
+            Ok(mut history) => {
+                *counts.of_region.entry(history.region.clone()).or_default() += 1;
+                history.region = target.into.cloned().unwrap_or(history.region);
+                histories.push((*number, history));
+            }
+            Err(wrong) => {
+                ended = Some(Err(format!("{file}:{number}:{wrong}")));
+                break;
+            }
+        }
+    }
+    counts.read += histories.len();
+    (histories, ended)
+}
+
 /// Lines of one letter are written one after the other: beside each other, each would take the other for somebody else. After
-/// the first error nothing more is begun, and what is begun is ended.
-async fn write(bus: &Bus, (file, histories): (&str, &[(usize, History)]), counts: &mut Counts) -> Result<(), Fault> {
+/// the first error, and when it is told to stop, nothing more is begun, and what is begun is ended.
+async fn write(
+    bus: &Bus,
+    target: &Target<'_>,
+    (histories, counts): (&[(usize, History)], &mut Counts),
+) -> Result<(), Fault> {
     let mut letters: BTreeMap<&str, Vec<&(usize, History)>> = BTreeMap::new();
     let mut in_order = Vec::new();
     for line in histories {
@@ -185,7 +257,7 @@ async fn write(bus: &Bus, (file, histories): (&str, &[(usize, History)]), counts
     }
     let has_failed = AtomicBool::new(false);
     let lines = in_order.iter().filter_map(|id| letters.remove(id));
-    let imports = lines.map(|lines| import_letter(bus, (file, lines), &has_failed));
+    let imports = lines.map(|lines| import_letter(bus, target, (lines, &has_failed)));
     let mut under_way = stream::iter(imports).buffered(UNDER_WAY);
     let mut ended = Ok(());
     while let Some((imported, skipped, end)) = under_way.next().await {
@@ -198,24 +270,38 @@ async fn write(bus: &Bus, (file, histories): (&str, &[(usize, History)]), counts
 /// How many of a letter's lines were imported and how many skipped, until one failed.
 async fn import_letter(
     bus: &Bus,
-    (file, lines): (&str, Vec<&(usize, History)>),
-    has_failed: &AtomicBool,
+    target: &Target<'_>,
+    (lines, has_failed): (Vec<&(usize, History)>, &AtomicBool),
 ) -> (usize, usize, Result<(), Fault>) {
     let (mut imported, mut skipped) = (0, 0);
     for (number, history) in lines {
-        if has_failed.load(Ordering::Relaxed) {
+        if has_failed.load(Ordering::Relaxed) || target.stop.is_told() {
             break;
         }
-        match letters::import(bus, history).await {
+        match import_line(bus, target, history).await {
             Ok(Imported::Written) => imported += 1,
             Ok(Imported::Skipped) => skipped += 1,
             Err(fault) => {
                 has_failed.store(true, Ordering::Relaxed);
-                return (imported, skipped, Err(in_line(file, *number, &fault)));
+                return (imported, skipped, Err(in_line(target.file, *number, &fault)));
             }
         }
     }
     (imported, skipped, Ok(()))
+}
+
+async fn import_line(bus: &Bus, target: &Target<'_>, history: &History) -> Result<Imported, Fault> {
+    if target.into.is_some()
+        && let Some(region) = letters::elsewhere(bus, history).await?
+    {
+        let (id, into) = (&history.id, &history.region);
+        let message = format!(
+            "letter {id} stands in the region {region} already, and is not put into {into} too: leave this line out, and act on the \
+             letter there (mesh dead-letter show {id} --region {region})"
+        );
+        return Err(Fault::new(Code::FailedPrecondition, Effect::None, Reason::InvalidInput, message));
+    }
+    letters::import(bus, history).await
 }
 
 /// The same fault, with the line that it is about.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{
     Output, consumer,
     diff::{self, Change, Payloads},
-    short,
+    mention, short,
     show::history_line,
 };
 
@@ -34,18 +34,36 @@ pub(super) struct Stays<'l> {
 
 /// Those of the letters that a replay in this region does not send.
 pub(super) fn that_stay<'l>(letters: &'l [Letter], here: &Name) -> Vec<Stays<'l>> {
-    let why = |letter: &Letter| {
-        let holds_none = letter.letter.source.as_ref().is_none_or(|source| source.subject.is_empty());
-        match letter.state {
-            LetterState::Open if holds_none => Some("it holds no message".to_owned()),
-            LetterState::Open if letter.region != here.as_str() => {
-                Some(format!("it is of the region {}", letter.region))
-            }
-            LetterState::Open => None,
-            state => Some(format!("it is {}", state.word())),
+    let why = |letter: &Letter| match (letter.state, unsendable(letter, here)) {
+        (LetterState::Open, None) => None,
+        (LetterState::Open, Some(Unsendable::WithoutMessage)) => Some("it holds no message".to_owned()),
+        (LetterState::Open, Some(Unsendable::OfAnotherRegion)) => {
+            Some(format!("it is of the region {}", letter.region))
         }
+        (state, _) => Some(format!("it is {}", state.word())),
     };
     letters.iter().filter_map(|letter| why(letter).map(|why| Stays { letter, why })).collect()
+}
+
+/// Why no replay in this region can send a letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Unsendable {
+    WithoutMessage,
+    OfAnotherRegion,
+}
+
+/// Whether no replay in this region can send a letter, however it stands.
+pub(super) fn unsendable(letter: &Letter, here: &Name) -> Option<Unsendable> {
+    let is_without = letter.letter.source.as_ref().is_none_or(|source| source.subject.is_empty());
+    let is_of_another = letter.region != here.as_str();
+    is_without.then_some(Unsendable::WithoutMessage).or(is_of_another.then_some(Unsendable::OfAnotherRegion))
+}
+
+/// Says of each letter that was named and stays why it does. For programs too: it is not among the data.
+pub(super) fn tell_stay(stay: &[Stays<'_>]) {
+    for Stays { letter, why } in stay {
+        mention(&format!("{} stays: {why}", short(&letter.letter.id)));
+    }
 }
 
 /// A letter that would go with another payload than failed.

@@ -1,6 +1,6 @@
 //! Replay: to the consumer that failed, and to no other.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use mesh_core::{
@@ -8,12 +8,15 @@ use mesh_core::{
     dead_letter::{Letter, LetterState},
     fault::Fault,
     operate::letters::{self, Order, Replayed, Replays},
+    subject::Name,
 };
 use serde_json::{Value, json};
 
 use super::{
     super::{Failure, failure, place, place::Place},
-    GlobalArgs, Output, ReplayArgs, Status, ask, fault, indexed, rollout, short,
+    GlobalArgs, Output, ReplayArgs, Status, ask, counted, fault, indexed, mention,
+    preview::{Unsendable, unsendable},
+    rollout, short,
     which::{Wanted, tell_unclear},
 };
 
@@ -111,8 +114,33 @@ async fn chosen(bus: &Bus, args: &ReplayArgs, global: &GlobalArgs) -> anyhow::Re
     let listing = letters::list_few(bus, &selector, rollout::AT_ONCE).await?;
     Ok(listing.map(|listing| {
         tell_unclear(&listing);
-        listing.letters
+        let may_be_replaying = args.again || !selector.selection().admits_state(LetterState::Open);
+        that_go(listing.letters, bus.gate().identity().region(), may_be_replaying)
     }))
+}
+
+/// Those that a job would send, and where they are meant those that are replaying: a filter means the same letters however many
+/// there are. How many are left out is said.
+fn that_go(mut letters: Vec<Letter>, here: &Name, may_be_replaying: bool) -> Vec<Letter> {
+    let mut left_out: BTreeMap<&str, usize> = BTreeMap::new();
+    letters.retain(|letter| {
+        let why = match (letter.state, unsendable(letter, here)) {
+            (_, Some(Unsendable::WithoutMessage)) => "no message",
+            (_, Some(Unsendable::OfAnotherRegion)) => "another region",
+            (LetterState::Open, None) => return true,
+            (LetterState::Replaying, None) if may_be_replaying => return true,
+            (state, None) => state.word(),
+        };
+        *left_out.entry(why).or_default() += 1;
+        false
+    });
+    if !left_out.is_empty() {
+        let count = counted(left_out.values().sum::<usize>() as u64, "letter");
+        let reasons: Vec<_> = left_out.iter().map(|(why, count)| format!("{why} ({count})")).collect();
+        // For programs too: it is not among the data.
+        mention(&format!("note: {count} left out: {}", reasons.join(", ")));
+    }
+    letters
 }
 
 async fn order_all(bus: &Bus, letters: &[Letter], order: &Order) -> (Vec<Replayed>, Vec<Fault>) {

@@ -95,15 +95,18 @@ pub(super) async fn run(
     let named = indexed::find_each(&bus, &args.ids).await?;
     let selection = selection(&bus, &named, &args, (global, output)).await?;
     let preview = jobs::preview(&bus, &selection).await?;
+    let stay = preview::that_stay(&named, bus.gate().identity().region());
     if args.rollout.dry_run {
-        let stay = preview::that_stay(&named, bus.gate().identity().region());
         let mended = preview::mended(&bus, &preview.first_mended, (&catalog, args.rollout.reveal)).await;
         bus.close().await;
         preview::show(&Shown { preview: &preview, stay, mended: mended? }, output)?;
         return Ok(Status::Ok);
     }
+    preview::tell_stay(&stay);
+    // Who names a letter wants it to go.
+    let status = if stay.is_empty() { Status::Ok } else { Status::Failed };
     if preview.letters == 0 {
-        return replay::nothing("no open letters: nothing to replay", Status::Ok, output);
+        return replay::nothing("no open letters: nothing to replay", status, output);
     }
     let consumers: Vec<_> = preview.consumers.keys().map(String::as_str).collect();
     if !args.yes && !ask::replay_agreed(preview.letters, &consumers)? {
@@ -128,9 +131,10 @@ pub(super) async fn run(
     if args.no_wait {
         attach::tell(&job, in_a_replay, output)?;
         bus.close().await;
-        return Ok(Status::Ok);
+        return Ok(status);
     }
-    attach::run(&bus, &job.id, &Looking { limit: args.timeout, shape: in_a_replay }, output).await
+    let ended = attach::run(&bus, &job.id, &Looking { limit: args.timeout, shape: in_a_replay }, output).await?;
+    Ok(if stay.is_empty() { ended } else { status })
 }
 
 /// The job's own document, in that of a replay.
