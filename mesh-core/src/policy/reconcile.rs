@@ -4,6 +4,11 @@
 //! a process that died on the last delivery, with nobody after it, is found by asking ([`needs_asking`]). Its word may be
 //! lost with the broker; on a queue, what it gave up is still there, below everything that is under way
 //! ([`given_up_below`]).
+//!
+//! An event that leaves its stream ends the broker's part of its delivery at once, whoever has it in hand. So its word rests
+//! ([`rest_left`]) until whoever that was must have ended.
+
+use std::time::Duration;
 
 /// What the broker said of one delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -77,6 +82,25 @@ pub fn decide(notice: &Notice, stored_at_ms: Option<i64>) -> Verdict {
 #[must_use]
 pub fn is_deletion_in_a_queue(notice: &Notice) -> bool {
     notice.word == Word::Deleted && is_queue(&notice.stream)
+}
+
+/// Whether it is a word that an event left its stream (by its age, a purge, a deletion) before it was settled. Whoever has it in
+/// hand may still handle it, or capture it as a letter.
+#[must_use]
+pub fn is_deletion_of_an_event(notice: &Notice) -> bool {
+    notice.word == Word::Deleted && kind_of(&notice.stream) == Some("event")
+}
+
+/// How long it is until a notice may be worked off: `rest` after the broker's word that an event left its stream, at once for
+/// every other. It is told by the clocks, so that a keeper that comes later waits for what is left; where the two don't agree,
+/// never longer than `rest`.
+#[must_use]
+pub fn rest_left(notice: &Notice, now_ms: i64, rest: Duration) -> Duration {
+    if !is_deletion_of_an_event(notice) {
+        return Duration::ZERO;
+    }
+    let passed = u64::try_from(now_ms.saturating_sub(notice.at_ms)).unwrap_or(0);
+    rest.saturating_sub(Duration::from_millis(passed))
 }
 
 /// How far a consumer is, as the broker says.
@@ -184,6 +208,18 @@ mod tests {
         }
         let foreign = Notice { durable: "alone".into(), ..notice("mesh1-event-orders", Word::GivenUp) };
         assert_eq!(decide(&foreign, Some(50)), Verdict::NotOurs);
+    }
+
+    #[test]
+    fn only_the_word_that_an_event_was_deleted_rests() {
+        let rest = Duration::from_secs(60);
+        let left = |stream, word, now_ms| rest_left(&notice(stream, word), now_ms, rest).as_millis();
+        assert_eq!(left("mesh1-event-orders", Word::GivenUp, 100), 0);
+        assert_eq!(left("mesh1-event-orders", Word::Terminated { reason: "no".into() }, 100), 0);
+        assert_eq!(left("mesh1-work-a-B", Word::Deleted, 100), 0);
+        let of_an_event = |now_ms| left("mesh1-event-orders", Word::Deleted, now_ms);
+        // The word is of 100; a clock that is behind makes it no longer than the whole.
+        assert_eq!([0, 100, 40_100, 60_100, 99_999].map(of_an_event), [60_000, 60_000, 20_000, 0, 0]);
     }
 
     proptest! {

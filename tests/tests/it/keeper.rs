@@ -63,15 +63,20 @@ pub(crate) async fn die(worker: &Worker) -> i64 {
     nanos / 1_000_000
 }
 
-/// A keeper in this process that takes over and looks soon.
-pub(crate) async fn start_keeper(broker: &TestBroker) -> Running {
-    let settings = KeeperSettings {
+/// Of a keeper that takes over and looks soon.
+pub(crate) fn settings() -> KeeperSettings {
+    KeeperSettings {
         lease: LeaseSettings { lasts: Duration::from_secs(2), ask_every: Duration::from_millis(50) },
         sweep_every: Duration::from_millis(200),
         confirm_after: Duration::from_millis(500),
+        left_rest: Duration::from_millis(500),
         ..KeeperSettings::default()
-    };
-    Running::start(broker, settings).await.unwrap()
+    }
+}
+
+/// Such a keeper, in this process.
+pub(crate) async fn start_keeper(broker: &TestBroker) -> Running {
+    Running::start(broker, settings()).await.unwrap()
 }
 
 pub(crate) async fn letters(broker: &TestBroker) -> Vec<Letter> {
@@ -101,12 +106,17 @@ pub(crate) async fn until_empty(broker: &TestBroker, stream: &str) {
     eventually("an empty queue", || async { (messages(broker, stream).await == 0).then_some(()) }).await;
 }
 
-/// Until every advisory is worked off.
+/// Until every advisory is worked off that does not rest.
 pub(crate) async fn until_read(broker: &TestBroker) {
+    until_read_by(broker, "position.advisory").await;
+}
+
+/// Until the reader of the advisories whose place this is has come to their end.
+pub(crate) async fn until_read_by(broker: &TestBroker, position: &str) {
     let keeper = broker.connect(KEEPER).await.unwrap();
     eventually("every advisory to be read", || async {
         let last = keeper.bus().stream_state(ADVISORY_STREAM).await.unwrap().unwrap().last_sequence;
-        let entry = Store::own(keeper.bus()).get("position.advisory").await.unwrap()?;
+        let entry = Store::own(keeper.bus()).get(position).await.unwrap()?;
         (last > 0 && v1::PositionRecord::decode(entry.value).unwrap().sequence == last).then_some(())
     })
     .await;

@@ -21,7 +21,7 @@ use crate::{
 
 /// The stream's own word comes first, if it has one: what is heard waits for so long.
 pub(super) const AFTER_THE_STREAM: Duration = Duration::from_secs(3);
-/// How long a process that is not active remembers: longer than a takeover takes.
+/// How long a process that is not active remembers, beyond what a word may rest: longer than a takeover takes.
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Words that are remembered at once; the oldest are forgotten beyond it, and the stream has most of them.
 const MOST: usize = 10_000;
@@ -35,6 +35,8 @@ struct Words {
     all: VecDeque<Word>,
     /// Of the next one.
     number: u64,
+    /// How long a word may rest before it is worked off.
+    rest: Duration,
     /// This process works them off.
     is_active: bool,
 }
@@ -54,6 +56,11 @@ pub(super) struct Word {
 pub(super) struct AtWork<'a>(&'a Heard);
 
 impl Heard {
+    /// Nothing yet, of words that may rest so long before they are worked off.
+    pub(super) fn resting(rest: Duration) -> Heard {
+        Heard(Arc::new(Mutex::new(Words { rest, ..Words::default() })))
+    }
+
     fn put(&self, notice: Notice) {
         let mut words = self.lock();
         if !words.is_active {
@@ -94,7 +101,8 @@ impl Heard {
 
 impl Words {
     fn forget(&mut self) {
-        self.all.retain(|word| word.since.elapsed() < REMEMBERED);
+        let remembered = REMEMBERED.saturating_add(self.rest);
+        self.all.retain(|word| word.since.elapsed() < remembered);
     }
 }
 
@@ -153,6 +161,18 @@ mod tests {
         assert_eq!(due(&heard, &[1]), [2, 3]);
         heard.done(2);
         assert_eq!(due(&heard, &[]), [1, 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_rest_is_remembered_so_much_longer() {
+        let heard = Heard::resting(Duration::from_secs(900));
+        heard.put(notice(1));
+        tokio::time::advance(REMEMBERED + Duration::from_secs(899)).await;
+        drop(heard.at_work());
+        assert_eq!(due(&heard, &[]), [1]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        drop(heard.at_work());
+        assert!(due(&heard, &[]).is_empty());
     }
 
     #[tokio::test(start_paused = true)]

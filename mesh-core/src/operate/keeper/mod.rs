@@ -41,6 +41,9 @@ pub struct KeeperSettings {
     /// How long a message must lie given up in a queue, without the broker's word, before it becomes a letter: longer than
     /// a cluster takes to delete what was just acknowledged.
     pub confirm_after: Duration,
+    /// How long after the broker's word that an event left its stream under its consumer the keeper looks what became of it:
+    /// longer than whoever had it in hand may take to handle it or to capture it.
+    pub left_rest: Duration,
     /// How long nothing must refer to bytes that lie apart before they are taken away.
     pub claims_rest: Duration,
 }
@@ -51,6 +54,8 @@ impl Default for KeeperSettings {
             lease: LeaseSettings::default(),
             sweep_every: Duration::from_secs(5),
             confirm_after: Duration::from_secs(20),
+            // A handler's limit where nothing is said (600 s), what it may take beyond it, and an ack wait.
+            left_rest: Duration::from_secs(900),
             claims_rest: Duration::from_secs(60),
         }
     }
@@ -71,7 +76,8 @@ impl Keeper {
     #[must_use]
     pub fn new(bus: &Bus, metrics: &Metrics, settings: KeeperSettings) -> Keeper {
         let holder = format!("{}-{}", std::process::id(), nuid::next());
-        Keeper { bus: bus.clone(), metrics: metrics.clone(), settings, holder, heard: hear::Heard::default() }
+        let heard = hear::Heard::resting(settings.left_rest);
+        Keeper { bus: bus.clone(), metrics: metrics.clone(), settings, holder, heard }
     }
 
     /// Who it is in the lease: the process's id comes first.

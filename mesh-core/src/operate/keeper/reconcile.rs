@@ -24,7 +24,9 @@ use crate::{
     envelope::Envelope,
     fault::Fault,
     gate::Unopened,
-    policy::reconcile::{ConsumerView, Notice, Word, given_up_below, is_queue, needs_asking, was_settled},
+    policy::reconcile::{
+        ConsumerView, Notice, Word, given_up_below, is_deletion_of_an_event, is_queue, needs_asking, was_settled,
+    },
     subject::{ADVISORY_STREAM, WIRE},
     telemetry::metrics::Metrics,
 };
@@ -38,11 +40,40 @@ const WRITES_AGAIN: Duration = Duration::from_secs(1);
 /// Advisories that are worked off at once.
 const AT_ONCE: usize = 64;
 
+/// What one reader of the advisories works off. Each has a place of its own in the stream: what rests is read again by whoever
+/// comes after a crash, and holds up no other word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Everything else.
+    AtOnce,
+    /// That events left their stream: after a rest.
+    Rested,
+}
+
+impl Turn {
+    fn of(notice: &Notice) -> Turn {
+        if is_deletion_of_an_event(notice) { Turn::Rested } else { Turn::AtOnce }
+    }
+
+    /// The name of its place.
+    const fn duty(self) -> &'static str {
+        match self {
+            Turn::AtOnce => "advisory",
+            Turn::Rested => "advisory-left",
+        }
+    }
+}
+
 /// Reconciles until it is dropped.
 pub(super) async fn run(bus: &Bus, metrics: &Metrics, (settings, heard): (&KeeperSettings, &Heard)) {
     let deletions = Deletions::default();
-    let rescue = Rescue { bus, metrics, deletions: &deletions };
-    tokio::join!(heed_all(&rescue), heed_heard(&rescue, heard), sweep_all(rescue, settings));
+    let rescue = Rescue { bus, metrics, deletions: &deletions, left_rest: settings.left_rest };
+    tokio::join!(
+        heed_all(&rescue, Turn::AtOnce),
+        heed_all(&rescue, Turn::Rested),
+        heed_heard(&rescue, heard),
+        sweep_all(rescue, settings)
+    );
 }
 
 /// What the stream of advisories may have missed. One that can't be worked off now holds one place, and no other word.
@@ -51,13 +82,18 @@ async fn heed_heard(rescue: &Rescue<'_>, heard: &Heard) {
     let mut looks = tokio::time::interval(AFTER_THE_STREAM);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut under_way, mut taken, mut waiting) = (FuturesUnordered::new(), BTreeSet::new(), VecDeque::new());
+    let mut resting = FuturesUnordered::new();
     loop {
         tokio::select! {
             _ = looks.tick() => {
                 let missed = Box::pin(missed(rescue.bus, heard, heard.due(&taken))).await;
                 taken.extend(missed.iter().map(|word| word.number));
-                waiting.extend(missed);
+                resting.extend(missed.into_iter().map(|word| async {
+                    rescue.rested(&word.notice).await;
+                    word
+                }));
             }
+            Some(word) = resting.next(), if !resting.is_empty() => waiting.push_back(word),
             Some(number) = under_way.next(), if !under_way.is_empty() => {
                 heard.done(number);
                 taken.remove(&number);
@@ -93,9 +129,9 @@ async fn missed(bus: &Bus, heard: &Heard, due: Vec<hear::Word>) -> Vec<hear::Wor
     missed
 }
 
-async fn heed_all(rescue: &Rescue<'_>) {
+async fn heed_all(rescue: &Rescue<'_>, turn: Turn) {
     let bus = rescue.bus;
-    let mut position = until_done("its place among the advisories", || Position::load(bus, "advisory")).await;
+    let mut position = until_done("its place among the advisories", || Position::load(bus, turn.duty())).await;
     let mut advisories = bus.follow(ADVISORY_STREAM, position.stream_created_ms(), position.sequence() + 1);
     let (mut under_way, mut left, mut read_to) = (FuturesUnordered::new(), BTreeSet::new(), position.sequence());
     loop {
@@ -110,7 +146,7 @@ async fn heed_all(rescue: &Rescue<'_>) {
                     let envelope = advisory.open().envelope;
                     read_to = envelope.delivery.as_ref().map_or(read_to, |delivery| delivery.sequence);
                     left.insert(read_to);
-                    under_way.push(Box::pin(heed(rescue, envelope, (position.stream_created_ms(), read_to))));
+                    under_way.push(Box::pin(heed((rescue, turn), envelope, (position.stream_created_ms(), read_to))));
                 }
             },
             Some((of, sequence)) = under_way.next(), if !under_way.is_empty() => {
@@ -142,8 +178,12 @@ async fn write(bus: &Bus, position: &mut Position, worked_off: u64) {
     }
 }
 
-async fn heed(rescue: &Rescue<'_>, envelope: Envelope, place: (i64, u64)) -> (i64, u64) {
-    if let Some(notice) = advisory::read(&envelope, 0) {
+async fn heed((rescue, turn): (&Rescue<'_>, Turn), envelope: Envelope, place: (i64, u64)) -> (i64, u64) {
+    let notice = advisory::read(&envelope, 0).filter(|notice| Turn::of(notice) == turn);
+    // While it rests it keeps no more than this.
+    drop(envelope);
+    if let Some(notice) = notice {
+        rescue.rested(&notice).await;
         until_done("a letter of the keeper's", || rescue.reconcile(&notice)).await;
     }
     place

@@ -17,7 +17,7 @@ use crate::{
     envelope::{Delivery, Envelope, Note},
     fault::{Code, Effect, Fault, Origin, Reason, crash_point},
     gate::Unopened,
-    policy::reconcile::{Notice, Verdict, Word, consumer_of, decide, is_queue},
+    policy::reconcile::{Notice, Verdict, Word, consumer_of, decide, is_queue, rest_left},
     subject::{self, DEAD_LETTER_STREAM, OUTCOME_STREAM, Place},
     telemetry::metrics::Metrics,
 };
@@ -43,9 +43,16 @@ pub(super) struct Rescue<'a> {
     pub(super) bus: &'a Bus,
     pub(super) metrics: &'a Metrics,
     pub(super) deletions: &'a Deletions,
+    /// How long a word that an event left its stream rests.
+    pub(super) left_rest: Duration,
 }
 
 impl Rescue<'_> {
+    /// Waits until the notice may be worked off.
+    pub(super) async fn rested(&self, notice: &Notice) {
+        tokio::time::sleep(rest_left(notice, self.bus.gate().clock().now_ms(), self.left_rest)).await;
+    }
+
     /// Does what the notice asks for. To be done again until it is done.
     ///
     /// # Errors
@@ -63,8 +70,8 @@ impl Rescue<'_> {
             (Verdict::NotOurs | Verdict::Settled, _) => Ok(()),
             (Verdict::Capture, Some(envelope)) if self.is_elsewhere(&envelope) => Ok(()),
             (Verdict::Capture, Some(envelope)) => self.rescue(notice, &lane, envelope).await,
-            // Its letter may have been written while it was there. An event that somebody deleted is another matter.
-            _ if notice.word != Word::Deleted && self.has_letter(notice, &lane).await? => Ok(()),
+            // Its letter may have been written while it was there, or by who had it in hand when it left.
+            _ if self.has_letter(notice, &lane).await? => Ok(()),
             (Verdict::Capture | Verdict::Lost, _) => self.report_loss(notice, &lane).await,
         }
     }
@@ -160,7 +167,7 @@ impl Rescue<'_> {
                 sequence = notice.sequence,
                 consumer = %lane.durable(),
                 %fault,
-                "DATA LOSS: a message was deleted before its consumer settled it"
+                "DATA LOSS: a message was gone before its consumer settled it"
             );
         }
         Ok(())
@@ -277,7 +284,12 @@ fn ended(notice: &Notice) -> Fault {
 fn lost(notice: &Notice) -> Fault {
     let how = match &notice.word {
         Word::Terminated { reason } => format!("its worker refused it for good ({reason:?}), which deleted it"),
-        Word::Deleted | Word::Nothing => "it was deleted before it was settled".to_owned(),
+        Word::Deleted => {
+            "it left its stream (by its age, a purge or a deletion) while its consumer had it in hand, and no \
+                          letter came of it: it may have been handled"
+                .to_owned()
+        }
+        Word::Nothing => "it was deleted before it was settled".to_owned(),
         Word::GivenUp => format!("it was delivered {} times, nobody settled it, and it is gone", notice.deliveries),
     };
     let message = format!("message {} of {} is lost: {how}", notice.sequence, notice.stream);
