@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer};
 use serde_json::{Value, json};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::{
     Bus,
@@ -90,6 +90,8 @@ const API: &str = "$JS.API";
 
 /// How long a question may take that was denied: it ends by its own time limit.
 const DENIED_LATELY: Duration = Duration::from_secs(15);
+/// How soon the broker's words about a question follow those about the inbox for its answer.
+const SOON: Duration = Duration::from_millis(250);
 
 /// A stream or a consumer: what stands, and what it is to be.
 #[derive(Clone)]
@@ -338,23 +340,36 @@ impl Bus {
         asked: &[String],
         answer: impl Future<Output = Result<T, Fault>>,
     ) -> Result<T, Fault> {
-        let mut denials = self.0.link.denials();
         let inbox = subject::inbox_prefix(self.0.gate.identity().service());
+        let of_question = denial(self.0.link.denials(), |subject| asked.iter().any(|one| is_below(subject, one)));
+        let of_inbox = denial(self.0.link.denials(), |subject| is_below(subject, &inbox));
         let denied = async {
-            loop {
-                match denials.recv().await {
-                    Ok(subject) if is_below(&subject, &inbox) || asked.iter().any(|one| is_below(&subject, one)) => {
-                        return subject;
-                    }
-                    Ok(_) | Err(RecvError::Lagged(_)) => {}
-                    Err(RecvError::Closed) => return std::future::pending().await,
-                }
+            // Who may not hear the answer often may not ask either: that says more, and is said right after it.
+            let of_inbox = async {
+                let subject = of_inbox.await;
+                tokio::time::sleep(SOON).await;
+                subject
+            };
+            tokio::select! {
+                subject = of_question => subject,
+                subject = of_inbox => subject,
             }
         };
         tokio::select! {
             biased;
             answer = answer => answer,
             subject = denied => Err(refused(&subject)),
+        }
+    }
+}
+
+/// The next subject that is denied of those that are meant.
+async fn denial(mut denials: broadcast::Receiver<String>, is_meant: impl Fn(&str) -> bool) -> String {
+    loop {
+        match denials.recv().await {
+            Ok(subject) if is_meant(&subject) => return subject,
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return std::future::pending().await,
         }
     }
 }
