@@ -207,7 +207,8 @@ macro_rules! store {
                     let refuse = sqlx::query($sql.refuse).bind(refusal.sequence).bind(&refusal.reason);
                     refuse.bind(refusal.at_ms).bind(refusal.again_ms).execute(&mut *tx).await?;
                 }
-                if !write.over.is_empty() {
+                // The records are the relay's own: another one may send what they list, and its successor must know it.
+                if is_relay && !write.over.is_empty() {
                     sqlx::query($sql.delete_turns).bind(json(&write.over)).execute(&mut *tx).await?;
                 }
                 if let Some(turn) = write.turn.as_ref().filter(|_| is_relay) {
@@ -232,3 +233,7 @@ macro_rules! store {
 }
 
 pub(super) use store;
+
+#[cfg(all(test, feature = "outbox-sqlite"))]
+#[path = "store_tests.rs"]
+mod tests;
