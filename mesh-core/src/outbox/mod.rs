@@ -8,6 +8,7 @@
 //! [`store`] and the statements beside it are the only code that knows SQL.
 
 mod attempt;
+mod limit;
 mod place;
 #[cfg(feature = "outbox-postgres")]
 mod postgres;

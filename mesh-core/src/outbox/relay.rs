@@ -5,6 +5,9 @@
 //! go then goes at once. Nothing is sent unless the lease was renewed within its own term, and the bus looks at that once more
 //! when it hands the message over ([`Leave`]): a relay that was stopped for long, or cut off from the broker, hands over nothing old
 //! when it wakes. Whoever does not reach the broker gives the lease up.
+//!
+//! Each step of the database has a limit. One that was given up may have been done all the same: a write is made anew then, which does
+//! no harm, and what it was to allow is not done.
 
 use std::{future::Future, time::Duration};
 
@@ -14,6 +17,7 @@ use tokio::time::Instant;
 use super::{
     AfterWindow, Database, Outbox, RelaySettings,
     attempt::{Done, How, publish},
+    limit::Limit,
     sent::{Sent, Turn},
     store::{Refusal, Write},
     window::{Limits, Row, Window},
@@ -106,21 +110,21 @@ impl<D: Database> Relay<D> {
 
     async fn claim(&mut self) -> Result<bool, sqlx::Error> {
         let began = Instant::now();
-        let pool = &self.outbox.pool;
-        if !D::claim(pool, &self.owner, ms(self.settings.lease)).await? {
+        let (pool, limit) = (&self.outbox.pool, self.limit());
+        if !limit.hold(D::claim(pool, &self.owner, ms(self.settings.lease))).await? {
             return Ok(false);
         }
         // A new one: what was sent in the last one may not leave in this.
         self.term = Term::default();
         self.term.extend_to(began + self.settings.lease);
         self.away_since = None;
-        self.sent.load(D::turns(pool).await?);
+        self.sent.load(limit.hold(D::turns(pool)).await?);
         let listed = self.sent.rows();
-        let there = D::existing(pool, &listed).await?;
+        let there = limit.hold(D::existing(pool, &listed)).await?;
         for gone in listed.into_iter().filter(|sequence| !there.contains(sequence)) {
             self.sent.forget(gone);
         }
-        self.refused_rows = D::refused(pool).await?;
+        self.refused_rows = limit.hold(D::refused(pool)).await?;
         self.metrics.refused_rows(self.refused_rows);
         (self.is_called, self.has_more) = (true, false);
         Ok(true)
@@ -177,8 +181,12 @@ impl<D: Database> Relay<D> {
             tracing::warn!(%error, outbox = D::NAME, "what was confirmed last stays in the outbox: it is sent again, with the same ids");
         }
         // Best effort: a lease that is not given back runs out.
-        let _ = D::release(&self.outbox.pool, &self.owner).await;
+        let _ = self.limit().hold(D::release(&self.outbox.pool, &self.owner)).await;
         self.term.end();
+    }
+
+    fn limit(&self) -> Limit {
+        Limit::new(self.settings.lease, &self.scope)
     }
 
     fn wants_a_round(&self) -> bool {
@@ -216,13 +224,14 @@ impl<D: Database> Relay<D> {
     }
 
     async fn round(&mut self, under_way: &mut UnderWay) -> Result<(), sqlx::Error> {
-        let now_ms = self.now_ms();
+        let (now_ms, limit) = (self.now_ms(), self.limit());
         let pool = self.outbox.pool.clone();
         let mut taken = Vec::new();
         self.is_called = false;
         let ask = self.window.ask();
         if ask.limit > 0 {
-            let rows = beside(D::read(&pool, &ask, None, now_ms), under_way, &mut self.ended).await?;
+            let read = limit.hold(D::read(&pool, &ask, None, now_ms));
+            let rows = beside(read, under_way, &mut self.ended).await?;
             let bytes: usize = rows.iter().map(Row::size).sum();
             self.has_more = rows.len() >= ask.limit || bytes > ask.bytes;
             taken = self.take_in(rows, now_ms);
@@ -232,7 +241,8 @@ impl<D: Database> Relay<D> {
         let trials = if self.is_connected() { self.window.trials(now_ms) } else { Vec::new() };
         for place in trials {
             let ask = self.window.ask();
-            let rows = beside(D::read(&pool, &ask, Some(&place), now_ms), under_way, &mut self.ended).await?;
+            let read = limit.hold(D::read(&pool, &ask, Some(&place), now_ms));
+            let rows = beside(read, under_way, &mut self.ended).await?;
             if rows.is_empty() {
                 self.window.empty(&place);
             }
@@ -289,8 +299,12 @@ impl<D: Database> Relay<D> {
         if write.is_empty() && !self.lease_is_due() {
             return Ok(());
         }
-        let (began, pool) = (Instant::now(), self.outbox.pool.clone());
-        let leads = beside(D::write(&pool, &write), under_way, &mut self.ended).await?;
+        let (began, pool, limit) = (Instant::now(), self.outbox.pool.clone(), self.limit());
+        let written = beside(limit.hold(D::write(&pool, &write)), under_way, &mut self.ended).await;
+        if let (Err(_), Some(turn)) = (&written, &write.turn) {
+            self.sent.unwritten(turn);
+        }
+        let leads = written?;
         if leads {
             self.term.extend_to(began + self.settings.lease)
         } else {
@@ -310,7 +324,7 @@ impl<D: Database> Relay<D> {
             self.drop_waiting();
         }
         if self.refused_rows > 0 || !write.refusals.is_empty() {
-            self.refused_rows = beside(D::refused(&pool), under_way, &mut self.ended).await?;
+            self.refused_rows = beside(limit.hold(D::refused(&pool)), under_way, &mut self.ended).await?;
             self.metrics.refused_rows(self.refused_rows);
         }
         Ok(())

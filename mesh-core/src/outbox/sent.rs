@@ -64,6 +64,11 @@ impl Sent {
         self.since(sequence).filter(|_| self.doubtful.contains(&sequence))
     }
 
+    /// Whether this record was written is not known, and nothing of it was sent: if it is there, it is to be taken out.
+    pub(super) fn unwritten(&mut self, turn: &Turn) {
+        self.over.push(turn.id);
+    }
+
     /// An attempt of it ended, and it may have been stored.
     pub(super) fn doubt(&mut self, sequence: i64) {
         if self.first.contains_key(&sequence) {
@@ -156,6 +161,13 @@ mod tests {
         assert_eq!((sent.doubtful_since(7), sent.doubtful_since(8)), (Some(100), None));
         sent.load(vec![turn(2, 200, &[8])]);
         assert_eq!((sent.doubtful_since(7), sent.doubtful_since(8)), (None, Some(200)));
+    }
+
+    #[test]
+    fn a_turn_that_may_not_have_been_written_is_taken_out_and_says_nothing_of_its_rows() {
+        let mut sent = Sent::default();
+        sent.unwritten(&turn(1, 100, &[7]));
+        assert_eq!((sent.over(), sent.since(7)), (&[1][..], None));
     }
 
     #[test]

@@ -41,3 +41,18 @@ async fn only_the_relay_changes_the_records_of_what_is_about_to_be_sent() {
     Sqlite::release(&pool, "a").await.unwrap();
     assert!(Sqlite::claim(&pool, "b", LEASE_MS).await.unwrap());
 }
+
+/// A step that was given up in the middle of its transaction leaves neither a lock nor a connection behind.
+#[tokio::test]
+async fn a_connection_on_which_a_step_was_given_up_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = pool(&folder).await;
+    let mut lent = super::Lent::of(&pool).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut *lent.connection).await.unwrap();
+    drop(lent);
+    assert!(Sqlite::claim(&pool, "a", LEASE_MS).await.unwrap());
+    let lent = super::Lent::of(&pool).await.unwrap();
+    let before = pool.size();
+    lent.back(Ok(())).unwrap();
+    assert_eq!(pool.size(), before, "one that ended goes back");
+}
