@@ -2,10 +2,8 @@
 
 use sqlx::{Sqlite, SqlitePool, sqlite::SqliteConnectOptions};
 
-use super::{
-    super::sent::Turn,
-    {Store as _, Write},
-};
+use super::{Lent, Store as _, Write};
+use crate::outbox::sent::Turn;
 
 const LEASE_MS: i64 = 60_000;
 
@@ -47,11 +45,11 @@ async fn only_the_relay_changes_the_records_of_what_is_about_to_be_sent() {
 async fn a_connection_on_which_a_step_was_given_up_is_closed() {
     let folder = tempfile::tempdir().unwrap();
     let pool = pool(&folder).await;
-    let mut lent = super::Lent::of(&pool).await.unwrap();
+    let mut lent = Lent::of(&pool).await.unwrap();
     sqlx::query("BEGIN IMMEDIATE").execute(&mut *lent.connection).await.unwrap();
     drop(lent);
     assert!(Sqlite::claim(&pool, "a", LEASE_MS).await.unwrap());
-    let lent = super::Lent::of(&pool).await.unwrap();
+    let lent = Lent::of(&pool).await.unwrap();
     let before = pool.size();
     lent.back(Ok(())).unwrap();
     assert_eq!(pool.size(), before, "one that ended goes back");
