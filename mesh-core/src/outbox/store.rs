@@ -297,6 +297,6 @@ macro_rules! store {
 
 pub(super) use store;
 
-#[cfg(all(test, feature = "outbox-sqlite"))]
+#[cfg(test)]
 #[path = "store_tests.rs"]
 mod tests;

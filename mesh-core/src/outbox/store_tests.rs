@@ -1,5 +1,7 @@
 //! What a relay writes, and what it may not write any more.
 
+#![cfg(feature = "outbox-sqlite")]
+
 use sqlx::{Sqlite, SqlitePool, sqlite::SqliteConnectOptions};
 
 use super::{Lent, Store as _, Write};
