@@ -110,6 +110,12 @@ impl TestPostgres {
         Ok(())
     }
 
+    /// Its address for other processes.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("postgres://mesh@localhost/postgres?host={}", self.place.folder.path().display())
+    }
+
     /// Connections to it.
     ///
     /// # Errors

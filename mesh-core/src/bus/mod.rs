@@ -7,12 +7,14 @@
 //! - A publish that the broker denies is known as denied (the broker says so apart from the publish; see [`link`]).
 //! - An acknowledgement that did not come is *unknown*, never *failed*: it is asked for again with the same message id.
 //! - Nothing is answered before the broker stored it: see [`commit`].
+//! - A message that may leave only for so long ([`Leave`](crate::gate::Leave)) is not handed over later: see [`leave`].
 
 mod admin;
 mod commit;
 mod convert;
 mod error;
 mod follow;
+mod leave;
 mod link;
 mod look;
 mod message;
@@ -218,6 +220,10 @@ impl Bus {
         prepared: convert::Prepared,
     ) -> Result<(), PublishError> {
         let headers = prepared.into_headers();
+        if sealed.has_leave() {
+            // Few have one: what they need lies in a box, so that the others' futures stay as small as they were.
+            return Box::pin(self.send_in_time(sealed, reply, headers)).await;
+        }
         self.send_parts(sealed.subject().to_owned(), reply, headers, sealed.payload().clone()).await
     }
 

@@ -3,6 +3,7 @@
 mod deadline;
 mod patience;
 mod tasks;
+mod term;
 pub mod watchdog;
 
 use std::{
@@ -14,6 +15,7 @@ use std::{
 pub use deadline::Deadline;
 pub(crate) use patience::patient_delays;
 pub use tasks::TaskScope;
+pub use term::Term;
 
 /// Where the time of day comes from. Durations are measured by the runtime's clock, which tests pause.
 #[derive(Clone, Default)]

@@ -15,7 +15,7 @@ use crate::{
 
 pub(crate) use limits::{MAX_ID, believed};
 pub use open::{Opened, Raw, Unopened};
-pub use seal::{Cause, Sealed};
+pub use seal::{Cause, Leave, Sealed};
 
 /// What leaves room for a message's letter and its lane copy: a message may take the broker's limit less this.
 pub const RESERVED_BYTES: usize = 64 * 1024;

@@ -1,12 +1,13 @@
 //! On the way out.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::Gate;
 use crate::{
-    clock::Deadline,
+    clock::{Deadline, Term},
     contract::Context,
     envelope::{Note, TraceContext, header},
     fault::{Code, Effect, Fault, Reason},
@@ -19,9 +20,45 @@ pub struct Sealed {
     subject: String,
     headers: Vec<(Cow<'static, str>, String)>,
     payload: Bytes,
+    /// Of few: a pointer is all that the others carry for it.
+    leave: Option<Arc<Leave>>,
+}
+
+/// How long a message may leave: while its sender leads, and not after a moment of its own.
+///
+/// Whoever sends again what another may send after it needs this: its message could wait somewhere on its way here until the
+/// other one has sent what comes after it and the broker has forgotten its id.
+#[derive(Debug)]
+pub struct Leave {
+    /// For how long its sender leads, as is known at the moment of sending.
+    pub term: Term,
+    /// Its own latest moment.
+    pub latest: Instant,
+}
+
+impl Leave {
+    fn is_over(&self) -> bool {
+        self.term.is_over() || self.latest <= Instant::now()
+    }
 }
 
 impl Sealed {
+    /// The same message, which the bus hands over only as long as `leave` goes, and only to a connection that stands.
+    #[must_use]
+    pub fn leaving(self, leave: Leave) -> Sealed {
+        Sealed { leave: Some(Arc::new(leave)), ..self }
+    }
+
+    /// Whether there is a limit to when it may leave.
+    pub(crate) fn has_leave(&self) -> bool {
+        self.leave.is_some()
+    }
+
+    /// Whether that limit has passed.
+    pub(crate) fn is_late(&self) -> bool {
+        self.leave.as_ref().is_some_and(|leave| leave.is_over())
+    }
+
     /// Where it goes.
     #[must_use]
     pub fn subject(&self) -> &str {
@@ -107,7 +144,7 @@ impl Gate {
         self.check_size(message, payload.len())?;
         let subject = subject::event(self.identity.region(), producer, message, subject::partition(key.as_bytes()));
         let headers = self.headers(message, cause)?;
-        Ok(Sealed { subject, headers, payload })
+        Ok(Sealed { subject, headers, payload, leave: None })
     }
 
     /// Queued work for an operation; its ordering key and its class say where it lies.
@@ -128,7 +165,7 @@ impl Gate {
         let me = self.identity.service();
         let subject = subject::work(self.identity.region(), operation, class, partition, me);
         let headers = self.headers(&contract, cause)?;
-        Ok(Sealed { subject, headers, payload })
+        Ok(Sealed { subject, headers, payload, leave: None })
     }
 
     /// One attempt of a call of an operation.
@@ -143,7 +180,7 @@ impl Gate {
     ) -> Result<Sealed, Fault> {
         self.check_size(operation.1, payload.len())?;
         let subject = subject::call(self.identity.region(), operation.0, operation.1, self.identity.service());
-        Ok(Sealed { subject, headers: facts(Vec::with_capacity(2), Some(trace), note), payload })
+        Ok(Sealed { subject, headers: facts(Vec::with_capacity(2), Some(trace), note), payload, leave: None })
     }
 
     /// The idempotency key of a call: as the id of queued work, so that the same local id is the same key. `None`: a new one.
@@ -192,12 +229,11 @@ impl Gate {
             )),
             Err(fault) => Err(Cow::Borrowed(fault)),
         };
-        Ok(match answer {
-            Ok(payload) => Sealed { subject: reply_to.to_owned(), headers: Vec::new(), payload },
-            Err(fault) => {
-                Sealed { subject: reply_to.to_owned(), headers: error_headers(&fault), payload: encode(&fault) }
-            }
-        })
+        let (headers, payload) = match answer {
+            Ok(payload) => (Vec::new(), payload),
+            Err(fault) => (error_headers(&fault), encode(&fault)),
+        };
+        Ok(Sealed { subject: reply_to.to_owned(), headers, payload, leave: None })
     }
 
     /// The outcome of queued work, for whoever enqueued it.
@@ -205,20 +241,20 @@ impl Gate {
     pub fn seal_outcome(&self, operation: (&str, &str), caller: &str, message_id: &str, payload: Bytes) -> Sealed {
         let subject = subject::outcome(self.identity.region(), operation.0, operation.1, caller);
         let headers = vec![(Cow::Borrowed(header::MESSAGE_ID), format!("outcome/{message_id}"))];
-        Sealed { subject, headers, payload }
+        Sealed { subject, headers, payload, leave: None }
     }
 
     /// Bytes as they came, with headers as given, to a place of the mesh's own: lanes and letters. The payload is not
     /// looked at; the size was checked when it first entered.
     #[must_use]
     pub fn seal_own(&self, subject: String, headers: Vec<(Cow<'static, str>, String)>, payload: Bytes) -> Sealed {
-        Sealed { subject, headers, payload }
+        Sealed { subject, headers, payload, leave: None }
     }
 
     /// A message of JetStream's own API or of discovery: JSON, not the mesh's business.
     #[must_use]
     pub(crate) fn seal_api(subject: String, payload: Bytes) -> Sealed {
-        Sealed { subject, headers: Vec::new(), payload }
+        Sealed { subject, headers: Vec::new(), payload, leave: None }
     }
 
     /// The name of a caller, where it is one.
@@ -331,6 +367,29 @@ mod tests {
         let stated = Cause { deadline: Some(Deadline::at_unix_ms(9)), ..cause("own") };
         let stated = stated.caused_by(&context("till/shop.P.Place/17", false));
         assert_eq!((stated.id.as_deref(), stated.deadline), (Some("own"), Some(Deadline::at_unix_ms(9))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leave_ends_with_its_senders_term_and_at_its_own_moment() {
+        let second = std::time::Duration::from_secs(1);
+        let (term, begin) = (Term::default(), Instant::now());
+        let of = |latest| {
+            let sealed = gate().seal_event(("orders", "shop.X"), "", cause("17"), Bytes::new()).unwrap();
+            sealed.leaving(Leave { term: term.clone(), latest })
+        };
+        let sealed = of(begin + second * 3);
+        assert!(sealed.is_late(), "nobody leads");
+        term.extend_to(begin + second);
+        assert!(!sealed.is_late() && !sealed.clone().is_late());
+        tokio::time::advance(second * 2).await;
+        assert!(sealed.is_late(), "its sender does not lead any more");
+        // Renewed after it was sealed.
+        term.extend_to(begin + second * 9);
+        assert!(!sealed.is_late());
+        tokio::time::advance(second).await;
+        assert!(sealed.is_late() && !of(begin + second * 4).is_late(), "its own moment is over");
+        term.end();
+        assert!(of(begin + second * 4).is_late());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::{
     bus::{Bus, PublishError},
     clock::Deadline,
     envelope::TraceContext,
-    gate::Cause,
+    gate::{Cause, Leave},
 };
 
 /// What became of a row that was sent.
@@ -25,13 +25,13 @@ pub(super) enum How {
     Postponed { why: String, is_unknown: bool },
 }
 
-/// Sends one row and waits for what becomes of it.
-pub(super) async fn publish(bus: Bus, row: Row) -> Done {
+/// Sends one row while it may leave, and waits for what becomes of it.
+pub(super) async fn publish(bus: Bus, row: Row, leave: Leave) -> Done {
     let (sequence, place) = (row.sequence, row.place.clone());
-    Done { sequence, place, how: attempt(&bus, row).await }
+    Done { sequence, place, how: attempt(&bus, row, leave).await }
 }
 
-async fn attempt(bus: &Bus, row: Row) -> How {
+async fn attempt(bus: &Bus, row: Row, leave: Leave) -> How {
     let Some(place) = Place::parse(&row.place) else {
         return How::Refused(format!("{:?} is no place of this version of the mesh", row.place));
     };
@@ -41,7 +41,7 @@ async fn attempt(bus: &Bus, row: Row) -> How {
         trace: row.traceparent.as_deref().and_then(TraceContext::parse),
     };
     let sealed = match seal(bus.gate(), &place, &row.key, cause, row.payload.into()) {
-        Ok(sealed) => sealed,
+        Ok(sealed) => sealed.leaving(leave),
         Err(fault) => return How::Refused(fault.to_string()),
     };
     match bus.publish(&place.stream(), sealed).await {

@@ -8,6 +8,7 @@
 //! [`store`] and the statements beside it are the only code that knows SQL.
 
 mod attempt;
+mod limit;
 mod place;
 #[cfg(feature = "outbox-postgres")]
 mod postgres;
@@ -83,11 +84,13 @@ pub struct RelaySettings {
     pub window: usize,
     /// How often to look for rows that nobody announced.
     pub poll: Duration,
-    /// How long a relay that went silent keeps others from taking over.
+    /// How long a relay that went silent keeps others from taking over. A step of the database, or an absence of the broker, that takes
+    /// longer costs the relay its lead.
     pub lease: Duration,
     /// When a refused row is tried again.
     pub refused_again: Duration,
-    /// How long the same id is surely recognised by the broker: its dedupe window, less what a publish and the clocks take.
+    /// How long the same id is surely recognised by the broker: its dedupe window, less what a publish and the clocks take. Nothing
+    /// is handed to the connection later than that after it may first have been stored, or after this publish of it began.
     pub repeat_within: Duration,
     /// What becomes of rows that may have been stored longer ago than that.
     pub after_window: AfterWindow,

@@ -3,9 +3,22 @@
 
 use super::store::{Statements, store};
 
+/// All in one message. `SET LOCAL` ends with the transaction, so a pooler's next client does not inherit it. The server waits for a
+/// lock, or for the next word of a client that is gone, no longer than the lease: until then the row of the lease is locked, and
+/// after it somebody else may relay.
+fn begin_within(ms: i64) -> String {
+    // 0 would be no limit at all, and more is not taken.
+    let ms = ms.clamp(1, i64::from(i32::MAX));
+    format!(
+        "BEGIN; SET LOCAL idle_in_transaction_session_timeout = {ms}; SET LOCAL lock_timeout = {ms}; \
+        SET LOCAL statement_timeout = {ms}"
+    )
+}
+
 /// Replicas that start together must not make the tables at the same moment: the first statement lets one go first.
 const SQL: Statements = Statements {
     begin: "BEGIN",
+    begin_within,
     migrate: &[
         "SELECT pg_advisory_xact_lock(7307497361520)",
         "CREATE TABLE IF NOT EXISTS mesh_outbox (
@@ -37,9 +50,12 @@ const SQL: Statements = Statements {
     ],
     insert: "INSERT INTO mesh_outbox (place, order_key, id, deadline_ms, traceparent, written_ms, payload)
         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    // A row that is locked is just being claimed or renewed: nobody waits for that.
     claim: "UPDATE mesh_outbox_relay
         SET owner = $1, until_ms = (extract(epoch FROM clock_timestamp()) * 1000)::bigint + $2
-        WHERE one = 1 AND (owner = '' OR until_ms < (extract(epoch FROM clock_timestamp()) * 1000)::bigint)",
+        WHERE one = (SELECT one FROM mesh_outbox_relay
+            WHERE one = 1 AND (owner = '' OR until_ms < (extract(epoch FROM clock_timestamp()) * 1000)::bigint)
+            FOR UPDATE SKIP LOCKED)",
     release: "UPDATE mesh_outbox_relay SET owner = '', until_ms = 0 WHERE one = 1 AND owner = $1",
     renew: "UPDATE mesh_outbox_relay
         SET until_ms = (extract(epoch FROM clock_timestamp()) * 1000)::bigint + $2

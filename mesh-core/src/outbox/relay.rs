@@ -2,8 +2,12 @@
 //!
 //! Of all relays on a database one is at work, by a lease that each of its writes renews. A round is: read; write down
 //! what became of earlier rows and which are about to be sent; send. Confirmations come in between rounds, and what may
-//! go then goes at once. Nothing is sent unless the lease was renewed within its own term, so a relay that was stopped for
-//! long sends nothing old when it wakes.
+//! go then goes at once. Nothing is sent unless the lease was renewed within its own term, and the bus looks at that once more
+//! when it hands the message over ([`Leave`]): a relay that was stopped for long, or cut off from the broker, hands over nothing old
+//! when it wakes. Whoever does not reach the broker gives the lease up.
+//!
+//! Each step of the database has a limit. One that was given up may have been done all the same: a write is made anew then, which does
+//! no harm, and what it was to allow is not done.
 
 use std::{future::Future, time::Duration};
 
@@ -13,12 +17,14 @@ use tokio::time::Instant;
 use super::{
     AfterWindow, Database, Outbox, RelaySettings,
     attempt::{Done, How, publish},
+    limit::Limit,
     sent::{Sent, Turn},
     store::{Refusal, Write},
     window::{Limits, Row, Window},
 };
 use crate::{
-    clock::TaskScope,
+    clock::{TaskScope, Term},
+    gate::Leave,
     telemetry::metrics::{OutboxMetrics, Relayed},
 };
 
@@ -43,7 +49,9 @@ pub(crate) struct Relay<D: Database> {
     ended: Vec<Done>,
     refused_rows: i64,
     /// Until when others are surely kept from relaying.
-    leads_until: Option<Instant>,
+    term: Term,
+    /// Since when the broker is not reached.
+    away_since: Option<Instant>,
     /// Somebody rang, or it is time to look.
     is_called: bool,
     /// The last read left something out.
@@ -70,7 +78,8 @@ impl<D: Database> Relay<D> {
             refusals: Vec::new(),
             ended: Vec::new(),
             refused_rows: 0,
-            leads_until: None,
+            term: Term::default(),
+            away_since: None,
             is_called: true,
             has_more: false,
         }
@@ -79,7 +88,7 @@ impl<D: Database> Relay<D> {
     /// Relays whenever no other does, until the scope stops. What is under way then comes to its end.
     pub(crate) async fn run(mut self) {
         while !self.scope.is_stopping() {
-            match self.claim().await {
+            match self.claim_if_connected().await {
                 Ok(true) => {
                     tracing::info!(outbox = D::NAME, "this process relays the outbox");
                     self.lead().await;
@@ -94,20 +103,28 @@ impl<D: Database> Relay<D> {
         }
     }
 
+    /// Who does not reach the broker leaves the relaying to others.
+    async fn claim_if_connected(&mut self) -> Result<bool, sqlx::Error> {
+        if self.is_connected() { self.claim().await } else { Ok(false) }
+    }
+
     async fn claim(&mut self) -> Result<bool, sqlx::Error> {
         let began = Instant::now();
-        let pool = &self.outbox.pool;
-        if !D::claim(pool, &self.owner, ms(self.settings.lease)).await? {
+        let (pool, limit) = (&self.outbox.pool, self.limit());
+        if !limit.hold(D::claim(pool, &self.owner, ms(self.settings.lease))).await? {
             return Ok(false);
         }
-        self.leads_until = Some(began + self.settings.lease);
-        self.sent.load(D::turns(pool).await?);
+        // A new one: what was sent in the last one may not leave in this.
+        self.term = Term::default();
+        self.term.extend_to(began + self.settings.lease);
+        self.away_since = None;
+        self.sent.load(limit.hold(D::turns(pool)).await?);
         let listed = self.sent.rows();
-        let there = D::existing(pool, &listed).await?;
+        let there = limit.hold(D::existing(pool, &listed)).await?;
         for gone in listed.into_iter().filter(|sequence| !there.contains(sequence)) {
             self.sent.forget(gone);
         }
-        self.refused_rows = D::refused(pool).await?;
+        self.refused_rows = limit.hold(D::refused(pool)).await?;
         self.metrics.refused_rows(self.refused_rows);
         (self.is_called, self.has_more) = (true, false);
         Ok(true)
@@ -117,14 +134,16 @@ impl<D: Database> Relay<D> {
     async fn lead(&mut self) {
         let mut under_way = UnderWay::new();
         let mut failures = 0;
-        while !self.scope.is_stopping() && self.leads_until.is_some() {
+        while !self.scope.is_stopping() && self.still_leads() {
             if self.wants_a_round() {
                 let round = self.round(&mut under_way).await;
                 failures = if round.is_ok() { 0 } else { failures + 1 };
                 if let Err(error) = round {
                     tracing::warn!(%error, failures, outbox = D::NAME, "the outbox's database failed: trying again");
                     self.drop_waiting();
-                    self.leads_until = self.leads_until.filter(|_| failures < MAX_FAILURES);
+                    if failures >= MAX_FAILURES {
+                        self.term.end();
+                    }
                     beside(tokio::time::sleep(self.settings.poll), &mut under_way, &mut self.ended).await;
                 }
                 self.settle_ended();
@@ -134,6 +153,17 @@ impl<D: Database> Relay<D> {
             }
         }
         self.finish(under_way).await;
+    }
+
+    /// Whether the term goes on. It ends when the broker was not reached for as long as a lease takes: another relay may reach it.
+    fn still_leads(&mut self) -> bool {
+        if self.is_connected() {
+            self.away_since = None;
+        } else if self.away_since.get_or_insert_with(Instant::now).elapsed() >= self.settings.lease {
+            tracing::warn!(outbox = D::NAME, "the broker is away: another process may relay the outbox");
+            self.term.end();
+        }
+        self.term.until().is_some()
     }
 
     /// What is under way ends, and what became of it is written down.
@@ -151,8 +181,12 @@ impl<D: Database> Relay<D> {
             tracing::warn!(%error, outbox = D::NAME, "what was confirmed last stays in the outbox: it is sent again, with the same ids");
         }
         // Best effort: a lease that is not given back runs out.
-        let _ = D::release(&self.outbox.pool, &self.owner).await;
-        self.leads_until = None;
+        let _ = self.limit().hold(D::release(&self.outbox.pool, &self.owner)).await;
+        self.term.end();
+    }
+
+    fn limit(&self) -> Limit {
+        Limit::new(self.settings.lease, &self.scope)
     }
 
     fn wants_a_round(&self) -> bool {
@@ -160,7 +194,7 @@ impl<D: Database> Relay<D> {
         let idle = self.window.under_way() == 0;
         let more = self.is_called || (self.has_more && settled > 0);
         let trial = self.window.next_trial_ms().is_some_and(|at| at <= self.now_ms());
-        let trial = trial && self.window.free() > 0;
+        let trial = trial && self.window.free() > 0 && self.is_connected();
         (more && self.window.has_room())
             || settled > self.settings.window / 4
             || (idle && settled > 0)
@@ -169,7 +203,7 @@ impl<D: Database> Relay<D> {
     }
 
     fn lease_is_due(&self) -> bool {
-        self.leads_until.is_none_or(|until| until < Instant::now() + self.settings.lease / 2)
+        self.term.until().is_none_or(|until| until < Instant::now() + self.settings.lease / 2)
     }
 
     async fn wait(&mut self, under_way: &mut UnderWay) {
@@ -190,21 +224,25 @@ impl<D: Database> Relay<D> {
     }
 
     async fn round(&mut self, under_way: &mut UnderWay) -> Result<(), sqlx::Error> {
-        let now_ms = self.now_ms();
+        let (now_ms, limit) = (self.now_ms(), self.limit());
         let pool = self.outbox.pool.clone();
         let mut taken = Vec::new();
         self.is_called = false;
         let ask = self.window.ask();
         if ask.limit > 0 {
-            let rows = beside(D::read(&pool, &ask, None, now_ms), under_way, &mut self.ended).await?;
+            let read = limit.hold(D::read(&pool, &ask, None, now_ms));
+            let rows = beside(read, under_way, &mut self.ended).await?;
             let bytes: usize = rows.iter().map(Row::size).sum();
             self.has_more = rows.len() >= ask.limit || bytes > ask.bytes;
             taken = self.take_in(rows, now_ms);
             self.has_more |= self.window.has_full_lines();
         }
-        for place in self.window.trials(now_ms) {
+        // One that is tried while the broker is away would only wait here.
+        let trials = if self.is_connected() { self.window.trials(now_ms) } else { Vec::new() };
+        for place in trials {
             let ask = self.window.ask();
-            let rows = beside(D::read(&pool, &ask, Some(&place), now_ms), under_way, &mut self.ended).await?;
+            let read = limit.hold(D::read(&pool, &ask, Some(&place), now_ms));
+            let rows = beside(read, under_way, &mut self.ended).await?;
             if rows.is_empty() {
                 self.window.empty(&place);
             }
@@ -261,13 +299,17 @@ impl<D: Database> Relay<D> {
         if write.is_empty() && !self.lease_is_due() {
             return Ok(());
         }
-        let (began, pool) = (Instant::now(), self.outbox.pool.clone());
-        let leads = beside(D::write(&pool, &write), under_way, &mut self.ended).await?;
-        if self.refused_rows > 0 || !write.refusals.is_empty() {
-            self.refused_rows = beside(D::refused(&pool), under_way, &mut self.ended).await?;
-            self.metrics.refused_rows(self.refused_rows);
+        let (began, pool, limit) = (Instant::now(), self.outbox.pool.clone(), self.limit());
+        let written = beside(limit.hold(D::write(&pool, &write)), under_way, &mut self.ended).await;
+        if let (Err(_), Some(turn)) = (&written, &write.turn) {
+            self.sent.unwritten(turn);
         }
-        self.leads_until = leads.then_some(began + self.settings.lease);
+        let leads = written?;
+        if leads {
+            self.term.extend_to(began + self.settings.lease)
+        } else {
+            self.term.end()
+        }
         let refused: Vec<i64> = self.refusals.iter().map(|refusal| refusal.sequence).collect();
         self.window.written(&write.confirmed);
         self.window.written(&refused);
@@ -281,17 +323,31 @@ impl<D: Database> Relay<D> {
             tracing::warn!(outbox = D::NAME, "another process relays the outbox now");
             self.drop_waiting();
         }
+        if self.refused_rows > 0 || !write.refusals.is_empty() {
+            self.refused_rows = beside(limit.hold(D::refused(&pool)), under_way, &mut self.ended).await?;
+            self.metrics.refused_rows(self.refused_rows);
+        }
         Ok(())
     }
 
-    /// Sends what may go.
+    /// Sends what may go. While the broker is away nothing may, and nothing fails because of it.
     fn send(&mut self, under_way: &mut UnderWay) {
-        if self.leads_until.is_none_or(|until| until <= Instant::now()) {
+        if self.term.is_over() || !self.is_connected() {
             return;
         }
+        let now_ms = self.now_ms();
         for row in self.window.choose() {
-            under_way.push(Box::pin(publish(self.outbox.bus.clone(), row)));
+            let leave = Leave { term: self.term.clone(), latest: self.latest(row.sequence, now_ms) };
+            under_way.push(Box::pin(publish(self.outbox.bus.clone(), row, leave)));
         }
+    }
+
+    /// Until when the broker surely knows a row again that may have been stored; what surely was not is counted from now on.
+    fn latest(&self, sequence: i64, now_ms: i64) -> Instant {
+        let repeat_within = self.settings.repeat_within;
+        let since = self.sent.doubtful_since(sequence).unwrap_or(now_ms);
+        let passed = Duration::from_millis(u64::try_from(now_ms.saturating_sub(since)).unwrap_or(0));
+        Instant::now() + repeat_within.saturating_sub(passed)
     }
 
     fn settle_ended(&mut self) {
@@ -343,6 +399,10 @@ impl<D: Database> Relay<D> {
         for sequence in self.window.take_dropped() {
             self.sent.not_stored(sequence);
         }
+    }
+
+    fn is_connected(&self) -> bool {
+        self.outbox.bus.link_state().is_connected
     }
 
     fn now_ms(&self) -> i64 {

@@ -59,6 +59,16 @@ impl Sent {
         self.first.get(&sequence).map(|(_, at_ms)| *at_ms)
     }
 
+    /// The same, if an attempt of it was made that may have stored it. Of the others it only says that they are about to be sent.
+    pub(super) fn doubtful_since(&self, sequence: i64) -> Option<i64> {
+        self.since(sequence).filter(|_| self.doubtful.contains(&sequence))
+    }
+
+    /// Whether this record was written is not known, and nothing of it was sent: if it is there, it is to be taken out.
+    pub(super) fn unwritten(&mut self, turn: &Turn) {
+        self.over.push(turn.id);
+    }
+
     /// An attempt of it ended, and it may have been stored.
     pub(super) fn doubt(&mut self, sequence: i64) {
         if self.first.contains_key(&sequence) {
@@ -141,6 +151,23 @@ mod tests {
         sent.load(vec![turn(3, 300, &[9])]);
         sent.not_stored(9);
         assert_eq!(sent.since(9), Some(300));
+    }
+
+    #[test]
+    fn only_an_attempt_that_may_have_stored_it_sets_the_time_within_which_it_may_be_repeated() {
+        let mut sent = Sent::default();
+        sent.add(turn(1, 100, &[7, 8]));
+        sent.doubt(7);
+        assert_eq!((sent.doubtful_since(7), sent.doubtful_since(8)), (Some(100), None));
+        sent.load(vec![turn(2, 200, &[8])]);
+        assert_eq!((sent.doubtful_since(7), sent.doubtful_since(8)), (None, Some(200)));
+    }
+
+    #[test]
+    fn a_turn_that_may_not_have_been_written_is_taken_out_and_says_nothing_of_its_rows() {
+        let mut sent = Sent::default();
+        sent.unwritten(&turn(1, 100, &[7]));
+        assert_eq!((sent.over(), sent.since(7)), (&[1][..], None));
     }
 
     #[test]

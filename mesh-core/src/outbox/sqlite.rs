@@ -6,6 +6,8 @@ use super::store::{Statements, store};
 const SQL: Statements = Statements {
     // A transaction that reads first and writes then fails at once when another has written between the two.
     begin: "BEGIN IMMEDIATE",
+    // A process that ends takes its locks with it; there is no other host.
+    begin_within: |_| "BEGIN IMMEDIATE".to_owned(),
     migrate: &[
         "CREATE TABLE IF NOT EXISTS mesh_outbox (
             sequence INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -50,6 +50,9 @@ impl Write {
 /// The statements of one kind of database.
 pub(super) struct Statements {
     pub(super) begin: &'static str,
+    /// Begins a transaction that the database itself ends when it takes or stands idle longer than so many milliseconds: a
+    /// client whose host vanished can't, and its locks would keep every other relay waiting.
+    pub(super) begin_within: fn(i64) -> String,
     pub(super) migrate: &'static [&'static str],
     pub(super) insert: &'static str,
     pub(super) claim: &'static str,
@@ -64,6 +67,33 @@ pub(super) struct Statements {
     pub(super) add_turn: &'static str,
     pub(super) refused: &'static str,
     pub(super) state: &'static str,
+}
+
+/// A connection of the pool for one step of the relay. It goes back when the step has ended; when the step is given up in the
+/// middle it is closed: it would keep its place in the pool until the database answers, if ever.
+pub(super) struct Lent<D: sqlx::Database> {
+    pub(super) connection: sqlx::pool::PoolConnection<D>,
+    has_ended: bool,
+}
+
+impl<D: sqlx::Database> Lent<D> {
+    pub(super) async fn of(pool: &sqlx::Pool<D>) -> Result<Lent<D>, sqlx::Error> {
+        Ok(Lent { connection: pool.acquire().await?, has_ended: false })
+    }
+
+    /// The step ended, in whatever way.
+    pub(super) fn back<T>(mut self, ended: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        self.has_ended = true;
+        ended
+    }
+}
+
+impl<D: sqlx::Database> Drop for Lent<D> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.connection.close_on_drop();
+        }
+    }
 }
 
 /// What the relay and the writers ask of a database. Sealed: the databases are those of this module.
@@ -134,12 +164,23 @@ macro_rules! store {
             }
 
             async fn claim(pool: &sqlx::Pool<Self>, owner: &str, lease_ms: i64) -> Result<bool, sqlx::Error> {
-                let claimed = sqlx::query($sql.claim).bind(owner).bind(lease_ms).execute(pool).await?;
-                Ok(claimed.rows_affected() == 1)
+                use sqlx::Connection as _;
+
+                let mut lent = $crate::outbox::store::Lent::of(pool).await?;
+                let claim = async {
+                    let mut tx = lent.connection.begin_with(($sql.begin_within)(lease_ms)).await?;
+                    let claimed = sqlx::query($sql.claim).bind(owner).bind(lease_ms).execute(&mut *tx).await?;
+                    tx.commit().await?;
+                    Ok(claimed.rows_affected() == 1)
+                };
+                let ended = claim.await;
+                lent.back(ended)
             }
 
             async fn release(pool: &sqlx::Pool<Self>, owner: &str) -> Result<(), sqlx::Error> {
-                sqlx::query($sql.release).bind(owner).execute(pool).await.map(drop)
+                let mut lent = $crate::outbox::store::Lent::of(pool).await?;
+                let ended = sqlx::query($sql.release).bind(owner).execute(&mut *lent.connection).await;
+                lent.back(ended.map(drop))
             }
 
             async fn read(
@@ -150,34 +191,45 @@ macro_rules! store {
             ) -> Result<Vec<$crate::outbox::window::Row>, sqlx::Error> {
                 use futures_util::TryStreamExt as _;
                 use sqlx::Row as _;
-                use $crate::outbox::{store::json, window::Row};
+                use $crate::outbox::{
+                    store::{Lent, json},
+                    window::Row,
+                };
 
                 let limit = if only.is_some() { 1 } else { i64::try_from(ask.limit).unwrap_or(i64::MAX) };
                 let read =
                     sqlx::query($sql.read).bind(json(&ask.known)).bind(only.unwrap_or("")).bind(json(&ask.places));
-                let mut found = read.bind(now_ms).bind(json(&ask.lines)).bind(limit).fetch(pool);
-                let (mut rows, mut bytes) = (Vec::new(), 0);
-                while let Some(row) = found.try_next().await? {
-                    let row = Row {
-                        sequence: row.try_get(0)?,
-                        place: row.try_get(1)?,
-                        key: row.try_get(2)?,
-                        id: row.try_get(3)?,
-                        deadline_ms: row.try_get(4)?,
-                        traceparent: row.try_get(5)?,
-                        payload: row.try_get(6)?,
-                    };
-                    bytes += row.size();
-                    rows.push(row);
-                    if bytes > ask.bytes {
-                        break;
+                let read = read.bind(now_ms).bind(json(&ask.lines)).bind(limit);
+                let mut lent = Lent::of(pool).await?;
+                let rows = async {
+                    let mut found = read.fetch(&mut *lent.connection);
+                    let (mut rows, mut bytes) = (Vec::new(), 0);
+                    while let Some(row) = found.try_next().await? {
+                        let row = Row {
+                            sequence: row.try_get(0)?,
+                            place: row.try_get(1)?,
+                            key: row.try_get(2)?,
+                            id: row.try_get(3)?,
+                            deadline_ms: row.try_get(4)?,
+                            traceparent: row.try_get(5)?,
+                            payload: row.try_get(6)?,
+                        };
+                        bytes += row.size();
+                        rows.push(row);
+                        if bytes > ask.bytes {
+                            break;
+                        }
                     }
-                }
-                Ok(rows)
+                    Ok(rows)
+                };
+                let ended = rows.await;
+                lent.back(ended)
             }
 
             async fn turns(pool: &sqlx::Pool<Self>) -> Result<Vec<$crate::outbox::sent::Turn>, sqlx::Error> {
-                let found: Vec<(i64, i64, String)> = sqlx::query_as($sql.turns).fetch_all(pool).await?;
+                let mut lent = $crate::outbox::store::Lent::of(pool).await?;
+                let ended = sqlx::query_as($sql.turns).fetch_all(&mut *lent.connection).await;
+                let found: Vec<(i64, i64, String)> = lent.back(ended)?;
                 let turn = |(id, at_ms, list): (i64, i64, String)| $crate::outbox::sent::Turn {
                     id,
                     at_ms,
@@ -188,38 +240,50 @@ macro_rules! store {
 
             async fn existing(pool: &sqlx::Pool<Self>, sequences: &[i64]) -> Result<Vec<i64>, sqlx::Error> {
                 let list = $crate::outbox::store::json(&sequences);
-                sqlx::query_scalar($sql.existing).bind(list).fetch_all(pool).await
+                let mut lent = $crate::outbox::store::Lent::of(pool).await?;
+                let ended = sqlx::query_scalar($sql.existing).bind(list).fetch_all(&mut *lent.connection).await;
+                lent.back(ended)
             }
 
             async fn write(pool: &sqlx::Pool<Self>, write: &$crate::outbox::store::Write) -> Result<bool, sqlx::Error> {
-                use $crate::outbox::store::json;
+                use sqlx::Connection as _;
+                use $crate::outbox::store::{Lent, json};
 
-                let mut tx = pool.begin_with($sql.begin).await?;
-                let renewed = sqlx::query($sql.renew).bind(&write.owner).bind(write.lease_ms).execute(&mut *tx).await?;
-                let is_relay = renewed.rows_affected() == 1;
-                if !write.confirmed.is_empty() {
-                    let list = json(&write.confirmed);
-                    for delete in $sql.delete {
-                        sqlx::query(delete).bind(&list).execute(&mut *tx).await?;
+                let mut lent = Lent::of(pool).await?;
+                let written = async {
+                    let mut tx = lent.connection.begin_with(($sql.begin_within)(write.lease_ms)).await?;
+                    let renew = sqlx::query($sql.renew).bind(&write.owner).bind(write.lease_ms);
+                    let is_relay = renew.execute(&mut *tx).await?.rows_affected() == 1;
+                    // What became of rows is true whoever relays now.
+                    if !write.confirmed.is_empty() {
+                        let list = json(&write.confirmed);
+                        for delete in $sql.delete {
+                            sqlx::query(delete).bind(&list).execute(&mut *tx).await?;
+                        }
                     }
-                }
-                for refusal in &write.refusals {
-                    let refuse = sqlx::query($sql.refuse).bind(refusal.sequence).bind(&refusal.reason);
-                    refuse.bind(refusal.at_ms).bind(refusal.again_ms).execute(&mut *tx).await?;
-                }
-                if !write.over.is_empty() {
-                    sqlx::query($sql.delete_turns).bind(json(&write.over)).execute(&mut *tx).await?;
-                }
-                if let Some(turn) = write.turn.as_ref().filter(|_| is_relay) {
-                    let add = sqlx::query($sql.add_turn).bind(turn.id).bind(turn.at_ms).bind(json(&turn.sequences));
-                    add.execute(&mut *tx).await?;
-                }
-                tx.commit().await?;
-                Ok(is_relay)
+                    for refusal in &write.refusals {
+                        let refuse = sqlx::query($sql.refuse).bind(refusal.sequence).bind(&refusal.reason);
+                        refuse.bind(refusal.at_ms).bind(refusal.again_ms).execute(&mut *tx).await?;
+                    }
+                    // The records are the relay's own: another one may send what they list, and its successor must know it.
+                    if is_relay && !write.over.is_empty() {
+                        sqlx::query($sql.delete_turns).bind(json(&write.over)).execute(&mut *tx).await?;
+                    }
+                    if let Some(turn) = write.turn.as_ref().filter(|_| is_relay) {
+                        let add = sqlx::query($sql.add_turn).bind(turn.id).bind(turn.at_ms).bind(json(&turn.sequences));
+                        add.execute(&mut *tx).await?;
+                    }
+                    tx.commit().await?;
+                    Ok(is_relay)
+                };
+                let ended = written.await;
+                lent.back(ended)
             }
 
             async fn refused(pool: &sqlx::Pool<Self>) -> Result<i64, sqlx::Error> {
-                sqlx::query_scalar($sql.refused).fetch_one(pool).await
+                let mut lent = $crate::outbox::store::Lent::of(pool).await?;
+                let ended = sqlx::query_scalar($sql.refused).fetch_one(&mut *lent.connection).await;
+                lent.back(ended)
             }
 
             async fn state(pool: &sqlx::Pool<Self>) -> Result<$crate::outbox::OutboxState, sqlx::Error> {
@@ -232,3 +296,7 @@ macro_rules! store {
 }
 
 pub(super) use store;
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

@@ -28,6 +28,8 @@ pub type Said = Vec<(Instant, Vec<u8>)>;
 struct State {
     /// What the broker says is thrown away.
     deaf: AtomicBool,
+    /// New connections are ended at once.
+    refuses: AtomicBool,
     /// Bytes of the broker that still go through.
     left: AtomicU64,
     /// Bytes of the broker that were thrown away.
@@ -38,7 +40,8 @@ struct State {
 
 impl Default for State {
     fn default() -> State {
-        State { deaf: AtomicBool::new(false), left: AtomicU64::new(u64::MAX), lost: AtomicU64::new(0), said: None }
+        let (deaf, refuses) = (AtomicBool::new(false), AtomicBool::new(false));
+        State { deaf, refuses, left: AtomicU64::new(u64::MAX), lost: AtomicU64::new(0), said: None }
     }
 }
 
@@ -87,7 +90,9 @@ impl Proxy {
                     accepted = listener.accept() => accepted,
                     () = tasks.stopped() => return,
                 };
-                if let Ok((client, _)) = client {
+                if let Ok((client, _)) = client
+                    && !state.refuses.load(Ordering::SeqCst)
+                {
                     tasks.spawn(forward(client, broker, Arc::clone(&state), cut.clone(), tasks.clone()));
                 }
             }
@@ -116,6 +121,11 @@ impl Proxy {
         self.state.deaf.store(false, Ordering::SeqCst);
         self.state.left.store(u64::MAX, Ordering::SeqCst);
         self.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Whether new connections are refused: with [`cut`](Proxy::cut), whether its clients are cut off.
+    pub fn refuse(&self, refuses: bool) {
+        self.state.refuses.store(refuses, Ordering::SeqCst);
     }
 
     /// All that the one client said so far, and when its parts came; nothing where it was not to be kept.

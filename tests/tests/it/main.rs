@@ -57,6 +57,7 @@ mod ordered_cluster;
 mod ordered_inbox;
 mod ordered_poison;
 mod outbox;
+mod outbox_away;
 mod own_contracts;
 mod replay;
 // The name of a pseudo-terminal is asked for as only Linux can.

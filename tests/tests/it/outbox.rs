@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -24,10 +25,10 @@ use sqlx::{
 
 use crate::shop::{EVENT, charge_of, declaration, order, orders, till};
 
-const STREAM: &str = "mesh1-event-orders";
+pub(crate) const STREAM: &str = "mesh1-event-orders";
 
 /// The caller's own table, in each kind of database.
-trait Business: Database {
+pub(crate) trait Business: Database {
     async fn run(pool: &Pool<Self>, sql: &'static str);
     /// Counts the versions of a key, which holds a lock on it until the transaction ends.
     async fn next_version(tx: &mut Transaction<'_, Self>, key: &str) -> sqlx::Result<i64>;
@@ -60,7 +61,7 @@ macro_rules! business {
 business!(sqlx::Sqlite);
 business!(sqlx::Postgres);
 
-async fn sqlite(file: &Path) -> SqlitePool {
+pub(crate) async fn sqlite(file: &Path) -> SqlitePool {
     let options = SqliteConnectOptions::new()
         .filename(file)
         .create_if_missing(true)
@@ -70,7 +71,7 @@ async fn sqlite(file: &Path) -> SqlitePool {
     SqlitePoolOptions::new().max_connections(12).connect_with(options).await.unwrap()
 }
 
-async fn outbox<D: Business>(mesh: &Mesh, pool: &Pool<D>) -> Outbox<D> {
+pub(crate) async fn outbox<D: Business>(mesh: &Mesh, pool: &Pool<D>) -> Outbox<D> {
     let outbox = mesh.outbox(pool);
     outbox.migrate().await.unwrap();
     D::run(pool, "CREATE TABLE IF NOT EXISTS customers (id TEXT PRIMARY KEY, version BIGINT NOT NULL)").await;
@@ -94,7 +95,7 @@ async fn try_change<'t, D: Business>(
     Ok(tx)
 }
 
-async fn changes<D: Business>(outbox: &Outbox<D>, pool: &Pool<D>, count: usize, keys: usize) {
+pub(crate) async fn changes<D: Business>(outbox: &Outbox<D>, pool: &Pool<D>, count: usize, keys: usize) {
     let mut tx = pool.begin().await.unwrap();
     for number in 0..count {
         let key = format!("c{}", number % keys);
@@ -107,7 +108,7 @@ async fn changes<D: Business>(outbox: &Outbox<D>, pool: &Pool<D>, count: usize, 
 }
 
 /// Every event in the stream: the versions of each key in the order of the stream.
-async fn stored(broker: &TestBroker) -> BTreeMap<String, Vec<u32>> {
+pub(crate) async fn stored(broker: &TestBroker) -> BTreeMap<String, Vec<u32>> {
     let operator = broker.connect("operator").await.unwrap();
     let mut found: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     let each = |message: mesh_core::gate::Unopened| {
@@ -121,8 +122,12 @@ async fn stored(broker: &TestBroker) -> BTreeMap<String, Vec<u32>> {
 }
 
 /// Everything of the business is in the stream: once, and in order for each key.
-async fn assert_once_and_in_order<D: Business>(broker: &TestBroker, pool: &Pool<D>) {
-    let found = stored(broker).await;
+pub(crate) async fn assert_once_and_in_order<D: Business>(broker: &TestBroker, pool: &Pool<D>) {
+    assert_all_once_and_in_order(stored(broker).await, pool).await;
+}
+
+/// The same of these.
+pub(crate) async fn assert_all_once_and_in_order<D: Business>(found: BTreeMap<String, Vec<u32>>, pool: &Pool<D>) {
     for (key, versions) in &found {
         let expected: Vec<u32> = (1..).take(versions.len()).collect();
         assert_eq!(*versions, expected, "{key}");
@@ -131,7 +136,7 @@ async fn assert_once_and_in_order<D: Business>(broker: &TestBroker, pool: &Pool<
     assert_eq!(i64::try_from(count).unwrap(), D::versions(pool).await, "what was committed is what was published");
 }
 
-async fn eventually_empty<D: Database>(outbox: &Outbox<D>) {
+pub(crate) async fn eventually_empty<D: Database>(outbox: &Outbox<D>) {
     eventually("an empty outbox", || async { (outbox.state().await.unwrap().waiting == 0).then_some(()) }).await;
 }
 
@@ -251,13 +256,18 @@ async fn work_is_queued_when_the_transaction_commits() {
 
 /// A relay in a process of its own, to be killed.
 fn relay_process(broker: &TestBroker, folder: &Path) -> tokio::process::Child {
+    relay_process_on(broker, folder, folder.join("db").as_os_str())
+}
+
+/// The same, for the database that is said.
+pub(crate) fn relay_process_on(broker: &TestBroker, folder: &Path, database: &OsStr) -> tokio::process::Child {
     let seed = folder.join("seed");
     std::fs::write(&seed, broker.seed("orders").unwrap()).unwrap();
     let mut relay = tokio::process::Command::new(env!("CARGO_BIN_EXE_outbox-relay"));
-    relay.arg(broker.server.client_url()).arg(seed).arg(folder.join("db")).kill_on_drop(true).spawn().unwrap()
+    relay.arg(broker.server.client_url()).arg(seed).arg(database).kill_on_drop(true).spawn().unwrap()
 }
 
-async fn messages(broker: &TestBroker) -> u64 {
+pub(crate) async fn messages(broker: &TestBroker) -> u64 {
     let operator = broker.connect("operator").await.unwrap();
     let state = operator.bus().stream_state(STREAM).await.unwrap().unwrap();
     operator.drain().await;
@@ -304,8 +314,8 @@ async fn what_the_broker_may_have_forgotten_is_parked_where_that_is_asked_for() 
     changes(&outbox, &pool, 20, 20).await;
     killed_before_it_deletes(&broker, folder.path(), &pool, 20).await;
     // As if the broker's memory were over: no time has to pass.
-    let settings =
-        RelaySettings { repeat_within: Duration::ZERO, after_window: AfterWindow::Park, ..RelaySettings::default() };
+    sqlx::Sqlite::run(&pool, "UPDATE mesh_outbox_turn SET at_ms = at_ms - 100000").await;
+    let settings = RelaySettings { after_window: AfterWindow::Park, ..RelaySettings::default() };
     changes(&outbox, &pool, 20, 40).await;
     mesh.relay(&outbox).settings(settings).start();
     let parked = |state: OutboxState| (state.waiting, state.refused) == (40, 20);

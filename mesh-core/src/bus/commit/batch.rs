@@ -100,8 +100,14 @@ impl<'a> Batch<'a> {
         Batch { bus, stream, sending: Sending::new(), members: Vec::new() }
     }
 
+    /// What may not leave any more is not taken in: the others would have to go without a batch because of it.
     pub(super) async fn add(&mut self, more: impl IntoIterator<Item = Waiting>) {
-        self.members.extend(more);
+        for one in more {
+            match self.bus.may_leave(&one.sealed) {
+                Ok(()) => self.members.push(one),
+                Err(error) => one.answer(Err(error)),
+            }
+        }
         let ready = self.members.len().saturating_sub(1);
         self.sending.send(self.bus, &mut self.members[..ready]).await;
     }
@@ -201,6 +207,8 @@ impl Sending {
         if let Some(error) = self.failed {
             return Err(error);
         }
+        // With the commit all are stored, also those that were sent while they still might leave.
+        others.iter().try_for_each(|one| bus.may_leave(one.sealed()))?;
         let asked = bus.0.mux.register(last.sealed().subject());
         let commit = (NATS_BATCH_COMMIT, HeaderValue::from(NATS_BATCH_COMMIT_FINAL));
         let prepared = marked(last, self.marks(count)).with([commit]);
