@@ -85,8 +85,9 @@ async fn a_history_that_is_too_long_for_one_write_is_whole_or_refused() {
     let (long, longer) = (ids.remove(0), ids.remove(0));
     let turns =
         |turns: usize| (0..turns).flat_map(|_| [Record::Held(act(0, "wait")), Record::Released(act(0, "go on"))]);
-    add(&here, &long, turns(499).chain([Record::Held(act(0, "to stay"))])).await;
-    add(&here, &longer, turns(499).chain([Record::Held(act(0, "x")), Record::Discarded(act(0, "too late"))])).await;
+    Box::pin(add(&here, &long, turns(499).chain([Record::Held(act(0, "to stay"))]))).await;
+    let ended = [Record::Held(act(0, "x")), Record::Discarded(act(0, "too late"))];
+    Box::pin(add(&here, &longer, turns(499).chain(ended))).await;
     let (operator, other) = (Operator::at(&here, "operator"), Operator::at(&there, "operator"));
     let file = exported(&operator, &long, &other).await;
     assert_eq!(other.json(0, &["dead-letter", "import", &file]).await["imported"], 1);

@@ -212,13 +212,11 @@ async fn import(mut source: Source, target: &Target<'_>, counts: &mut Counts) ->
     }
 }
 
+/// Letters with the numbers of their lines, and how the lines ended, if they have: `Err` says where one is wrong.
+type Read = (Vec<(usize, History)>, Option<Result<(), String>>);
+
 /// What lines hold, up to the first that is wrong; and how they ended.
-fn histories(
-    lines: Lines,
-    last: usize,
-    target: &Target<'_>,
-    counts: &mut Counts,
-) -> (Vec<(usize, History)>, Option<Result<(), String>>) {
+fn histories(lines: Lines, last: usize, target: &Target<'_>, counts: &mut Counts) -> Read {
     let file = target.file;
     let mut histories = Vec::new();
     let mut ended = lines.ended.map(|ended| ended.map_err(|error| format!("{file}:{last}: {error}")));

@@ -48,7 +48,7 @@ async fn whole(bus: &Bus, ids: &[String]) -> Vec<String> {
             // One that is wrong is not asked for, and where one is not known the rest would be in vain.
             let is_beginning = !id.is_empty() && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
             let query = LetterQuery { id_prefix: id.clone(), ..LetterQuery::default() };
-            let known = if is_beginning { patient(ask::entries(bus, query, 2, "")).await.ok() } else { None };
+            let known = if is_beginning { patient(Box::pin(ask::entries(bus, query, 2, ""))).await.ok() } else { None };
             match known.as_ref().map(|reply| reply.letters.as_slice()) {
                 // An older keeper does not heed how an id begins.
                 Some([one]) if one.id.starts_with(id.as_str()) => id.clone_from(&one.id),
@@ -62,7 +62,7 @@ async fn whole(bus: &Bus, ids: &[String]) -> Vec<String> {
 /// Whether more letters than `limit` are meant. `None`: only reading them says.
 pub(super) async fn are_more_than(bus: &Bus, selection: &Selection, limit: usize) -> Option<bool> {
     let query = ask::query(selection)?;
-    let counted = patient(ask::count(bus, query)).await.ok()?;
+    let counted = patient(Box::pin(ask::count(bus, query))).await.ok()?;
     Some(counted.total > limit as u64)
 }
 
@@ -103,7 +103,7 @@ async fn pages(bus: &Bus, query: &LetterQuery, limit: usize) -> Result<(Vec<Spot
     let (mut spots, mut next) = (Vec::new(), String::new());
     loop {
         let size = u32::try_from(limit - spots.len()).unwrap_or(u32::MAX);
-        let page = patient(ask::entries(bus, query.clone(), size, &next)).await?;
+        let page = patient(Box::pin(ask::entries(bus, query.clone(), size, &next))).await?;
         spots.extend(page.letters.iter().map(ask::spot));
         next = page.next_page_token;
         if next.is_empty() || spots.len() >= limit {
@@ -114,7 +114,7 @@ async fn pages(bus: &Bus, query: &LetterQuery, limit: usize) -> Result<(Vec<Spot
 }
 
 async fn read_groups(bus: &Bus, query: LetterQuery) -> Result<Vec<Group>, Fault> {
-    let reply = patient(ask::group(bus, query, GROUPS)).await?;
+    let reply = patient(Box::pin(ask::group(bus, query, GROUPS))).await?;
     let newest = reply.groups.iter().filter_map(|group| group.newest.clone()).collect();
     let letters = ask::letters(bus, newest).await?;
     let by_id: BTreeMap<&str, &Letter> = letters.iter().map(|letter| (letter.letter.id.as_str(), letter)).collect();
