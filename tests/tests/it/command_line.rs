@@ -132,7 +132,10 @@ async fn who_may_not_read_letters_is_told_so() {
     let service = Operator::at(&broker, "a");
     let started = std::time::Instant::now();
     let refused = service.run(&["dead-letter", "list", "-o", "json"]).await;
-    assert!(started.elapsed() < Duration::from_secs(4), "known from the broker's word, not from a time limit");
+    assert!(
+        started.elapsed() < std::time::Duration::from_secs(4),
+        "known from the broker's word, not from a time limit"
+    );
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     let said: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("one document ({error}): {said}"));
     assert_eq!((&said["error"]["reason"], &said["error"]["effect"]), (&"MESH-0012".into(), &"NONE".into()), "{said}");
