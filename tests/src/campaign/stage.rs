@@ -9,7 +9,10 @@ use mesh_core::{
     bus::StreamLimits,
     identity::Credential,
     operate::topology::Topology,
-    policy::compile::{Consumes, Declaration},
+    policy::{
+        compile::{Consumes, Declaration},
+        isolation::IsolationRule,
+    },
     subject::{KEEPER, inbox_prefix},
 };
 use tempfile::TempDir;
@@ -129,6 +132,8 @@ pub struct StageSettings {
     pub inbox: bool,
     /// Whether a worker keeps targets apart: the words in the messages' ids.
     pub isolate: bool,
+    /// After so long comes back what was put aside by a process that nobody knew yet.
+    pub aside_unknown: Duration,
     /// Whether the consumer of events keeps the order of keys.
     pub ordered: bool,
     /// Whether [`BYSTANDERS`] handle the events as well.
@@ -158,6 +163,7 @@ impl Default for StageSettings {
             attempts: 5,
             inbox: false,
             isolate: false,
+            aside_unknown: IsolationRule::default().aside_unknown,
             ordered: false,
             watched: false,
             short_wait: Duration::from_secs(2),
@@ -391,6 +397,7 @@ impl<B: Broker> Stage<B> {
             ("--handler-limit-ms", self.settings.handler_limit),
             ("--long-ms", self.settings.long),
             ("--short-wait-ms", self.settings.short_wait),
+            ("--aside-unknown-ms", self.settings.aside_unknown),
         ] {
             arguments.extend([name.into(), time.as_millis().to_string().into()]);
         }

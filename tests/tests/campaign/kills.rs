@@ -1,5 +1,7 @@
 //! S02–S04: the broker, the worker, and both at once are killed, at random moments and between any two steps.
 
+use std::time::Duration;
+
 use mesh_core::fault::{ASIDE_POINT, OPERATOR_POINTS, WORKER_POINTS};
 use mesh_tests::{
     TestBroker,
@@ -108,7 +110,9 @@ async fn replay(run: &mut Run, stage: &Stage<TestBroker>, mut worker: Worker) ->
 /// A worker that keeps targets apart ends between the copy of what waits for its target and the acknowledgement of the original.
 /// Nothing that its target refuses fails for good: when the target is mended all has taken effect, and none twice.
 async fn aside(run: &mut Run) -> anyhow::Result<usize> {
-    let settings = StageSettings { isolate: true, attempts: 1_000_000, ..StageSettings::default() };
+    // It ends before others can know of it.
+    let aside_unknown = Duration::from_secs(3);
+    let settings = StageSettings { isolate: true, aside_unknown, attempts: 1_000_000, ..StageSettings::default() };
     let stage = Stage::start(run, settings).await?;
     stage.counter.rule("target", Rule::Busy(u32::MAX)).await?;
     let mut sent = Sent::default();

@@ -8,7 +8,7 @@ use mesh_core::{
     Context, Fault,
     consume::{ConsumerSettings, OrderSettings},
     fault::{Code, Effect, Reason},
-    policy::retry::RetryRule,
+    policy::{isolation::IsolationRule, retry::RetryRule},
 };
 use shop_proto::shop::{
     orders::v1::OrderPlaced,
@@ -54,6 +54,9 @@ pub struct Settings {
     /// Keeps messages with different words in their ids apart, as targets
     #[arg(long)]
     pub isolate: bool,
+    /// After so long comes back what was put aside for a target by a process that nobody knows yet, in milliseconds
+    #[arg(long, default_value_t = 120_000)]
+    pub aside_unknown_ms: u64,
     /// Keeps the order of keys, with leases as short as the time of a test
     #[arg(long)]
     pub ordered: bool,
@@ -155,7 +158,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         short_wait: Duration::from_millis(settings.short_wait_ms),
         ..OrderSettings::default()
     });
-    let of_events = ConsumerSettings { order, ..consumer.clone() };
+    let isolation = settings.isolate.then(|| IsolationRule {
+        aside_unknown: Duration::from_millis(settings.aside_unknown_ms),
+        ..IsolationRule::default()
+    });
+    let of_events = ConsumerSettings { order, isolation, ..consumer.clone() };
     let mut on_events = mesh.consumer::<OrderPlaced>(CONSUMER).settings(of_events);
     if settings.isolate {
         on_events = on_events.isolate_by(|event| event.order_id.split('-').nth(1).unwrap_or_default().to_owned());
