@@ -1,7 +1,22 @@
 //! Which letters a replay means: the same whether it goes at once or as a job, and what becomes of those that were named.
 
-use mesh_core::{Fault, dead_letter, envelope::Envelope, operate::letters, proto::v1};
-use mesh_tests::letters::{in_hand, lane};
+use std::process::Stdio;
+
+use mesh_core::{
+    Fault,
+    dead_letter::{self, Letter, LetterState},
+    envelope::Envelope,
+    operate::letters,
+    proto::v1,
+};
+use mesh_tests::{
+    eventually,
+    letters::{in_hand, lane},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -114,4 +129,47 @@ async fn a_job_says_of_each_letter_that_was_named_and_stays_why() {
     let words = ["dead-letter", "replay", "--all", "--rate", "5/s", "--yes", "--no-wait"];
     person.json(0, &words).await;
     assert_eq!(person.json(0, &["dead-letter", "jobs", "list"]).await.as_array().unwrap().len(), 2);
+}
+
+/// Nobody handles what is sent. Who waits for it is told that it was sent, also where the wait ends before it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_no_longer_is_told_what_was_sent() {
+    let mut office = Office::open(&["a"]).await;
+    capture(office.bus(), "a", 0..4).await;
+    let person = Operator::at(&office.broker, "operator");
+    let letters = all(office.bus()).await;
+    let (first, second) = letters.split_at(2);
+    let mut wait = async |letters: &[Letter], ends: &mut (dyn FnMut(&mut Office, u32) + Send)| {
+        let named: Vec<&str> = letters.iter().map(|letter| letter.letter.id.as_str()).collect();
+        let words = [&["dead-letter", "replay", "-o", "json"], &named[..]].concat();
+        let process = person.command(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        eventually("both sent", || async {
+            let now = all(office.bus()).await;
+            let sent = now.iter().filter(|now| now.state == LetterState::Replaying && named.contains(&&*now.letter.id));
+            (sent.count() == 2).then_some(())
+        })
+        .await;
+        ends(&mut office, process.id());
+        let ended = tokio::task::spawn_blocking(move || process.wait_with_output().unwrap()).await.unwrap();
+        let document: Value =
+            serde_json::from_slice(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
+        assert_eq!(ids(&document).len(), 2, "{document}");
+        assert_eq!(
+            (&document["letters"][0]["state"], ended.status.code()),
+            (&"replaying".into(), Some(1)),
+            "{ended:?}"
+        );
+        String::from_utf8(ended.stderr).unwrap()
+    };
+    let interrupt = |process| kill(Pid::from_raw(i32::try_from(process).unwrap()), Signal::SIGINT).unwrap();
+    let said = wait(first, &mut |_, process| interrupt(process)).await;
+    assert!(said.contains("they go on without you"), "{said}");
+    let freeze = |office: &mut Office| {
+        let pid = office.broker.server.pid().unwrap();
+        kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGSTOP).unwrap();
+    };
+    let said = wait(second, &mut |office, _| freeze(office)).await;
+    let said: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert!(said["error"]["message"].as_str().unwrap().starts_with("2 letters sent; what became of that"), "{said}");
+    assert_eq!(said["error"]["effect"], "DONE");
 }

@@ -6,11 +6,13 @@ use futures_util::{StreamExt as _, stream};
 use mesh_core::{
     bus::Bus,
     dead_letter::{Letter, LetterState},
-    fault::Fault,
+    fault::{Effect, Fault},
     operate::letters::{self, Order, Replayed, Replays},
     subject::Name,
 };
 use serde_json::{Value, json};
+
+use crate::stop::Stop;
 
 use super::{
     super::{Failure, failure, place, place::Place},
@@ -44,20 +46,56 @@ pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) 
     }
     let order = Order { by: place::person(), why: args.why.clone(), again: args.again, job: String::new() };
     let (replayed, refused) = order_all(&bus, &letters, &order).await;
-    let letters = match args.no_wait {
-        true => Vec::new(),
-        false => letters::await_end(&bus, &replayed, args.timeout.unwrap_or(WAIT)).await?,
+    let became = match args.no_wait || replayed.is_empty() {
+        true => Became::default(),
+        false => what_became(&bus, &replayed, args.timeout.unwrap_or(WAIT)).await?,
     };
+    let letters = &became.letters;
     bus.close().await;
-    tell(&Told { replayed: &replayed, letters: &letters, waited: !args.no_wait, output })?;
+    tell(&Told { replayed: &replayed, letters, waited: !args.no_wait, output })?;
     let mut status = Status::Ok;
-    if letters.iter().any(|letter| letter.state != LetterState::Resolved) {
+    if became.let_go || letters.iter().any(|letter| letter.state != LetterState::Resolved) {
         status = Status::Failed;
     }
     for fault in refused {
         status = failure::show(output, &fault.into());
     }
+    if became.let_go {
+        mention("they go on without you; look again: mesh dead-letter list --state replaying");
+    }
+    if let Some(why) = became.unknown {
+        status = failure::show(output, &why.into());
+    }
     Ok(status)
+}
+
+/// What became of letters that were sent.
+#[derive(Default)]
+struct Became {
+    letters: Vec<Letter>,
+    /// Whether a person waits no longer.
+    let_go: bool,
+    /// Why that is not known.
+    unknown: Option<Failure>,
+}
+
+/// Waits for the ends of letters that were sent. Where the bus goes away meanwhile it is said that they were sent all the same.
+async fn what_became(bus: &Bus, replayed: &[Replayed], limit: Duration) -> anyhow::Result<Became> {
+    let stop = Stop::listen()?;
+    tokio::select! {
+        ended = letters::await_end(bus, replayed, limit) => Ok(match ended {
+            Ok(letters) => Became { letters, ..Became::default() },
+            Err(fault) => Became { unknown: Some(unknown(&fault, replayed.len())), ..Became::default() },
+        }),
+        () = stop.told() => Ok(Became { let_go: true, ..Became::default() }),
+    }
+}
+
+fn unknown(fault: &Fault, count: usize) -> Failure {
+    let what =
+        format!("{} sent; what became of that is not known: {}", counted(count as u64, "letter"), fault.message());
+    let help = "look, once the bus is back: mesh dead-letter show ID, mesh dead-letter list --state replaying";
+    Failure::new(Fault::new(fault.code(), Effect::Done, fault.reason(), what), help)
 }
 
 /// Ids, filters or --all: nothing said is not everything.
