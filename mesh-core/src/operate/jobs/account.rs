@@ -166,6 +166,11 @@ impl Account {
         !self.progress.is_ours(key)
     }
 
+    /// Whether a copy of an order may be missing that nobody sees to yet.
+    pub(super) fn misses_copies(&self) -> bool {
+        !self.missing.is_empty()
+    }
+
     /// The next order whose copy may be missing: sequence and subject.
     pub(super) fn next_missing(&mut self) -> Option<(u64, String)> {
         self.missing.pop_front()

@@ -249,6 +249,8 @@ impl Runner {
     fn act(&mut self) -> Instant {
         let mut wake = Instant::now() + Duration::from_secs(60);
         self.repair();
+        // Decided anew each time: an order may be heard of that was thought to be refused.
+        self.log.is_finishing = false;
         self.account.queue.look_aside(self.account.read_to());
         while self.account.is_caught_up() {
             match next(&self.plan, &self.view()) {
@@ -263,7 +265,8 @@ impl Runner {
                 Next::Advance => self.step += 1,
                 Next::Abort(why) => self.log.abort = Some(why),
                 Next::Finish => {
-                    self.log.is_finishing = self.letters == 0;
+                    let is_all_copied = self.repairs == 0 && !self.account.misses_copies();
+                    self.log.is_finishing = self.letters == 0 && is_all_copied;
                     break;
                 }
                 Next::Wait => break,
