@@ -179,7 +179,7 @@ async fn copies_are_not_dropped_for_what_a_late_process_only_began() {
 /// second one gets them all. Whoever drains then takes nothing away from who has it by now, to be given to a third.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_have_by_now_is_not_handed_back() {
-    let ack_wait = Duration::from_secs(1);
+    let ack_wait = Duration::from_secs(3);
     let limits = StreamLimits { ack_wait, ..StreamLimits::default() };
     let broker = TestBroker::with(&[orders(), consumer("mail", "confirm")], true, &limits).await.unwrap();
     let begins = async |settings: ConsumerSettings| {
@@ -205,7 +205,7 @@ async fn what_others_have_by_now_is_not_handed_back() {
         publisher.publish(&order(number)).id(number.to_string()).await.unwrap();
     }
     // It believes that the broker waits for longer.
-    let silent = ConsumerSettings { concurrency: 1, ack_wait: Duration::from_secs(5), ..ConsumerSettings::default() };
+    let silent = ConsumerSettings { concurrency: 1, ack_wait: Duration::from_secs(15), ..ConsumerSettings::default() };
     let (first, of_first, ends_first) = begins(silent).await;
     has(&of_first, 1).await;
     // It has a place for each, and asks for no more.
