@@ -4,19 +4,18 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_nats::jetstream;
-use futures_util::{TryStreamExt as _, poll};
+use futures_util::TryStreamExt as _;
 use mesh_core::{
     Context, Fault, Mesh,
-    bus::StreamLimits,
     consume::ConsumerSettings,
     policy::isolation::IsolationRule,
     proto::v1::{InboxRecord, inbox_record::State},
     subject,
 };
-use mesh_tests::{Seen, TestBroker, eventually, foreign};
+use mesh_tests::{TestBroker, eventually, foreign};
 use prost::Message as _;
 use shop_proto::shop::orders::v1::OrderPlaced;
-use tokio::sync::{Barrier, Mutex, Semaphore, watch};
+use tokio::sync::{Barrier, Mutex, watch};
 
 use crate::{
     inbox::{letters, settled},
@@ -173,59 +172,4 @@ async fn copies_are_not_dropped_for_what_a_late_process_only_began() {
     let records = records(&broker).await;
     assert!(records.iter().all(|(_, record)| record.state() == State::Ended), "{records:?}");
     assert!(letters(&broker).await.is_empty());
-}
-
-/// The first process has one in its only place and some beside it, and the broker hears nothing of it for longer than it waits: a
-/// second one gets them all. Whoever drains then takes nothing away from who has it by now, to be given to a third.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_others_have_by_now_is_not_handed_back() {
-    let ack_wait = Duration::from_secs(3);
-    let limits = StreamLimits { ack_wait, ..StreamLimits::default() };
-    let broker = TestBroker::with(&[orders(), consumer("mail", "confirm")], true, &limits).await.unwrap();
-    let begins = async |settings: ConsumerSettings| {
-        let mesh = broker.connect("mail").await.unwrap();
-        let (begun, gate) = (Seen::default(), Arc::new(Semaphore::new(0)));
-        let parts = (Arc::clone(&begun), Arc::clone(&gate));
-        let handler = move |_cx: Context, event: OrderPlaced| {
-            let (begun, gate) = parts.clone();
-            async move {
-                begun.lock().await.push(event.order_id);
-                let _may_end = gate.acquire().await;
-                Ok::<(), Fault>(())
-            }
-        };
-        mesh.consumer::<OrderPlaced>("confirm").settings(settings).inbox(HORIZON).start(handler).await.unwrap();
-        (mesh, begun, gate)
-    };
-    let has = async |begun: &Seen, count: usize| {
-        eventually("what is begun", || async { (begun.lock().await.len() >= count).then_some(()) }).await;
-    };
-    let publisher = broker.connect("orders").await.unwrap().publisher::<OrderPlaced>();
-    for number in 1..=COUNT {
-        publisher.publish(&order(number)).id(number.to_string()).await.unwrap();
-    }
-    // It believes that the broker waits for longer.
-    let silent = ConsumerSettings { concurrency: 1, ack_wait: Duration::from_secs(15), ..ConsumerSettings::default() };
-    let (first, of_first, ends_first) = begins(silent).await;
-    has(&of_first, 1).await;
-    // It has a place for each, and asks for no more.
-    let full = ConsumerSettings { concurrency: COUNT, prefetch: 0, ack_wait, ..ConsumerSettings::default() };
-    let (second, of_second, ends_second) = begins(full).await;
-    has(&of_second, COUNT).await;
-    let (third, of_third, ends_third) = begins(ConsumerSettings { ack_wait, ..ConsumerSettings::default() }).await;
-
-    // The drain has begun when what runs may end: nothing more is begun then.
-    let mut drains = Box::pin(first.drain());
-    assert!(poll!(&mut drains).is_pending());
-    ends_first.add_permits(1);
-    drains.await;
-    // It comes behind whatever was handed back.
-    publisher.publish(&order(COUNT + 1)).id("sentinel").await.unwrap();
-    has(&of_third, 1).await;
-    assert_eq!(*of_third.lock().await, [(COUNT + 1).to_string()], "all others are at work");
-    assert_eq!((of_first.lock().await.len(), of_second.lock().await.len()), (1, COUNT));
-    ends_second.add_permits(COUNT);
-    ends_third.add_permits(1);
-    second.drain().await;
-    third.drain().await;
 }
