@@ -11,8 +11,6 @@ use mesh_core::{
         letters::{self, Selector},
     },
     policy::replay::{AbortRule, Canary, Rate},
-    store::{Lease, LeaseSettings, Store},
-    subject::KEEPER,
 };
 use serde_json::Value;
 
@@ -21,6 +19,7 @@ use super::{
     GlobalArgs, Output, ReplayArgs, Status, ask,
     attach::{self, Looking},
     indexed,
+    job_words::{Kept, kept},
     preview::{self, Shown},
     replay,
     which::{Wanted, tell_unclear},
@@ -125,7 +124,7 @@ pub(super) async fn run(
         why: args.why,
     };
     let job = jobs::create(&bus, ask).await?;
-    if keeper(&bus).await.is_none() {
+    if kept(&bus).await != Kept::Active {
         output.remark(&format!("no keeper is active: job {} waits for one", job.id));
     }
     if args.no_wait {
@@ -140,14 +139,6 @@ pub(super) async fn run(
 /// The job's own document, in that of a replay.
 fn in_a_replay(job: Value) -> Value {
     replay::document(job, Vec::new())
-}
-
-/// Who is the active keeper. `None`: nobody, or that is not known.
-async fn keeper(bus: &Bus) -> Option<String> {
-    let store = Store::new(bus, bus.gate().identity().region().clone(), KEEPER.parse().ok()?);
-    let lease = Lease::new(store, KEEPER, String::new(), LeaseSettings::default());
-    let (holder, _) = lease.holder().await.ok()??;
-    (!holder.is_empty()).then_some(holder)
 }
 
 /// What the keeper is asked for. A CEL condition is asked here, where the contracts are known: the job names the letters.
