@@ -156,12 +156,20 @@ impl Office {
 
     /// When each order of a job was stored, in order.
     pub(crate) async fn orders_of(&self, job: &Job) -> Vec<i64> {
+        self.orders(job).await.into_iter().map(|(stored_ms, _)| stored_ms).collect()
+    }
+
+    /// When each order of a job was stored, and when it was given.
+    pub(crate) async fn orders(&self, job: &Job) -> Vec<(i64, i64)> {
         let mut orders = Vec::new();
         let each = |message: mesh_core::gate::Unopened| {
             let envelope = message.open().envelope;
             let record = v1::LetterRecord::decode(envelope.payload).unwrap().record;
-            if matches!(record, Some(Record::Replaying(act)) if act.job == job.id) {
-                orders.push(envelope.delivery.unwrap().stored_at_ms);
+            match record {
+                Some(Record::Replaying(act)) if act.job == job.id => {
+                    orders.push((envelope.delivery.unwrap().stored_at_ms, act.at_ms));
+                }
+                _ => {}
             }
             Stop::No
         };

@@ -36,9 +36,9 @@ async fn passed(office: &Office, at_ms: i64) {
 }
 
 /// The most that were stored within a second.
-fn most_in_a_second(stored: &[i64]) -> usize {
-    let within = |from: &i64| stored.iter().filter(|at| (*from..from + 1000).contains(*at)).count();
-    stored.iter().map(within).max().unwrap_or(0)
+fn most_in_a_second(given: &[i64]) -> usize {
+    let within = |from: &i64| given.iter().filter(|at| (*from..from + 1000).contains(*at)).count();
+    given.iter().map(within).max().unwrap_or(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,13 +47,14 @@ async fn what_was_refused_for_a_while_is_not_made_up_for() {
     let job = refused(&office).await;
     hold_at_most(&office.broker, -1).await;
     let orders = eventually("every order", || async {
-        let orders = office.orders_of(&job).await;
+        let orders = office.orders(&job).await;
         (orders.len() == LETTERS).then_some(orders)
     })
     .await;
-    let most = most_in_a_second(&orders);
-    // By when they were stored: a busy machine stores some later than they were given, and so closer to those after them.
-    assert!(most <= 200, "{most} orders within a second, at 100/s");
+    // By when they were given: a busy broker stores some later, and so closer to those after them.
+    let given: Vec<i64> = orders.into_iter().map(|(_, given_ms)| given_ms).collect();
+    let most = most_in_a_second(&given);
+    assert!(most <= 125, "{most} orders within a second, at 100/s");
 }
 
 #[tokio::test(flavor = "multi_thread")]
