@@ -4,18 +4,19 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_nats::jetstream;
-use futures_util::TryStreamExt as _;
+use futures_util::{TryStreamExt as _, poll};
 use mesh_core::{
     Context, Fault, Mesh,
+    bus::StreamLimits,
     consume::ConsumerSettings,
     policy::isolation::IsolationRule,
     proto::v1::{InboxRecord, inbox_record::State},
     subject,
 };
-use mesh_tests::{TestBroker, eventually, foreign};
+use mesh_tests::{Seen, TestBroker, eventually, foreign};
 use prost::Message as _;
 use shop_proto::shop::orders::v1::OrderPlaced;
-use tokio::sync::{Barrier, Mutex, watch};
+use tokio::sync::{Barrier, Mutex, Semaphore, watch};
 
 use crate::{
     inbox::{letters, settled},
@@ -172,4 +173,88 @@ async fn copies_are_not_dropped_for_what_a_late_process_only_began() {
     let records = records(&broker).await;
     assert!(records.iter().all(|(_, record)| record.state() == State::Ended), "{records:?}");
     assert!(letters(&broker).await.is_empty());
+}
+
+/// A process whose handlers write down what they begin, and wait for the gate with the order `waits_for`.
+async fn begins(
+    broker: &TestBroker,
+    settings: ConsumerSettings,
+    waits_for: Option<&'static str>,
+) -> (Mesh, Seen, Arc<Semaphore>) {
+    let mesh = broker.connect("mail").await.unwrap();
+    let (begun, gate) = (Seen::default(), Arc::new(Semaphore::new(0)));
+    let parts = (Arc::clone(&begun), Arc::clone(&gate));
+    let handler = move |_cx: Context, event: OrderPlaced| {
+        let (begun, gate) = parts.clone();
+        async move {
+            let waits = waits_for == Some(event.order_id.as_str());
+            begun.lock().await.push(event.order_id);
+            if waits {
+                let _may_end = gate.acquire().await;
+            }
+            Ok::<(), Fault>(())
+        }
+    };
+    mesh.consumer::<OrderPlaced>("confirm").settings(settings).start(handler).await.unwrap();
+    (mesh, begun, gate)
+}
+
+/// The first process has one in its only place and one beside it, and the broker hears nothing of it for longer than it waits: a
+/// second one gets both. When the first drains it takes nothing away from who has it by now, to be given to a third.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_have_by_now_is_not_handed_back() {
+    let ack_wait = Duration::from_secs(6);
+    let limits = StreamLimits { ack_wait, ..StreamLimits::default() };
+    let broker = TestBroker::with(&[orders(), consumer("mail", "confirm")], true, &limits).await.unwrap();
+    let has = async |begun: &Seen, id: &str| {
+        eventually(&format!("{id} is begun"), || async { begun.lock().await.iter().any(|it| it == id).then_some(()) })
+            .await;
+    };
+    let publisher = broker.connect("orders").await.unwrap().publisher::<OrderPlaced>();
+    let publish = async |number: usize| {
+        publisher.publish(&order(number)).id(number.to_string()).await.unwrap();
+    };
+    publish(1).await;
+    let operator = broker.connect("operator").await.unwrap();
+    // It believes that the broker waits for far longer, and asks for no more than these two.
+    let silent = ConsumerSettings {
+        concurrency: 1,
+        prefetch: 1,
+        ack_wait: Duration::from_secs(60),
+        ..ConsumerSettings::default()
+    };
+    let (first, of_first, ends_first) = begins(&broker, silent, Some("1")).await;
+    has(&of_first, "1").await;
+    publish(2).await;
+    eventually("both are in the hands of the first", || async {
+        let state = operator.bus().consumer_state(PLACE.0, PLACE.1).await.ok()??;
+        (state.in_flight == 2).then_some(())
+    })
+    .await;
+    // It has a place for each, and asks for no more.
+    let full = ConsumerSettings { concurrency: 2, prefetch: 0, ack_wait, ..ConsumerSettings::default() };
+    let (second, of_second, ends_second) = begins(&broker, full, Some("2")).await;
+    has(&of_second, "2").await;
+    let usual = ConsumerSettings { ack_wait, ..ConsumerSettings::default() };
+    let (third, of_third, _) = begins(&broker, usual, None).await;
+
+    let deliveries = async || operator.bus().consumer_state(PLACE.0, PLACE.1).await.unwrap().unwrap().deliveries;
+    let before = deliveries().await;
+    // The drain has begun when what runs may end: nothing more is begun then.
+    let mut drains = Box::pin(first.drain());
+    assert!(poll!(&mut drains).is_pending());
+    ends_first.add_permits(1);
+    drains.await;
+    // It comes behind whatever was handed back.
+    publish(3).await;
+    eventually("the last one is begun", || async {
+        let all = [of_second.lock().await.clone(), of_third.lock().await.clone()].concat();
+        all.iter().any(|id| id == "3").then_some(())
+    })
+    .await;
+    assert_eq!(deliveries().await, before + 1, "nothing but the last one was delivered after the drain");
+    assert_eq!(*of_first.lock().await, ["1"]);
+    ends_second.add_permits(1);
+    second.drain().await;
+    third.drain().await;
 }
