@@ -41,7 +41,9 @@ pub(crate) async fn frozen(run: &mut Run) -> anyhow::Result<Played> {
 
 /// Rolling restarts: the next worker starts, the one before stops in peace. No letter, no attempt, no call twice.
 pub(crate) async fn rolling(run: &mut Run) -> anyhow::Result<Played> {
-    let settings = StageSettings { bad: 0, troubled: 0, ..StageSettings::default() };
+    // The limits that hold where nothing is said: a machine that stands still for a moment takes no lease away, and what a
+    // worker that stops does not hand back is missed for half a minute.
+    let settings = StageSettings { bad: 0, troubled: 0, limits: StreamLimits::default(), ..StageSettings::default() };
     let stage = Stage::start(run, settings).await?;
     stage.counter.rule("good", Rule::Slow(30)).await?;
     let mut worker = stage.worker(None).await?;
@@ -68,7 +70,7 @@ pub(crate) async fn rolling(run: &mut Run) -> anyhow::Result<Played> {
 
 /// Messages that are worked on for several times the ack wait, among quick ones: each is begun once and called for once.
 pub(crate) async fn long_handler(run: &mut Run) -> anyhow::Result<Played> {
-    let (long, ack_wait) = run.sized((6, 1), (300, 30));
+    let (long, ack_wait) = run.sized((9, 3), (300, 30));
     let (long, ack_wait) = (Duration::from_secs(long), Duration::from_secs(ack_wait));
     let settings = StageSettings {
         limits: StreamLimits { ack_wait, ..StreamLimits::default() },
