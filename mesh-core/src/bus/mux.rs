@@ -15,7 +15,11 @@ use async_nats::Client;
 use futures_util::StreamExt as _;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{convert::Received, error::PublishError, link::Link};
+use super::{
+    convert::Received,
+    error::PublishError,
+    link::{Link, LinkState},
+};
 use crate::{
     clock::TaskScope,
     fault::{Code, Effect, Fault, Reason},
@@ -27,6 +31,8 @@ type Answer = Result<Received, PublishError>;
 struct Slot {
     answer: oneshot::Sender<Answer>,
     subject: String,
+    /// The connection that its request goes over: while there is none, the next one, for which the client keeps it.
+    generation: u64,
 }
 
 #[derive(Default)]
@@ -56,6 +62,7 @@ impl Slots {
 pub(super) struct Mux {
     prefix: Arc<str>,
     slots: Arc<Slots>,
+    link: Link,
 }
 
 /// One request under way. Dropping it gives the slot back.
@@ -84,9 +91,8 @@ impl Mux {
         link.on_denied(move |subject| {
             denied.fail(&PublishError::Denied { subject: subject.to_owned() }, |slot| slot.subject == subject);
         });
-        let mux = Mux { prefix, slots };
+        let mux = Mux { prefix, slots, link: link.clone() };
         let (reader, scope, mut state) = (mux.clone(), tasks.clone(), link.watch());
-        let mut generation = link.state().generation;
         tasks.spawn(async move {
             loop {
                 tokio::select! {
@@ -96,12 +102,10 @@ impl Mux {
                     },
                     changed = state.changed() => {
                         let now = *state.borrow_and_update();
-                        // It may have been lost and made anew between two looks.
-                        if changed.is_ok() && (!now.is_connected || now.generation != generation) {
-                            // Answers to what was sent on the old connection don't come any more.
-                            reader.slots.fail(&PublishError::Disconnected, |_| true);
+                        if changed.is_ok() {
+                            // Answers to what was sent on a connection that has ended don't come any more.
+                            reader.slots.fail(&PublishError::Disconnected, |slot| slot.generation < next_of(now));
                         }
-                        generation = now.generation;
                     }
                     () = scope.stopped() => break,
                 }
@@ -123,10 +127,15 @@ impl Mux {
     pub(super) fn register(&self, subject: &str) -> Asked {
         let token = self.slots.next.fetch_add(1, Ordering::Relaxed);
         let (answer, receiver) = oneshot::channel();
-        let slot = Slot { answer, subject: subject.to_owned() };
+        let slot = Slot { answer, subject: subject.to_owned(), generation: next_of(self.link.state()) };
         self.slots.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(token, slot);
         Asked { mux: self.clone(), token, answer: receiver, since: Instant::now() }
     }
+}
+
+/// The connection over which goes what is sent from now on.
+fn next_of(state: LinkState) -> u64 {
+    state.generation + u64::from(!state.is_connected)
 }
 
 impl Asked {
