@@ -14,6 +14,7 @@ mod export;
 mod group;
 mod import;
 mod indexed;
+mod instead;
 mod job_words;
 mod jobs;
 mod list;
