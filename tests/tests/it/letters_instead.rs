@@ -48,7 +48,10 @@ async fn a_filter_that_fits_nothing_is_answered_with_what_there_is() {
         (vec!["list", "--type", "OrderPlaced"], ["no letter of type", "of: shop.payments.v1.Payments/Charge)"]),
         (vec!["list", "--reason", "107"], [r#"no letter of reason "MESH-0107""#, "of: MESH-0023, MESH-0103)"]),
         (vec!["list", "--state", "held"], ["no letters; in other states: 5 open", "--state all"]),
-        (vec!["list", "--where", "payload.amount_cents == 7"], ["no letters; of the 5 that", "--where"]),
+        (
+            vec!["list", "--where", "payload.amount_cents == 7"],
+            ["no letters; without --where", "there would be 5 letters"],
+        ),
         (vec!["list", "--since", "1h", "--until", "2h"], ["no letters fit", "5 open"]),
     ] {
         let said = said(&operator, 0, &[&["dead-letter"], words.as_slice()].concat()).await;

@@ -14,7 +14,7 @@ use mesh_core::{
 use secrecy::SecretString;
 
 use super::{Failure, GlobalArgs};
-use crate::cluster::{ClusterContext, OPERATOR, Registry};
+use crate::cluster::{ClusterContext, MAKER, OPERATOR, Registry};
 
 /// A broker that tools can connect to.
 pub(super) struct Place {
@@ -85,6 +85,10 @@ impl Place {
     /// The bus can't be reached, or does not accept the credential; the cluster has no such user.
     pub(super) async fn connect_as(&self, user: &Name) -> anyhow::Result<Bus> {
         let credential = match &self.credentials {
+            // A service may send in its cluster's region alone.
+            Credentials::Cluster(cluster) if !self.is_region_sure && !is_tool(user) => {
+                return Err(no_region(&self.region, &BTreeSet::from([cluster.region.clone()])).into());
+            }
             Credentials::Cluster(cluster) => cluster.credential(user.as_str()).map_err(not_a_user)?,
             Credentials::File(path) => Credential::Nkey(read_seed(path)?),
             Credentials::None => Credential::None,
@@ -140,6 +144,11 @@ pub(super) fn who_may(global: &GlobalArgs, takes_user: bool) -> String {
 
 /// A person waits: shorter than a service would.
 const CONNECT: std::time::Duration = std::time::Duration::from_secs(4);
+
+/// Whether the user is none of the mesh file's services.
+fn is_tool(user: &Name) -> bool {
+    [OPERATOR, MAKER].contains(&user.as_str())
+}
 
 fn no_region(region: &Name, others: &BTreeSet<String>) -> Failure {
     let others: Vec<_> = others.iter().map(String::as_str).collect();

@@ -121,10 +121,11 @@ fn told(what: &str, selection: &Selection, instead: Option<&Instead>) -> String 
         Some(Instead::ButForTheCondition(count)) => {
             let names = [("--where", selection.condition.is_some()), ("--header", !selection.headers.is_empty())];
             let names: Vec<_> = names.into_iter().filter(|(_, is_said)| *is_said).map(|(name, _)| name).collect();
-            format!("{what}; of the {} that the rest means, none fits {}", letters(*count), names.join(" and "))
+            format!("{what}; without {} there would be {}", names.join(" and "), letters(*count))
         }
         Some(Instead::InOtherStates(states)) => {
-            format!("{what}; in other states: {}; --state all means those too", listed(states))
+            let all = if what == NONE { "; --state all means those too" } else { "" };
+            format!("{what}; in other states: {}{all}", listed(states))
         }
         Some(Instead::Unlike { kind, wanted, known, is_more }) => {
             let named: Vec<_> = known.iter().filter(|name| !name.is_empty()).take(NAMED).map(String::as_str).collect();
@@ -195,11 +196,7 @@ mod tests {
                 Some(Instead::Together(states)),
                 "no letters fit --consumer charge --where 'payload.x > 1'; there are: 2 open, 7 resolved",
             ),
-            (
-                NONE,
-                Some(Instead::ButForTheCondition(3)),
-                "no letters; of the 3 letters that the rest means, none fits --where",
-            ),
+            (NONE, Some(Instead::ButForTheCondition(3)), "no letters; without --where there would be 3 letters"),
         ] {
             assert_eq!(told(what, &selection, instead.as_ref()), expected);
         }

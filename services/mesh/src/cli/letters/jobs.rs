@@ -19,10 +19,10 @@ const HEADER: [&str; 5] = ["ID", "ASKED (UTC)", "BY", "WHY", "JOB"];
 /// How its columns give way on a narrow terminal: `show` has all of it.
 const STEPS: &[(usize, Give)] = &[
     (3, Give::To(12)),
-    (2, Give::To(12)),
     (1, Give::Moments),
-    (4, Give::To(44)),
+    (2, Give::To(10)),
     (3, Give::All),
+    (4, Give::To(40)),
     (2, Give::All),
     (4, Give::To(20)),
 ];
@@ -33,12 +33,12 @@ pub(in super::super) enum JobCommand {
     #[command(visible_alias = "ls")]
     List,
     /// Show all that is known about one
-    #[command(visible_alias = "status", after_help = "Example: mesh dead-letter jobs show 4de4")]
+    #[command(visible_alias = "status", after_help = "Example: mesh dead-letter jobs show JOB")]
     Show(JobArgs),
     /// Look on until it has ended; Ctrl-C lets go of it
     Watch(JobArgs),
     /// Stop it for now: what was sent ends, nothing more is sent
-    #[command(after_help = "Example: mesh dead-letter jobs pause 4de4 --why 'the vendor is slow'")]
+    #[command(after_help = "Example: mesh dead-letter jobs pause JOB --why 'the vendor is slow'")]
     Pause(OrderArgs),
     /// Let a paused one go on
     Resume(OrderArgs),
