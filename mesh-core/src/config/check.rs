@@ -5,7 +5,7 @@ use prost_reflect::MessageDescriptor;
 
 use super::{
     problem::{Place, Report, hint},
-    sorts::{Sort, is_comparison},
+    sorts::{Sort, is_comparison, is_logical},
 };
 
 /// The functions that an expression may call: those of CEL's standard library, of its strings and of its encoders.
@@ -97,16 +97,16 @@ pub(super) struct Comparison {
 }
 
 /// Reports all that is wrong with an expression that begins at `place`, but for comparisons that can never be: those it gives
-/// back, among all whose sorts are known.
+/// back, among all whose sorts are known, with the sort of the whole.
 pub(super) fn check(
     tree: &IdedExpr,
     (info, place): (&SourceInfo, Place),
     scope: &Scope<'_>,
     report: &mut Report,
-) -> Vec<Comparison> {
+) -> (Sort, Vec<Comparison>) {
     let mut check = Check { scope, info, place, local: Vec::new(), comparisons: Vec::new(), report };
-    check.walk(tree);
-    check.comparisons
+    let sort = check.walk(tree);
+    (sort, check.comparisons)
 }
 
 struct Check<'a> {
@@ -197,15 +197,25 @@ impl<'a> Check<'a> {
         let taken = call.target.as_deref().filter(|_| !namespace).into_iter().chain(&call.args);
         let taken: Vec<_> = taken.map(|taken| self.walk(taken)).collect();
         if let ([one, other], [left, right]) = (call.args.as_slice(), taken.as_slice()) {
-            let right = match right {
-                Sort::List(inside) if call.func_name == operators::IN => inside,
-                _ => right,
-            };
-            if is_comparison(&call.func_name) || call.func_name == operators::IN {
-                self.compare((one, left), (other, right), id);
+            match right {
+                // Of a map the keys are looked through, whose sort is not known here.
+                Sort::List(inside) if call.func_name == operators::IN => self.compare((one, left), (other, inside), id),
+                right if is_comparison(&call.func_name) => self.compare((one, left), (other, right), id),
+                _ => {}
             }
         }
+        if is_logical(&call.func_name) {
+            call.args.iter().zip(&taken).for_each(|(part, sort)| self.must_be_bool((part, sort), id));
+        }
         Sort::given(&call.func_name, &taken)
+    }
+
+    /// What `&&`, `||` and `!` take.
+    fn must_be_bool(&mut self, part: (&IdedExpr, &Sort), id: u64) {
+        if part.1.compares_with(&Sort::Bool) == Some(false) {
+            let what = format!("{} stands where true or false must: compare it with something", told(part));
+            self.comparisons.push(Comparison { node: part.0.id, wrong: Some((self.at(id), what)) });
+        }
     }
 
     fn compare(&mut self, left: (&IdedExpr, &Sort), right: (&IdedExpr, &Sort), id: u64) {

@@ -18,6 +18,7 @@ use prost_reflect::MessageDescriptor;
 use super::{
     check::{Comparison, Scope, check},
     problem::{Place, Problems, Report},
+    sorts::{Sort, is_comparison},
 };
 
 /// CEL with its standard library, its strings (`lowerAscii`, `replace`, …) and `base64`: built once.
@@ -37,6 +38,7 @@ pub fn engine() -> &'static Arc<Env> {
 #[derive(Debug)]
 pub struct Expression {
     program: Program,
+    sort: Sort,
     file: Box<str>,
     place: Box<str>,
 }
@@ -73,7 +75,9 @@ impl Expression {
             // A field that one message lacks another has: that was checked before.
             let mut nobody_reads = Report::new(&self.file, "");
             let program = (self.program.source_info(), START);
-            known.push((message, check(self.program.expression(), program, &scope, &mut nobody_reads)));
+            let (sort, mut comparisons) = check(self.program.expression(), program, &scope, &mut nobody_reads);
+            comparisons.extend(whole(&sort));
+            known.push((message, comparisons));
         }
         let fits: Vec<u64> = all(&known).filter(|it| it.wrong.is_none()).map(|it| it.node).collect();
         let mut report = Report::new(&self.file, "");
@@ -138,7 +142,8 @@ fn refuse(node: &mut IdedExpr, wrong: &[u64]) {
     let mut inside: Vec<&mut IdedExpr> = Vec::new();
     match &mut node.expr {
         Expr::Call(call) => {
-            if is_wrong {
+            // A part of && and || is wrong by itself, which these say.
+            if is_wrong && (is_comparison(&call.func_name) || call.func_name == operators::IN) {
                 operators::LESS.clone_into(&mut call.func_name);
             }
             inside.extend(call.target.as_deref_mut());
@@ -187,7 +192,17 @@ fn describe(error: &ExecutionError) -> String {
     }
 }
 
-/// Compiles an expression that stands in no file: `name` is the option that it was given to.
+/// A condition is true or false as a whole, as if it were compared with that.
+fn whole(sort: &Sort) -> Option<Comparison> {
+    let fits = sort.compares_with(&Sort::Bool)?;
+    let what = || format!("it is {}, and must be true or false: compare it with something", sort.name());
+    Some(Comparison { node: WHOLE, wrong: (!fits).then(|| (START, what())) })
+}
+
+/// No node's number.
+const WHOLE: u64 = u64::MAX;
+
+/// Compiles a condition that stands in no file: `name` is the option that it was given to.
 ///
 /// # Errors
 /// Everything that is wrong; the first problem's place counts in characters of the text, of which each line break counts as
@@ -196,7 +211,13 @@ pub(crate) fn compile_alone(name: &str, text: &str, scope: &Scope<'_>) -> Result
     // Without lines of its own the report adds up places as they are.
     let mut report = Report::new(name, "");
     let line = text.replace(['\n', '\r', '\t'], " ");
-    compile(&line, START, scope, &mut report).ok_or_else(|| report.into_problems())
+    let expression = compile(&line, START, scope, &mut report);
+    let wrong = expression.as_ref().and_then(|expression| whole(&expression.sort)?.wrong);
+    if let Some((place, what)) = wrong {
+        report.add(place, what);
+        return Err(report.into_problems());
+    }
+    expression.ok_or_else(|| report.into_problems())
 }
 
 /// Compiles and checks; every problem is reported with its own place.
@@ -208,21 +229,22 @@ pub(super) fn compile(text: &str, place: Place, scope: &Scope<'_>, report: &mut 
                 let offset = usize::try_from(error.pos.1.saturating_sub(1)).unwrap_or(0);
                 // The parser's list of every token that it would have taken helps nobody.
                 let said = error.msg.lines().next().unwrap_or_default();
-                let said = said.split(" expecting ").next().unwrap_or_default().replace("'<EOF>'", "the end");
+                let said = said.split(" expecting ").next().unwrap_or_default().trim_start_matches("Syntax error: ");
+                let said = if said.contains("'<EOF>'") { "it ends too soon" } else { said };
                 report.add(report.within(place, offset), format!("not a CEL expression: {said}"));
             }
             return None;
         }
     };
     let before = report.len();
-    let comparisons = check(program.expression(), (program.source_info(), place), scope, report);
+    let (sort, comparisons) = check(program.expression(), (program.source_info(), place), scope, report);
     for (place, what) in comparisons.into_iter().filter_map(|comparison| comparison.wrong) {
         report.add(place, what);
     }
     let clean = report.len() == before;
     let file = report.file().into();
     let place = format!("{}:{}:{}", report.file(), place.line, place.column).into_boxed_str();
-    clean.then_some(Expression { program, file, place })
+    clean.then_some(Expression { program, sort, file, place })
 }
 
 #[cfg(test)]

@@ -74,8 +74,8 @@ impl Sort {
                 _ => Sort::Any,
             },
             operators::CONDITIONAL => Sort::common(taken.iter().skip(1).cloned()),
-            operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT | operators::IN => Sort::Bool,
-            operator if is_comparison(operator) => Sort::Bool,
+            operators::IN => Sort::Bool,
+            operator if is_comparison(operator) || is_logical(operator) => Sort::Bool,
             "bool" | "contains" | "endsWith" | "has" | "hasValue" | "matches" | "startsWith" => Sort::Bool,
             "charAt" | "encode" | "format" | "join" | "lowerAscii" | "replace" | "reverse" | "string" | "substring"
             | "trim" | "upperAscii" => Sort::Text,
@@ -141,6 +141,11 @@ impl Sort {
 
 /// Names of an enum that are told, at most.
 const NAMES: usize = 10;
+
+/// Whether the operator takes what is true or false.
+pub(super) fn is_logical(operator: &str) -> bool {
+    matches!(operator, operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT)
+}
 
 /// Whether the operator compares two values.
 pub(super) fn is_comparison(operator: &str) -> bool {

@@ -87,7 +87,10 @@ fn conditions_see_the_letter_its_headers_and_the_typed_payload() {
         "payload.amount_cents == 9007199254740993 && payload.amount_cents != 9007199254740992",
         "payload.big == 18446744073709551615u",
         "payload.lines.exists(line, line.sku == 'B' && line.quantity > 5u)",
-        "payload.tags.tier in ['gold', 'silver']",
+        "payload.tags.tier in ['gold', 'silver'] && 'tier' in payload.tags && payload.tags['tier'] != ''",
+        "payload.lines.map(l, l.sku) == ['A', 'B'] && payload.lines.filter(l, l.quantity == 2).size() == 1",
+        "(letter.parked ? payload.bill_id : '7') == '7' && string(payload.amount_cents) != '' && payload.bill_id != null",
+        "letter.captured.getFullYear() == 2026 && letter.captured - duration('1h') < letter.captured",
         "!has(payload.note) && has(payload.bill_id)",
         "'open' == letter.state",
     ] {
@@ -146,6 +149,14 @@ fn what_can_never_be_equal_is_refused_where_it_stands() {
             "--where:1:22: a number (payload.amount_cents) is compared with a text",
         ),
         (&["Bills/Send"], "payload.size == 'LARGE'", "--where:1:14: an enum (payload.size) is compared with a text"),
+        (
+            &[],
+            "letter.parked || payload.bill_id",
+            "--where:1:15: a text (payload.bill_id) stands where true or false must",
+        ),
+        (&[], "payload.amount_cents + 1", "--where:1:1: it is a number, and must be true or false"),
+        (&["Bills/Pay"], "payload.bill_id", "--where:1:1: it is a text, and must be true or false"),
+        (&[], "payload.bill_id ==", "--where:1:19: not a CEL expression: it ends too soon"),
     ] {
         let fault = compiled(types, condition).map(|_| condition).unwrap_err();
         assert!(fault.message().starts_with(said) && fault.message().ends_with('^'), "{}", fault.message());

@@ -107,13 +107,13 @@ fn narrow(args: &LedgerArgs, checked: &mut Checked) -> Result<(), Failure> {
         stream.is_none_or(|wanted| wanted == at) && consumer.is_none_or(|wanted| wanted == durable)
     };
     let account = &mut checked.account;
-    let known: BTreeSet<String> = account.lines.iter().map(|line| line.durable.clone()).collect();
+    let known: BTreeSet<String> = account.lines.iter().map(|line| consumer_name(&line.durable)).collect();
     account.lines.retain(|line| is_wanted(&line.stream, &line.durable));
     account.findings.retain(|finding| is_wanted(&finding.stream, &finding.durable));
     let asked = stream.is_some() || consumer.is_some();
     if asked && account.lines.is_empty() && account.findings.is_empty() {
-        let named: Vec<_> = known.iter().filter(|name| !name.is_empty()).take(NAMED).map(String::as_str).collect();
-        let more = if known.len() > named.len() + 1 { ", …" } else { "" };
+        let named: Vec<_> = known.iter().take(NAMED).map(String::as_str).collect();
+        let more = if known.len() > NAMED { ", …" } else { "" };
         return Err(Failure::input(
             format!("no stream of events or work and no consumer is called so; consumers: {}{more}", named.join(", ")),
             "mesh ledger without --stream and --consumer lists them all",
