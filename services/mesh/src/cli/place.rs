@@ -84,11 +84,8 @@ impl Place {
     /// # Errors
     /// The bus can't be reached, or does not accept the credential; the cluster has no such user.
     pub(super) async fn connect_as(&self, user: &Name) -> anyhow::Result<Bus> {
+        self.check_region(user.as_str())?;
         let credential = match &self.credentials {
-            // A service may send in its cluster's region alone.
-            Credentials::Cluster(cluster) if !self.is_region_sure && !is_tool(user) => {
-                return Err(no_region(&self.region, &BTreeSet::from([cluster.region.clone()])).into());
-            }
             Credentials::Cluster(cluster) => cluster.credential(user.as_str()).map_err(not_a_user)?,
             Credentials::File(path) => Credential::Nkey(read_seed(path)?),
             Credentials::None => Credential::None,
@@ -97,6 +94,16 @@ impl Place {
         let settings = BusSettings { connect_timeout: CONNECT, ..BusSettings::new(&self.url) };
         let connected = Bus::connect(settings, identity, Clock::system()).await;
         connected.map_err(|fault| self.unreached(fault).into())
+    }
+
+    /// A service may do something in the region of its cluster alone: elsewhere it would be denied all.
+    fn check_region(&self, user: &str) -> Result<(), Failure> {
+        match &self.credentials {
+            Credentials::Cluster(cluster) if !self.is_region_sure && ![OPERATOR, MAKER].contains(&user) => {
+                Err(no_region(&self.region, &BTreeSet::from([cluster.region.clone()])))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What to do where no connection was made: a cluster of this machine can be started, a broker that was named can't.
@@ -113,8 +120,9 @@ impl Place {
     /// The environment of a role that works here as `user`.
     ///
     /// # Errors
-    /// The cluster has no such user.
+    /// The cluster has no such user, or another region.
     pub(super) fn environment(&self, user: &str) -> anyhow::Result<Environment> {
+        self.check_region(user)?;
         let environment = Environment::from_process();
         let environment =
             environment.with("MESH_NATS_URL", self.url.as_str()).with("MESH_REGION", self.region.as_str());
@@ -144,11 +152,6 @@ pub(super) fn who_may(global: &GlobalArgs, takes_user: bool) -> String {
 
 /// A person waits: shorter than a service would.
 const CONNECT: std::time::Duration = std::time::Duration::from_secs(4);
-
-/// Whether the user is none of the mesh file's services.
-fn is_tool(user: &Name) -> bool {
-    [OPERATOR, MAKER].contains(&user.as_str())
-}
 
 fn no_region(region: &Name, others: &BTreeSet<String>) -> Failure {
     let others: Vec<_> = others.iter().map(String::as_str).collect();

@@ -116,7 +116,10 @@ fn exact(selection: &Selection) -> Vec<Exact> {
 
 /// In one line.
 fn told(what: &str, selection: &Selection, instead: Option<&Instead>) -> String {
-    let all = || words::filters(selection).join(" ");
+    let none_fits = || {
+        let all = words::filters(selection).join(" ");
+        if what == NONE { format!("{what} fit {all}") } else { format!("{what}: none fits {all}") }
+    };
     match instead {
         Some(Instead::ButForTheCondition(count)) => {
             let names = [("--where", selection.condition.is_some()), ("--header", !selection.headers.is_empty())];
@@ -134,8 +137,8 @@ fn told(what: &str, selection: &Selection, instead: Option<&Instead>) -> String 
             let alone = format!("no letter of {kind} {wanted:?} (there are letters of: {named}{is_more})");
             if what == NONE { alone } else { format!("{what}: {alone}") }
         }
-        Some(Instead::Together(states)) => format!("{what} fit {}; there are: {}", all(), listed(states)),
-        None if !words::filters(selection).is_empty() => format!("{what} fit {}", all()),
+        Some(Instead::Together(states)) => format!("{}; there are: {}", none_fits(), listed(states)),
+        None if !words::filters(selection).is_empty() => none_fits(),
         Some(Instead::Nothing) | None => what.to_owned(),
     }
 }
@@ -186,6 +189,7 @@ mod tests {
                 Some(unlike(&many)),
                 "no letter of vendor \"strip\" (there are letters of: v00, v01, v02, v03, v04, v05, v06, v07, v08, v09, …)",
             ),
+            ("nothing to do", None, "nothing to do: none fits --consumer charge --where 'payload.x > 1'"),
             (
                 NONE,
                 Some(Instead::InOtherStates(states.clone())),
