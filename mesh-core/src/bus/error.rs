@@ -138,7 +138,7 @@ impl PublishError {
                 Code::PermissionDenied,
                 Effect::None,
                 Reason::AccessDenied,
-                format!("{what}: the broker denies this identity {subject:?}; declare it in the mesh file"),
+                format!("{what}: the broker denies this identity the subject {subject:?}; declare it in the mesh file"),
             ),
             PublishError::Rejected { description, .. } => {
                 let code = if self.is_passing() { Code::Unavailable } else { Code::Internal };

@@ -1,71 +1,25 @@
 //! CEL expressions: compiled once, checked against what they may name, with their place in the file.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use cel::{
     Env, ExecutionError, Program,
     common::{
-        ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, SelectExpr, SourceInfo},
+        ast::{EntryExpr, Expr, IdedExpr, operators},
         types::CelBool,
         value::CowVal,
     },
 };
-use prost_reflect::{Kind, MessageDescriptor};
+use prost_reflect::MessageDescriptor;
 
-use super::problem::{Place, Problems, Report, hint};
-
-/// The functions that an expression may call: those of CEL's standard library, of its strings and of its encoders.
-const FUNCTIONS: &[&str] = &[
-    "base64",
-    "bool",
-    "bytes",
-    "charAt",
-    "contains",
-    "decode",
-    "double",
-    "duration",
-    "dyn",
-    "encode",
-    "endsWith",
-    "format",
-    "getDate",
-    "getDayOfMonth",
-    "getDayOfWeek",
-    "getDayOfYear",
-    "getFullYear",
-    "getHours",
-    "getMilliseconds",
-    "getMinutes",
-    "getMonth",
-    "getSeconds",
-    "has",
-    "hasValue",
-    "indexOf",
-    "int",
-    "join",
-    "lastIndexOf",
-    "lowerAscii",
-    "matches",
-    "none",
-    "of",
-    "ofNonZeroValue",
-    "optional",
-    "or",
-    "orValue",
-    "replace",
-    "reverse",
-    "size",
-    "split",
-    "startsWith",
-    "string",
-    "substring",
-    "timestamp",
-    "trim",
-    "type",
-    "uint",
-    "upperAscii",
-    "value",
-];
+use super::{
+    check::{Comparison, Scope, check},
+    problem::{Place, Problems, Report},
+    sorts::{Sort, is_comparison},
+};
 
 /// CEL with its standard library, its strings (`lowerAscii`, `replace`, …) and `base64`: built once.
 #[must_use]
@@ -84,8 +38,13 @@ pub fn engine() -> &'static Arc<Env> {
 #[derive(Debug)]
 pub struct Expression {
     program: Program,
+    sort: Sort,
+    file: Box<str>,
     place: Box<str>,
 }
+
+/// Where an expression begins that stands in no file.
+const START: Place = Place { line: 1, column: 1 };
 
 impl Expression {
     /// Evaluates it.
@@ -102,14 +61,42 @@ impl Expression {
     /// # Errors
     /// As [`evaluate`](Expression::evaluate); or it is neither true nor false.
     pub fn holds(&self, context: &cel::Context<'_, '_>) -> Result<Option<bool>, String> {
-        match cel::Value::resolve_val(self.program.expression(), context) {
-            Ok(value) => match value.downcast_ref::<CelBool>() {
-                Some(yes) => Ok(Some(*yes.inner())),
-                None => Err(format!("{}: the expression is neither true nor false", self.place)),
-            },
-            Err(ExecutionError::NoSuchKey(_)) => Ok(None),
-            Err(error) => Err(format!("{}: {}", self.place, describe(&error))),
+        truth(self.program.expression(), context).map_err(|why| format!("{}: {why}", self.place))
+    }
+
+    /// What it is for messages of several types: each of `types` is what `payload` may be.
+    ///
+    /// # Errors
+    /// A comparison can't be for any of them.
+    pub(crate) fn by_type(&self, scope: &Scope<'_>, types: &[MessageDescriptor]) -> Result<ByType, Problems> {
+        let mut known: Vec<(&MessageDescriptor, Vec<Comparison>)> = Vec::new();
+        for message in types {
+            let scope = Scope { request: Some(message.clone()), ..scope.clone() };
+            // A field that one message lacks another has: that was checked before.
+            let mut nobody_reads = Report::new(&self.file, "");
+            let program = (self.program.source_info(), START);
+            let (sort, mut comparisons) = check(self.program.expression(), program, &scope, &mut nobody_reads);
+            comparisons.extend(whole(&sort));
+            known.push((message, comparisons));
         }
+        let fits: Vec<u64> = all(&known).filter(|it| it.wrong.is_none()).map(|it| it.node).collect();
+        let mut report = Report::new(&self.file, "");
+        for (place, what) in all(&known).filter(|it| !fits.contains(&it.node)).filter_map(|it| it.wrong.as_ref()) {
+            report.add(*place, what);
+        }
+        if report.len() > 0 {
+            return Err(report.into_problems());
+        }
+        let refusing = known.iter().filter_map(|(message, comparisons)| {
+            let first = comparisons.iter().find_map(|comparison| comparison.wrong.as_ref())?;
+            let (Place { line, column }, what) = first;
+            let why = format!("{}:{line}:{column}: in {} {what}", self.file, message.full_name());
+            let mut tree = self.program.expression().clone();
+            let wrong: Vec<_> = comparisons.iter().filter(|it| it.wrong.is_some()).map(|it| it.node).collect();
+            refuse(&mut tree, &wrong);
+            Some((message.full_name().to_owned(), Refusing { tree, why }))
+        });
+        Ok(ByType(refusing.collect()))
     }
 
     /// `file:line:column`
@@ -122,6 +109,70 @@ impl Expression {
     #[must_use]
     pub fn names(&self, variable: &str) -> bool {
         self.program.references().has_variable(variable)
+    }
+}
+
+/// How the types of messages stand for which an expression compares what can't be compared: for those it fails where it comes to
+/// that, in place of being false.
+#[derive(Debug, Default)]
+pub(crate) struct ByType(BTreeMap<String, Refusing>);
+
+#[derive(Debug)]
+struct Refusing {
+    tree: IdedExpr,
+    why: String,
+}
+
+impl ByType {
+    /// The same as [`Expression::holds`], for a message of this type. `None`: nothing of it is different for this type.
+    pub(crate) fn holds(&self, message: &str, context: &cel::Context<'_, '_>) -> Option<Result<Option<bool>, String>> {
+        let refusing = self.0.get(message)?;
+        Some(truth(&refusing.tree, context).map_err(|_| refusing.why.clone()))
+    }
+}
+
+fn all<'k>(known: &'k [(&MessageDescriptor, Vec<Comparison>)]) -> impl Iterator<Item = &'k Comparison> {
+    known.iter().flat_map(|(_, comparisons)| comparisons)
+}
+
+/// Makes comparisons of what can't be compared fail when they are evaluated. Of values of two sorts "equal" is false to the
+/// interpreter, and "less" an error.
+fn refuse(node: &mut IdedExpr, wrong: &[u64]) {
+    let is_wrong = wrong.contains(&node.id);
+    let mut inside: Vec<&mut IdedExpr> = Vec::new();
+    match &mut node.expr {
+        Expr::Call(call) => {
+            // A part of && and || is wrong by itself, which these say.
+            if is_wrong && (is_comparison(&call.func_name) || call.func_name == operators::IN) {
+                operators::LESS.clone_into(&mut call.func_name);
+            }
+            inside.extend(call.target.as_deref_mut());
+            inside.extend(&mut call.args);
+        }
+        Expr::Select(select) => inside.push(&mut select.operand),
+        Expr::List(list) => inside.extend(&mut list.elements),
+        Expr::Map(map) => map.entries.iter_mut().for_each(|entry| {
+            if let EntryExpr::MapEntry(entry) = &mut entry.expr {
+                inside.extend([&mut entry.key, &mut entry.value]);
+            }
+        }),
+        Expr::Comprehension(c) => {
+            inside.extend([&mut c.iter_range, &mut c.accu_init, &mut c.loop_cond, &mut c.loop_step, &mut c.result]);
+        }
+        Expr::Struct(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
+    }
+    inside.into_iter().for_each(|node| refuse(node, wrong));
+}
+
+/// Whether it is true. `None`: it names something that these values do not have.
+fn truth(tree: &IdedExpr, context: &cel::Context<'_, '_>) -> Result<Option<bool>, String> {
+    match cel::Value::resolve_val(tree, context) {
+        Ok(value) => match value.downcast_ref::<CelBool>() {
+            Some(yes) => Ok(Some(*yes.inner())),
+            None => Err("the expression is neither true nor false".to_owned()),
+        },
+        Err(ExecutionError::NoSuchKey(_)) => Ok(None),
+        Err(error) => Err(describe(&error)),
     }
 }
 
@@ -141,20 +192,17 @@ fn describe(error: &ExecutionError) -> String {
     }
 }
 
-/// What an expression may name.
-#[derive(Debug, Clone)]
-pub(crate) struct Scope<'a> {
-    /// The variables.
-    pub(crate) names: &'static [&'static str],
-    /// The message that `request` or `payload` is, where that is one of them.
-    pub(crate) request: Option<MessageDescriptor>,
-    /// What `secret` has, where that is one of the names.
-    pub(crate) secrets: &'a [String],
-    /// Variables whose fields are known by name alone.
-    pub(crate) fields: &'a [(&'static str, Vec<&'a str>)],
+/// A condition is true or false as a whole, as if it were compared with that.
+fn whole(sort: &Sort) -> Option<Comparison> {
+    let fits = sort.compares_with(&Sort::Bool)?;
+    let what = || format!("it is {}, and must be true or false: compare it with something", sort.name());
+    Some(Comparison { node: WHOLE, wrong: (!fits).then(|| (START, what())) })
 }
 
-/// Compiles an expression that stands in no file: `name` is the option that it was given to.
+/// No node's number.
+const WHOLE: u64 = u64::MAX;
+
+/// Compiles a condition that stands in no file: `name` is the option that it was given to.
 ///
 /// # Errors
 /// Everything that is wrong; the first problem's place counts in characters of the text, of which each line break counts as
@@ -163,7 +211,13 @@ pub(crate) fn compile_alone(name: &str, text: &str, scope: &Scope<'_>) -> Result
     // Without lines of its own the report adds up places as they are.
     let mut report = Report::new(name, "");
     let line = text.replace(['\n', '\r', '\t'], " ");
-    compile(&line, Place { line: 1, column: 1 }, scope, &mut report).ok_or_else(|| report.into_problems())
+    let expression = compile(&line, START, scope, &mut report);
+    let wrong = expression.as_ref().and_then(|expression| whole(&expression.sort)?.wrong);
+    if let Some((place, what)) = wrong {
+        report.add(place, what);
+        return Err(report.into_problems());
+    }
+    expression.ok_or_else(|| report.into_problems())
 }
 
 /// Compiles and checks; every problem is reported with its own place.
@@ -175,134 +229,22 @@ pub(super) fn compile(text: &str, place: Place, scope: &Scope<'_>, report: &mut 
                 let offset = usize::try_from(error.pos.1.saturating_sub(1)).unwrap_or(0);
                 // The parser's list of every token that it would have taken helps nobody.
                 let said = error.msg.lines().next().unwrap_or_default();
-                let said = said.split(" expecting ").next().unwrap_or_default().replace("'<EOF>'", "the end");
+                let said = said.split(" expecting ").next().unwrap_or_default().trim_start_matches("Syntax error: ");
+                let said = if said.contains("'<EOF>'") { "it ends too soon" } else { said };
                 report.add(report.within(place, offset), format!("not a CEL expression: {said}"));
             }
             return None;
         }
     };
     let before = report.len();
-    let mut check = Check { scope, info: program.source_info(), place, local: Vec::new(), report };
-    check.walk(program.expression());
-    let clean = check.report.len() == before;
+    let (sort, comparisons) = check(program.expression(), (program.source_info(), place), scope, report);
+    for (place, what) in comparisons.into_iter().filter_map(|comparison| comparison.wrong) {
+        report.add(place, what);
+    }
+    let clean = report.len() == before;
+    let file = report.file().into();
     let place = format!("{}:{}:{}", report.file(), place.line, place.column).into_boxed_str();
-    clean.then_some(Expression { program, place })
-}
-
-struct Check<'a> {
-    scope: &'a Scope<'a>,
-    info: &'a SourceInfo,
-    place: Place,
-    /// The variables of the comprehensions around.
-    local: Vec<&'a str>,
-    report: &'a mut Report,
-}
-
-impl<'a> Check<'a> {
-    /// Checks an expression. Says which message type it is, where that is known.
-    fn walk(&mut self, node: &'a IdedExpr) -> Option<MessageDescriptor> {
-        match &node.expr {
-            Expr::Ident(name) => return self.ident(name, node.id),
-            Expr::Select(select) => return self.select(select, node.id),
-            Expr::Call(call) => self.call(call, node.id),
-            Expr::Comprehension(comprehension) => self.comprehension(comprehension),
-            Expr::List(list) => list.elements.iter().for_each(|element| {
-                self.walk(element);
-            }),
-            Expr::Map(map) => map.entries.iter().for_each(|entry| self.entry(&entry.expr)),
-            Expr::Struct(_) => self.add(node.id, "messages can't be made here".to_owned()),
-            Expr::Literal(_) | Expr::Unspecified => {}
-        }
-        None
-    }
-
-    fn ident(&mut self, name: &'a str, id: u64) -> Option<MessageDescriptor> {
-        if self.local.contains(&name) {
-            return None;
-        }
-        if !self.scope.names.contains(&name) {
-            self.add(id, format!("unknown name {name:?}{}", hint(name, self.scope.names.iter().copied())));
-        }
-        if name == "request" || name == "payload" { self.scope.request.clone() } else { None }
-    }
-
-    fn select(&mut self, select: &'a SelectExpr, id: u64) -> Option<MessageDescriptor> {
-        let secret = matches!(&select.operand.expr, Expr::Ident(name) if name == "secret");
-        let message = self.walk(&select.operand);
-        if secret && !self.scope.secrets.contains(&select.field) {
-            let known = hint(&select.field, self.scope.secrets.iter().map(String::as_str));
-            self.add(id, format!("\"secrets\" declares no {:?}{known}", select.field));
-        }
-        if let Expr::Ident(name) = &select.operand.expr {
-            self.field_of(name, &select.field, id);
-        }
-        let message = message?;
-        let Some(field) = message.get_field_by_name(&select.field) else {
-            let fields: Vec<_> = message.fields().map(|f| f.name().to_owned()).collect();
-            let known = hint(&select.field, fields.iter().map(String::as_str));
-            self.add(id, format!("the message {} has no field {:?}{known}", message.full_name(), select.field));
-            return None;
-        };
-        match field.kind() {
-            Kind::Message(inner) if !field.is_list() && !field.is_map() => Some(inner),
-            _ => None,
-        }
-    }
-
-    fn field_of(&mut self, name: &str, field: &str, id: u64) {
-        let shadowed = self.local.contains(&name);
-        let known = self.scope.fields.iter().find(|(of, _)| *of == name && !shadowed);
-        if let Some((_, known)) = known.filter(|(_, known)| !known.contains(&field)) {
-            self.add(id, format!("{name:?} has no {field:?}{}", hint(field, known.iter().copied())));
-        }
-    }
-
-    fn call(&mut self, call: &'a CallExpr, id: u64) {
-        let namespace = matches!(call.target.as_deref(), Some(IdedExpr { expr: Expr::Ident(name), .. })
-            if name == "base64" || name == "optional");
-        let named = call.func_name.starts_with(|c: char| c.is_ascii_alphabetic());
-        if named && !FUNCTIONS.contains(&call.func_name.as_str()) {
-            let near = hint(&call.func_name, FUNCTIONS.iter().copied());
-            self.add(id, format!("unknown function {:?}{near}", call.func_name));
-        }
-        if let Some(target) = call.target.as_deref().filter(|_| !namespace) {
-            self.walk(target);
-        }
-        for argument in &call.args {
-            self.walk(argument);
-        }
-    }
-
-    fn comprehension(&mut self, c: &'a ComprehensionExpr) {
-        self.walk(&c.iter_range);
-        self.walk(&c.accu_init);
-        let outside = self.local.len();
-        self.local.extend([c.iter_var.as_str(), c.accu_var.as_str()]);
-        self.local.extend(c.iter_var2.as_deref());
-        for inside in [&c.loop_cond, &c.loop_step, &c.result] {
-            self.walk(inside);
-        }
-        self.local.truncate(outside);
-    }
-
-    fn entry(&mut self, entry: &'a EntryExpr) {
-        match entry {
-            EntryExpr::MapEntry(entry) => {
-                self.walk(&entry.key);
-                self.walk(&entry.value);
-            }
-            EntryExpr::StructField(field) => {
-                self.walk(&field.value);
-            }
-        }
-    }
-
-    fn add(&mut self, id: u64, what: String) {
-        let offset = self.info.offset_for(id).map_or(0, |(start, _)| start as usize);
-        // A selection stands at its dot: what is wrong is the name behind it.
-        let offset = offset + usize::from(self.info.source.chars().nth(offset) == Some('.'));
-        self.report.add(self.report.within(self.place, offset), what);
-    }
+    clean.then_some(Expression { program, sort, file, place })
 }
 
 #[cfg(test)]

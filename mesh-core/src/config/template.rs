@@ -1,7 +1,8 @@
 //! Text with `{expression}` in it: paths and headers.
 
 use super::{
-    expression::{Expression, Scope, compile},
+    check::Scope,
+    expression::{Expression, compile},
     problem::{Place, Report},
 };
 

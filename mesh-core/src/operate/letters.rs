@@ -21,9 +21,13 @@ mod sift;
 mod transfer;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use mesh_proto::v1;
 
 use crate::{
     bus::{Bus, Stop},
@@ -55,6 +59,8 @@ const FEW: usize = 32;
 const AT_ONCE: usize = 16;
 /// Of the letters whose ids begin alike, so many are kept to say how many there are.
 const SEVERAL: usize = 100;
+/// Ids that an error names, at most.
+const NAMED: usize = 10;
 
 /// Letters that were read.
 #[derive(Debug, Default)]
@@ -146,14 +152,19 @@ pub async fn find_each(bus: &Bus, ids: &[impl AsRef<str>]) -> Result<Vec<Letter>
         unread.extend(letters.unread().map(str::to_owned));
         all.extend(letters.into_map().into_values());
     }
+    let is_missing = |id: &&str| !all.iter().any(|letter| letter.letter.id.starts_with(id));
+    let gone: Vec<&str> = ids.iter().map(AsRef::as_ref).filter(is_missing).collect();
+    if !gone.is_empty() {
+        return Err(not_there(&gone, &unread));
+    }
     let mut found: Vec<Letter> = Vec::new();
     for id in ids.iter().map(AsRef::as_ref) {
         let fitting: Vec<&Letter> = all.iter().filter(|letter| letter.letter.id.starts_with(id)).collect();
         let letter = match fitting.as_slice() {
-            [] => return Err(not_there(id, &unread)),
+            [] => return Err(not_there(&[id], &unread)),
             [one] => one,
             [first, others @ ..] if others.iter().all(|it| it.letter.id == first.letter.id) => here(bus, &fitting)?,
-            _ => return Err(several(id, fitting.len())),
+            _ => return Err(several(id, &fitting)),
         };
         if found.iter().all(|known| known.letter.id != letter.letter.id) {
             found.push(letter.clone());
@@ -162,18 +173,33 @@ pub async fn find_each(bus: &Bus, ids: &[impl AsRef<str>]) -> Result<Vec<Letter>
     Ok(found)
 }
 
-fn not_there(id: &str, unread: &[String]) -> Fault {
-    match unread.iter().find(|it| it.starts_with(id)) {
+fn not_there(ids: &[&str], unread: &[String]) -> Fault {
+    match unread.iter().find(|it| ids.iter().any(|id| it.starts_with(id))) {
         Some(whole) => missing(format!(
             "the letter {whole} can't be read: its records are none that this version knows, or say that they are another consumer's"
         )),
-        None => missing(format!("no letter's id begins with {id:?}")),
+        None => {
+            let named: Vec<_> = ids.iter().take(NAMED).map(|id| format!("{id:?}")).collect();
+            let more = if ids.len() > NAMED { format!(" or {} others", ids.len() - NAMED) } else { String::new() };
+            missing(format!("no letter's id begins with {}{more}", named.join(" or ")))
+        }
     }
 }
 
-fn several(id: &str, count: usize) -> Fault {
+/// The ids that are in question stand below, each with whose letter it is.
+fn several(id: &str, letters: &[&Letter]) -> Fault {
+    let count = letters.len();
     let at_least = if count < SEVERAL { "" } else { "at least " };
-    missing(format!("the ids of {at_least}{count} letters begin with {id:?}: give more of it"))
+    let mut message = format!("the ids of {at_least}{count} letters begin with {id:?}: give more of it");
+    for letter in letters.iter().take(NAMED) {
+        let v1::DeadLetter { id, service, consumer, .. } = &letter.letter;
+        // Writing to a String can't fail.
+        let _ = write!(message, "\n{id}  {service}/{consumer}, {}", letter.state.word());
+    }
+    if count > NAMED {
+        let _ = write!(message, "\n… and {} more", count - NAMED);
+    }
+    missing(message)
 }
 
 /// Of letters with one id, each in a place of its own, the one in the region of this process.

@@ -301,8 +301,20 @@ fn what_the_words_lack_is_told_as_text_and_as_json() {
         let ended = run(&[]);
         assert_eq!((ended.status.code(), ended.stdout.len()), (Some(2), 0), "{words:?}");
         assert!(String::from_utf8_lossy(&ended.stderr).contains(said), "{words:?}");
-        let ended = run(&["-o", "json"]);
-        let document: serde_json::Value = serde_json::from_slice(&ended.stderr).unwrap();
-        assert_eq!((ended.status.code(), &document["error"]["reason"]), (Some(2), &"MESH-0208".into()), "{words:?}");
+        let before = |form: &[&str]| case("words", &[form, words].concat(), Reason::InvalidInput, &[]);
+        let before = |form: &[&str]| before(form).command(home.path()).output().unwrap();
+        for form in [&["-o", "json"][..], &["-o=json"], &["-ojson"], &["--output", "json"], &["--output=json"]] {
+            for ended in [run(form), before(form)] {
+                let said = String::from_utf8_lossy(&ended.stderr);
+                let document = serde_json::from_str::<serde_json::Value>(&said);
+                let document =
+                    document.unwrap_or_else(|error| panic!("{words:?} {form:?}: not JSON ({error}):\n{said}"));
+                assert_eq!(
+                    (ended.status.code(), &document["error"]["reason"]),
+                    (Some(2), &"MESH-0208".into()),
+                    "{words:?}"
+                );
+            }
+        }
     }
 }

@@ -157,8 +157,13 @@ async fn a_list_is_narrowed_by_what_is_known_of_a_letter_and_by_its_payload() {
     let lines: Vec<&str> = said.lines().collect();
     assert!(lines[0].contains("--where:1:8: \"letter\" has no \"vendr\" (did you mean \"vendor\"?)"), "{said}");
     assert_eq!(lines[2].find('^'), lines[1].find("vendr"), "{said}");
-    let unclear = operator.run(&["dead-letter", "list", "--where", "payload.order_id > 5"]).await;
-    assert!(String::from_utf8_lossy(&unclear.stderr).contains("5 left out"), "{unclear:?}");
+    let never = operator.run(&["dead-letter", "list", "--where", "payload.amount_cents == '20'"]).await;
+    let said = String::from_utf8(never.stderr).unwrap();
+    assert_eq!((never.status.code(), never.stdout.len()), (Some(2), 0), "{said}");
+    assert!(said.contains("--where:1:22: a number (payload.amount_cents) is compared with a text"), "{said}");
+    let unclear = operator.run(&["dead-letter", "list", "--where", "int(payload.currency) > 5"]).await;
+    let said = String::from_utf8(unclear.stderr).unwrap();
+    assert!(unclear.status.success() && said.contains("--where could not be judged for 5 letters, left out"), "{said}");
     for wrong in [&["--reason", "9999"][..], &["--code", "NOPE"], &["--since", "soon"], &["--fingerprint", "xyz"]] {
         let ended = operator.run(&[&["dead-letter", "list"], wrong].concat()).await;
         assert_eq!(ended.status.code(), Some(2), "{wrong:?}");
@@ -272,7 +277,7 @@ async fn whoever_watches_is_told_of_letters_that_could_not_be_judged() {
     .unwrap();
     let seen = String::from_utf8(watch.stdout).unwrap();
     assert!(watch.status.success() && seen.contains(&meant) && !seen.contains(&unknown), "{seen}");
-    assert!(told.contains("note: 1 left out, where --where could not be asked"), "{told}");
+    assert!(told.contains("note: --where could not be judged for 1 letter, left out"), "{told}");
     assert!(told.contains("the contract of \"else.v1.Others/Do\" is not known here"), "{told}");
 }
 

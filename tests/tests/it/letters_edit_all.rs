@@ -80,7 +80,7 @@ async fn where_one_of_very_many_does_not_fit_none_is_written() {
     let (text, said) = (String::from_utf8_lossy(&edited.stdout), String::from_utf8_lossy(&edited.stderr));
     assert!(edited.status.success() && text.contains("edited 400 letters"), "{edited:?}");
     assert_eq!(text.matches("totalCents: \"0\" -> \"5\"").count(), 10, "the first are shown: {text}");
-    assert!(said.contains("and 390 more") && said.contains("note: 1 left out"), "{said}");
+    assert!(said.contains("and 390 more") && said.contains("judged for 1 letter, left out"), "{said}");
     let (fitting, others): (Vec<_>, Vec<_>) = all(bus).await.into_iter().partition(|letter| letter.history.len() == 2);
     assert!(fitting.iter().all(|letter| total_of(letter) == 5) && fitting.len() as u64 == MANY);
     assert_eq!(others.len(), 1);

@@ -42,6 +42,7 @@ mod letters_edit_all;
 mod letters_forged;
 mod letters_full;
 mod letters_import;
+mod letters_instead;
 mod letters_many;
 mod letters_terminals;
 mod letters_transfer;

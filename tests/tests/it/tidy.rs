@@ -16,7 +16,7 @@ const FLOORS: [&[&str]; 11] = [
     &["gate", "config"],
     &["bus", "http"],
     &["store", "claim"],
-    &["publish", "request", "region"],
+    &["publish", "request"],
     &["delayed", "dead_letter", "outbox"],
     &["consume"],
     &["adapter", "operate"],

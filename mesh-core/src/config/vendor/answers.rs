@@ -5,7 +5,7 @@ use prost_reflect::{FieldDescriptor, MessageDescriptor};
 use super::{AnswerRule, ErrorPlan, Verdict, request::leaf};
 use crate::config::{
     Expression,
-    expression::Scope,
+    check::Scope,
     problem::{Report, hint},
     yaml::Node,
 };

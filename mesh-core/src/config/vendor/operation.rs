@@ -8,7 +8,7 @@ use prost_reflect::MethodDescriptor;
 use super::{OperationPlan, answers, read::Surroundings, read::time, request, retry};
 use crate::{
     config::{
-        expression::Scope,
+        check::Scope,
         problem::{Report, hint},
         yaml::{Key, Node},
     },

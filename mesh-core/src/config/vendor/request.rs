@@ -8,7 +8,8 @@ use prost_reflect::MessageDescriptor;
 use super::{BodyPlan, IdempotencyPlan, Json, RequestPlan, read::Surroundings, read::time};
 use crate::config::{
     Expression, Part, Template,
-    expression::{self, Scope},
+    check::Scope,
+    expression,
     problem::{Report, hint},
     template,
     yaml::{Fields, Key, Node, Value},

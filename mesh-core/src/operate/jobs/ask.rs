@@ -102,6 +102,9 @@ pub async fn list(bus: &Bus) -> Result<Vec<Job>, Fault> {
     Ok(jobs)
 }
 
+/// Ids that an error names, at most.
+const NAMED: usize = 10;
+
 /// The one job whose id begins with `id`.
 ///
 /// # Errors
@@ -115,7 +118,12 @@ pub async fn find(bus: &Bus, id: &str) -> Result<Job, Fault> {
     match found.len() {
         0 => Err(missing(format!("no job's id begins with {id:?}"))),
         1 => Ok(found.swap_remove(0)),
-        count => Err(missing(format!("the ids of {count} jobs begin with {id:?}: give more of it"))),
+        count => {
+            let ids: Vec<_> = found.iter().take(NAMED).map(|job| job.id.as_str()).collect();
+            let more = if count > NAMED { ", …" } else { "" };
+            let ids = ids.join(", ");
+            Err(missing(format!("the ids of {count} jobs begin with {id:?}: give more of it ({ids}{more})")))
+        }
     }
 }
 

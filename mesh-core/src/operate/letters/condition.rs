@@ -11,12 +11,12 @@ use cel::{
 };
 use chrono::DateTime;
 use mesh_proto::v1;
-use prost_reflect::{DynamicMessage, MessageDescriptor};
+use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage as _};
 
 use super::selection::{Answer, Selection, is_type};
 use crate::{
     config::{
-        Expression, Problem, Scope, compile_alone, engine,
+        ByType, Expression, Problem, Problems, Scope, Sort, compile_alone, engine,
         record::{Boxed, Fields, Record},
     },
     contract::Catalog,
@@ -61,10 +61,22 @@ fn moment<'m>(unix_ms: i64) -> Boxed<'m> {
     Box::new(CelTimestamp::from(moment.fixed_offset()))
 }
 
+/// The sort of what `letter` has by this name.
+fn sort(name: &str) -> Sort {
+    match name {
+        "captured" => Sort::Moment,
+        "generation" => Sort::Number,
+        "parked" => Sort::Bool,
+        _ => Sort::Text,
+    }
+}
+
 /// A compiled condition and the contracts that it reads payloads by.
 #[derive(Debug)]
 pub(super) struct Condition {
     expression: Expression,
+    /// What is different for letters of some types.
+    by_type: ByType,
     catalog: Catalog,
 }
 
@@ -73,20 +85,21 @@ impl Condition {
     /// field must be one of some message that can be sent.
     pub(super) fn compile(condition: &str, selection: &Selection, catalog: &Catalog) -> Result<Condition, Fault> {
         let types = payloads(selection, catalog);
-        let letter: Vec<&str> = LETTER.iter().map(|(name, _)| *name).collect();
+        let letter: Vec<_> = LETTER.iter().map(|(name, _)| (*name, sort(name))).collect();
         let mut fields = vec![("letter", letter)];
         let known: BTreeSet<String> = match types.as_slice() {
             [_] | [] => BTreeSet::new(),
             several => several.iter().flat_map(MessageDescriptor::fields).map(|f| f.name().to_owned()).collect(),
         };
         if !known.is_empty() {
-            fields.push(("payload", known.iter().map(String::as_str).collect()));
+            fields.push(("payload", known.iter().map(|name| (name.as_str(), Sort::Any)).collect()));
         }
-        let request = Some(types).filter(|types| types.len() == 1).and_then(|types| types.into_iter().next());
+        let request = if let [one] = types.as_slice() { Some(one.clone()) } else { None };
         let scope = Scope { names: NAMES, request, secrets: &[], fields: &fields };
-        let expression = compile_alone(NAME, condition, &scope);
-        let expression = expression.map_err(|problems| wrong(condition, &problems.0))?;
-        Ok(Condition { expression, catalog: catalog.clone() })
+        let refused = |problems: Problems| wrong(condition, &problems.0);
+        let expression = compile_alone(NAME, condition, &scope).map_err(refused)?;
+        let by_type = expression.by_type(&scope, &types).map_err(refused)?;
+        Ok(Condition { expression, by_type, catalog: catalog.clone() })
     }
 
     /// Whether only a whole letter has what it names.
@@ -109,7 +122,8 @@ impl Condition {
         };
         let mut context = cel::Context::with_env(engine().clone());
         context.set_variable_resolver(&named);
-        match self.expression.holds(&context) {
+        let of_its_type = payload.as_ref().and_then(|it| self.by_type.holds(it.descriptor().full_name(), &context));
+        match of_its_type.unwrap_or_else(|| self.expression.holds(&context)) {
             Ok(Some(true)) => Answer::Yes,
             Ok(Some(false) | None) => Answer::No,
             Err(why) => Answer::Unclear(why),

@@ -22,9 +22,11 @@ message Bill {
   map<string, string> tags = 5;
   optional string note = 6;
 }
-message Parcel { string parcel_id = 1; }
+enum Size { SMALL = 0; LARGE = 1; }
+message Parcel { string parcel_id = 1; int64 weight = 2; Size size = 3; }
+message Letter { string weight = 1; uint32 pages = 2; double price = 3; }
 message Reply {}
-service Bills { rpc Pay(Bill) returns (Reply); rpc Send(Parcel) returns (Reply); }
+service Bills { rpc Pay(Bill) returns (Reply); rpc Send(Parcel) returns (Reply); rpc Post(Letter) returns (Reply); }
 "#;
 
 fn catalog() -> Catalog {
@@ -85,7 +87,10 @@ fn conditions_see_the_letter_its_headers_and_the_typed_payload() {
         "payload.amount_cents == 9007199254740993 && payload.amount_cents != 9007199254740992",
         "payload.big == 18446744073709551615u",
         "payload.lines.exists(line, line.sku == 'B' && line.quantity > 5u)",
-        "payload.tags.tier in ['gold', 'silver']",
+        "payload.tags.tier in ['gold', 'silver'] && 'tier' in payload.tags && payload.tags['tier'] != ''",
+        "payload.lines.map(l, l.sku) == ['A', 'B'] && payload.lines.filter(l, l.quantity == 2).size() == 1",
+        "(letter.parked ? payload.bill_id : '7') == '7' && string(payload.amount_cents) != '' && payload.bill_id != null",
+        "letter.captured.getFullYear() == 2026 && letter.captured - duration('1h') < letter.captured",
         "!has(payload.note) && has(payload.bill_id)",
         "'open' == letter.state",
     ] {
@@ -95,8 +100,103 @@ fn conditions_see_the_letter_its_headers_and_the_typed_payload() {
     {
         assert_eq!(ask(condition), Answer::No, "{condition}");
     }
-    let unclear = ask("payload.bill_id > 5");
-    assert!(matches!(&unclear, Answer::Unclear(why) if why.starts_with("--where:1:1: ")), "{unclear:?}");
+}
+
+/// A letter that carries this, to `t.v1.Bills/{method}`.
+fn letter_of(method: &str, message: &str, json: &str) -> Letter {
+    let mut letter = letter();
+    letter.letter.message_type = format!("t.v1.Bills/{method}");
+    letter.letter.payload = catalog().from_json(message, json).unwrap().encode_to_vec().into();
+    letter
+}
+
+fn compiled(types: &[&str], condition: &str) -> Result<Selector, crate::fault::Fault> {
+    let message_types = types.iter().map(|name| (*name).to_owned()).collect();
+    Selection { message_types, condition: Some(condition.into()), ..Selection::default() }.compile(&catalog())
+}
+
+#[test]
+fn what_can_never_be_equal_is_refused_where_it_stands() {
+    for (types, condition, said) in [
+        (
+            &[][..],
+            "payload.amount_cents > '5'",
+            "--where:1:22: a number (payload.amount_cents) is compared with a text",
+        ),
+        (&[], "payload.amount_cents == '5'", "--where:1:22: a number (payload.amount_cents) is compared with a text"),
+        (&["Bills/Pay"], "payload.amount_cents != '5'", "--where:1:22: a number"),
+        (
+            &[],
+            "letter.vendor == 'x' || payload.bill_id == 7",
+            "--where:1:41: a text (payload.bill_id) is compared with a number",
+        ),
+        (&[], "5u <= payload.bill_id", "--where:1:4: a number is compared with a text"),
+        (&[], "letter.generation == '0'", "--where:1:19: a number (letter.generation) is compared with a text"),
+        (&[], "letter.parked == 'true'", "--where:1:15: true or false"),
+        (&[], "letter.captured > '2026-01-02'", "--where:1:17: a moment (letter.captured) is compared with a text"),
+        (&[], "header['n'] == 5", "--where:1:13: a text is compared with a number"),
+        (
+            &[],
+            "payload.lines.exists(l, l.quantity == '2')",
+            "--where:1:36: a number (l.quantity) is compared with a text",
+        ),
+        (&[], "payload.lines[0].sku == 2", "--where:1:22: a text"),
+        (&[], "size(payload.lines) == '2'", "--where:1:21: a number"),
+        (&[], "payload.tags.tier == 1", "--where:1:19: a text"),
+        (
+            &[],
+            "payload.amount_cents in ['5', '6']",
+            "--where:1:22: a number (payload.amount_cents) is compared with a text",
+        ),
+        (&["Bills/Send"], "payload.size == 'LARGE'", "--where:1:14: an enum (payload.size) is compared with a text"),
+        (
+            &[],
+            "letter.parked || payload.bill_id",
+            "--where:1:15: a text (payload.bill_id) stands where true or false must",
+        ),
+        (&[], "payload.amount_cents + 1", "--where:1:1: it is a number, and must be true or false"),
+        (&["Bills/Pay"], "payload.bill_id", "--where:1:1: it is a text, and must be true or false"),
+        (&[], "payload.bill_id ==", "--where:1:19: not a CEL expression: it ends too soon"),
+    ] {
+        let fault = compiled(types, condition).map(|_| condition).unwrap_err();
+        assert!(fault.message().starts_with(said) && fault.message().ends_with('^'), "{}", fault.message());
+    }
+    let size = compiled(&["Bills/Send"], "payload.size == 'LARGE'").unwrap_err();
+    assert!(size.message().contains("SMALL = 0, LARGE = 1"), "{size}");
+}
+
+#[test]
+fn numbers_of_all_kinds_are_compared_by_their_value() {
+    let bill = letter();
+    let letter = letter_of("Post", "t.v1.Letter", r#"{"weight":"9","pages":3,"price":2.5}"#);
+    for (letter, condition) in [
+        (&letter, "payload.pages == 3 && payload.pages == 3u && payload.pages == 3.0"),
+        (&letter, "payload.pages > 2 && payload.pages < 3.5 && payload.pages >= 3u && payload.pages > -1"),
+        (&letter, "payload.price > 2 && payload.price < 3u && payload.price != 2"),
+        (&letter, "payload.pages in [1, 3]"),
+        (&bill, "payload.big > 0 && payload.big > -1.5 && payload.big != 1"),
+        (&bill, "payload.amount_cents > 1.5 && payload.amount_cents > 1u"),
+        (&bill, "dyn(payload.amount_cents) != 'x'"),
+    ] {
+        assert_eq!(compiled(&[], condition).unwrap().ask(letter), Answer::Yes, "{condition}");
+    }
+}
+
+#[test]
+fn a_letter_whose_type_does_not_fit_a_comparison_is_not_judged() {
+    let parcel = letter_of("Send", "t.v1.Parcel", r#"{"weight":"9"}"#);
+    let letter = letter_of("Post", "t.v1.Letter", r#"{"weight":"9"}"#);
+    for condition in ["payload.weight == 9", "payload.weight != 8", "payload.weight in [8, 9]", "payload.weight >= 9"] {
+        let selector = compiled(&[], condition).unwrap();
+        assert_eq!(selector.ask(&parcel), Answer::Yes, "{condition}");
+        let Answer::Unclear(why) = selector.ask(&letter) else { panic!("{condition}: it is judged") };
+        assert!(why.starts_with("--where:1:16: in t.v1.Letter a text (payload.weight)"), "{condition}: {why}");
+        assert_eq!(selector.ask(&self::letter()), Answer::No, "it has no weight");
+    }
+    let guarded = compiled(&[], "letter.type.endsWith('/Send') && payload.weight == 9").unwrap();
+    assert_eq!((guarded.ask(&parcel), guarded.ask(&letter)), (Answer::Yes, Answer::No));
+    let unclear = ask("1 / (payload.amount_cents - payload.amount_cents) == 1");
+    assert_eq!(unclear, Answer::Unclear("--where:1:1: division by zero".into()));
 }
 
 #[test]

@@ -89,7 +89,7 @@ pub(super) enum Command {
     Ledger(LedgerArgs),
     /// Publish an event, as the service that is its producer
     #[command(
-        after_help = "Example: mesh publish shop.orders.v1.OrderPlaced --json '{\"orderId\":\"1\",\"customerId\":\"2\"}' --id 1"
+        after_help = "Example: mesh publish shop.orders.v1.OrderPlaced --json '{\"orderId\":\"a1\",\"customerId\":\"2\",\"totalCents\":\"900\",\"currency\":\"USD\"}' --id a1"
     )]
     Publish(SendArgs),
     /// Queue work for an operation, to be done when it can be

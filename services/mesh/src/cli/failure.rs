@@ -66,9 +66,7 @@ pub(super) fn usage(error: &clap::Error, words: &[OsString]) -> Status {
         let _ = error.print();
         return Status::Ok;
     }
-    let wants_json = words.windows(2).any(|w| (w[0] == "-o" || w[0] == "--output") && w[1] == "json")
-        || words.iter().any(|word| word == "-ojson" || word == "--output=json");
-    if wants_json {
+    if wants_json(words) {
         let text = error.to_string();
         let (message, help) = text.split_once("\n\n").unwrap_or((&text, ""));
         let message = message.trim_start_matches("error: ");
@@ -78,6 +76,30 @@ pub(super) fn usage(error: &clap::Error, words: &[OsString]) -> Status {
         let _ = error.print();
     }
     Status::BadInput
+}
+
+/// Whether JSON is asked for, in any of the forms that the option has: clap, which knows them, has read nothing.
+fn wants_json(words: &[OsString]) -> bool {
+    let words = words.iter().map(|word| word.to_str().unwrap_or_default()).take_while(|word| *word != "--");
+    let (mut is_next, mut wants_json) = (false, false);
+    for word in words {
+        let value = if is_next { Some(word) } else { format_in(word) };
+        is_next = value == Some("");
+        // The last one counts. An empty one stands before its value.
+        wants_json = value.filter(|value| !value.is_empty()).map_or(wants_json, |value| value == "json");
+    }
+    wants_json
+}
+
+/// The value of the option for the format in a word: empty where it stands in the next one.
+fn format_in(word: &str) -> Option<&str> {
+    if let Some(long) = word.strip_prefix("--") {
+        let value = long.strip_prefix("output")?;
+        return if value.is_empty() { Some(value) } else { value.strip_prefix('=') };
+    }
+    // Others that take no value may stand before it, as in -yo json.
+    let value = word.strip_prefix('-')?.trim_start_matches('y').strip_prefix('o')?;
+    Some(value.strip_prefix('=').unwrap_or(value))
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -235,6 +257,34 @@ mod tests {
         let away = Fault::new(Code::Unavailable, Effect::None, Reason::BusUnavailable, "the bus did not answer");
         let text = Report::of(&away.into()).text(false);
         assert!(text.contains("help: ") && !text.contains("mesh dev"), "{text}");
+    }
+
+    #[test]
+    fn json_is_asked_for_in_many_ways() {
+        let wants = |line: &str| wants_json(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        for line in [
+            "mesh x -o json",
+            "mesh x -o=json",
+            "mesh x -ojson",
+            "mesh x --output json",
+            "mesh x --output=json",
+            "mesh -o=json x --bogus",
+            "mesh --output=json x",
+            "mesh x -yo json",
+            "mesh -o table x -o json",
+        ] {
+            assert!(wants(line), "{line}");
+        }
+        for line in [
+            "mesh x",
+            "mesh x -o table",
+            "mesh json -o",
+            "mesh x -- -o json",
+            "mesh -o json x -o=table",
+            "mesh --out json",
+        ] {
+            assert!(!wants(line), "{line}");
+        }
     }
 
     #[test]

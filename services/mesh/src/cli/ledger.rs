@@ -3,7 +3,7 @@
 //! The counting stands in `mesh_core::operate::ledger`. It is the broker's side alone; `crate::ledger` is the demonstration's
 //! account, which sets the vendors' side against it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use clap::Args;
 use mesh_core::{
@@ -68,6 +68,9 @@ const HEADER: [&str; 11] = [
     "MISSING",
 ];
 
+/// Consumers that an error names, at most.
+const NAMED: usize = 10;
+
 const STREAM: usize = 0;
 const CONSUMER: usize = 1;
 
@@ -104,12 +107,15 @@ fn narrow(args: &LedgerArgs, checked: &mut Checked) -> Result<(), Failure> {
         stream.is_none_or(|wanted| wanted == at) && consumer.is_none_or(|wanted| wanted == durable)
     };
     let account = &mut checked.account;
+    let known: BTreeSet<String> = account.lines.iter().map(|line| consumer_name(&line.durable)).collect();
     account.lines.retain(|line| is_wanted(&line.stream, &line.durable));
     account.findings.retain(|finding| is_wanted(&finding.stream, &finding.durable));
     let asked = stream.is_some() || consumer.is_some();
     if asked && account.lines.is_empty() && account.findings.is_empty() {
+        let named: Vec<_> = known.iter().take(NAMED).map(String::as_str).collect();
+        let more = if known.len() > NAMED { ", …" } else { "" };
         return Err(Failure::input(
-            "no stream of events or work and no consumer is called so",
+            format!("no stream of events or work and no consumer is called so; consumers: {}{more}", named.join(", ")),
             "mesh ledger without --stream and --consumer lists them all",
         ));
     }

@@ -1,6 +1,6 @@
 //! Where the broker is and who connects: options and environment first, else a running cluster of this machine.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use mesh_core::{
     bus::{Bus, BusSettings},
@@ -8,12 +8,13 @@ use mesh_core::{
     config::Environment,
     fault::{Code, Fault, Reason},
     identity::{Credential, Identity},
+    operate::regions,
     subject::Name,
 };
 use secrecy::SecretString;
 
 use super::{Failure, GlobalArgs};
-use crate::cluster::{ClusterContext, OPERATOR, Registry};
+use crate::cluster::{ClusterContext, MAKER, OPERATOR, Registry};
 
 /// A broker that tools can connect to.
 pub(super) struct Place {
@@ -22,6 +23,8 @@ pub(super) struct Place {
     credentials: Credentials,
     /// Whether the broker's address was said, rather than found.
     is_named: bool,
+    /// Whether the region is known to be one of the broker's.
+    is_region_sure: bool,
 }
 
 enum Credentials {
@@ -44,12 +47,13 @@ impl Place {
                 Some(region) => region.clone(),
                 None => cluster.region.parse()?,
             };
+            let is_region_sure = region.as_str() == cluster.region;
             let url = cluster.url.clone();
             let credentials = match &global.seed_file {
                 Some(file) => Credentials::File(file.clone()),
                 None => Credentials::Cluster(cluster),
             };
-            return Ok(Place { url, region, credentials, is_named: false });
+            return Ok(Place { url, region, credentials, is_named: false, is_region_sure });
         };
         if let Some(cluster) = &global.cluster {
             let message = format!("both the cluster {cluster:?} and the address of a broker are named");
@@ -57,15 +61,22 @@ impl Place {
         }
         let region = global.region.clone().map_or_else(|| "local".parse(), Ok)?;
         let credentials = global.seed_file.clone().map_or(Credentials::None, Credentials::File);
-        Ok(Place { url: url.clone(), region, credentials, is_named: true })
+        Ok(Place { url: url.clone(), region, credentials, is_named: true, is_region_sure: false })
     }
 
     /// Connects as the operator.
     ///
     /// # Errors
-    /// The bus can't be reached, or does not accept the credential.
+    /// The bus can't be reached, or does not accept the credential; the region is none of the broker's.
     pub(super) async fn connect(&self) -> anyhow::Result<Bus> {
-        self.connect_as(&OPERATOR.parse()?).await
+        let bus = self.connect_as(&OPERATOR.parse()?).await?;
+        // Where it can't be asked, what is done next says why.
+        let others =
+            if self.is_region_sure { None } else { regions::instead_of(&bus, &self.region).await.ok().flatten() };
+        match others {
+            Some(others) => Err(no_region(&self.region, &others).into()),
+            None => Ok(bus),
+        }
     }
 
     /// Connects as the service `user`.
@@ -73,6 +84,7 @@ impl Place {
     /// # Errors
     /// The bus can't be reached, or does not accept the credential; the cluster has no such user.
     pub(super) async fn connect_as(&self, user: &Name) -> anyhow::Result<Bus> {
+        self.check_region(user.as_str())?;
         let credential = match &self.credentials {
             Credentials::Cluster(cluster) => cluster.credential(user.as_str()).map_err(not_a_user)?,
             Credentials::File(path) => Credential::Nkey(read_seed(path)?),
@@ -82,6 +94,16 @@ impl Place {
         let settings = BusSettings { connect_timeout: CONNECT, ..BusSettings::new(&self.url) };
         let connected = Bus::connect(settings, identity, Clock::system()).await;
         connected.map_err(|fault| self.unreached(fault).into())
+    }
+
+    /// A service may do something in the region of its cluster alone: elsewhere it would be denied all.
+    fn check_region(&self, user: &str) -> Result<(), Failure> {
+        match &self.credentials {
+            Credentials::Cluster(cluster) if !self.is_region_sure && ![OPERATOR, MAKER].contains(&user) => {
+                Err(no_region(&self.region, &BTreeSet::from([cluster.region.clone()])))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What to do where no connection was made: a cluster of this machine can be started, a broker that was named can't.
@@ -98,8 +120,9 @@ impl Place {
     /// The environment of a role that works here as `user`.
     ///
     /// # Errors
-    /// The cluster has no such user.
+    /// The cluster has no such user, or another region.
     pub(super) fn environment(&self, user: &str) -> anyhow::Result<Environment> {
+        self.check_region(user)?;
         let environment = Environment::from_process();
         let environment =
             environment.with("MESH_NATS_URL", self.url.as_str()).with("MESH_REGION", self.region.as_str());
@@ -129,6 +152,12 @@ pub(super) fn who_may(global: &GlobalArgs, takes_user: bool) -> String {
 
 /// A person waits: shorter than a service would.
 const CONNECT: std::time::Duration = std::time::Duration::from_secs(4);
+
+fn no_region(region: &Name, others: &BTreeSet<String>) -> Failure {
+    let others: Vec<_> = others.iter().map(String::as_str).collect();
+    let message = format!("no region {:?} is here; there is: {}", region.as_str(), others.join(", "));
+    Failure::input(message, "name one of them with --region (MESH_REGION)")
+}
 
 fn not_found(fault: Fault) -> Failure {
     let help = match fault.reason() {

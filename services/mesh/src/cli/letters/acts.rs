@@ -18,7 +18,7 @@ use super::{
     account::Account,
     ask,
     bulk::{self, Done, Ended, slim},
-    consumer, counted, indexed,
+    consumer, counted, indexed, instead,
     which::{Wanted, WhichArgs, tell_unclear},
 };
 use crate::stop::Stop;
@@ -105,7 +105,8 @@ impl Acts<'_> {
         if changed > 0 {
             self.output.remark(&format!("{} changed meanwhile: left as they are", counted(changed, "letter")));
         } else if done + refused == 0 {
-            self.output.remark(&format!("no letters to {}", verb(self.kind)));
+            let what = format!("no letters to {}", verb(self.kind));
+            instead::tell(&what, self.bus, selector.selection(), self.output).await;
         }
         Ok(status)
     }

@@ -4,11 +4,18 @@ use mesh_core::operate::keys::{self, Blocked, Head};
 use serde_json::{Value, json};
 
 use super::{
-    super::{place::Place, text},
+    super::{
+        columns::{Columns, Give},
+        place::Place,
+        text,
+    },
     BlockedArgs, GlobalArgs, Output, Status, short, shown_key,
 };
 
 const HEADER: [&str; 5] = ["KEY", "CONSUMER", "SINCE (UTC)", "BLOCKED BY", "BEHIND IT"];
+/// How its columns give way on a narrow terminal.
+const STEPS: &[(usize, Give)] =
+    &[(1, Give::To(20)), (0, Give::To(16)), (2, Give::Moments), (3, Give::To(15)), (1, Give::To(8))];
 
 pub(super) async fn run(args: BlockedArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
     let bus = Place::find(global)?.connect().await?;
@@ -23,9 +30,8 @@ pub(super) async fn run(args: BlockedArgs, global: &GlobalArgs, output: &Output)
         output.remark("no key is blocked");
         return Ok(Status::Ok);
     }
-    let mut table = output.table(&HEADER);
-    table.add_rows(blocked.iter().map(|one| row(one, args.reveal)));
-    output.line(&table.trim_fmt())?;
+    let rows = blocked.iter().map(|one| row(one, args.reveal)).collect();
+    output.line(&Columns::new(HEADER, STEPS).laid_out(rows, output))?;
     let letter = blocked.iter().find_map(|one| match &one.by {
         Head::Letter(id) => Some(id),
         Head::Delayed | Head::Drained => None,

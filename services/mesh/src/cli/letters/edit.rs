@@ -5,7 +5,6 @@ use std::pin::pin;
 use clap::Args;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mesh_core::{
-    bus::Bus,
     dead_letter::{ActKind, Letter},
     operate::letters::{self, Listing, Order, Selector, Sifted},
 };
@@ -16,7 +15,7 @@ use super::{
     account::Account,
     ask,
     bulk::{self, UNDER_WAY},
-    diff, edit_all, indexed,
+    diff, edit_all, indexed, instead,
     mend::{Mender, Plan, Shown},
     which::{Wanted, WhichArgs, tell_unclear},
 };
@@ -73,7 +72,7 @@ pub(super) async fn run(args: EditArgs, global: &GlobalArgs, output: &Output) ->
     let edit = Edit { mender, order, is_dry_run: args.dry_run, is_agreed: args.yes, output };
     let ended = match (args.which.ids(), args.sets.is_empty()) {
         ([], false) => Box::pin(edit_all::run(&edit, &selector)).await,
-        ([], true) => edit.few(the_one(&bus, &selector).await?, true).await,
+        ([], true) => edit.few(the_one(&edit, &selector).await?, true).await,
         (ids, _) => edit.few(indexed::find_each(&bus, ids).await?, false).await,
     };
     bus.close().await;
@@ -81,7 +80,8 @@ pub(super) async fn run(args: EditArgs, global: &GlobalArgs, output: &Output) ->
 }
 
 /// The one letter that a filter means: an editor takes one.
-async fn the_one(bus: &Bus, selector: &Selector) -> anyhow::Result<Vec<Letter>> {
+async fn the_one(edit: &Edit<'_>, selector: &Selector) -> anyhow::Result<Vec<Letter>> {
+    let bus = edit.mender.bus;
     let cut_off = letters::cut_off(bus, selector).await?;
     let (mut first, mut count, mut left_out) = (None, 0, Listing::default());
     let mut sifted = pin!(bulk::meant(bus, selector, (cut_off, ActKind::Edited)));
@@ -96,6 +96,9 @@ async fn the_one(bus: &Bus, selector: &Selector) -> anyhow::Result<Vec<Letter>> 
         }
     }
     tell_unclear(&left_out);
+    if count == 0 {
+        edit.tell_none(selector).await;
+    }
     if count > 1 { Err(several(count).into()) } else { Ok(first.into_iter().collect()) }
 }
 
@@ -105,11 +108,13 @@ fn several(count: usize) -> Failure {
 }
 
 impl Edit<'_> {
+    /// Says that there is nothing to edit, and what there is.
+    pub(super) async fn tell_none(&self, selector: &Selector) {
+        instead::tell("no letters to edit", self.mender.bus, selector.selection(), self.output).await;
+    }
+
     /// Edits letters that are all in memory: each is right, or none is written.
     async fn few(&self, letters: Vec<Letter>, by_filter: bool) -> anyhow::Result<Status> {
-        if letters.is_empty() {
-            self.output.remark("no letters to edit");
-        }
         letters.iter().try_for_each(|letter| letters::check(letter, ActKind::Edited))?;
         check_room(&letters)?;
         if self.mender.sets.is_empty() && letters.len() > 1 {

@@ -46,7 +46,7 @@ pub(super) async fn run(edit: &Edit<'_>, selector: &Selector) -> anyhow::Result<
     let mut look = all.look().await?;
     let count = look.ids.len() as u64;
     if count + look.unchanged == 0 {
-        edit.output.remark("no letters to edit");
+        edit.tell_none(selector).await;
     }
     let first: Vec<_> = look.first.iter().map(|(letter, changes)| (letter, changes.as_slice())).collect();
     edit.show(&first, (count, look.unchanged))?;

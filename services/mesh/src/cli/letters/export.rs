@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{contracts, mask::Mask, place::Place},
-    GlobalArgs, Output, Status, counted, mention,
+    GlobalArgs, Output, Status, counted, instead, mention,
     part::Part,
     payload_name,
     which::{FilterArgs, Wanted, tell_unclear},
@@ -53,6 +53,9 @@ pub(super) async fn run(args: ExportArgs, global: &GlobalArgs, output: &Output) 
         Some(path) => what.write_file(path).await,
         None => what.write(std::io::stdout().lock()).await.map(Some),
     };
+    if matches!(&written, Ok(Some(Written { count: 0, .. }))) {
+        instead::tell(instead::NONE, &bus, selector.selection(), output).await;
+    }
     bus.close().await;
     let Some(Written { count, gone, left_out }) = written? else {
         output.remark("stopped: nothing was exported, and no file is left");

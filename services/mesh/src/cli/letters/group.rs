@@ -14,7 +14,7 @@ use super::{
         place::Place,
         text,
     },
-    GlobalArgs, GroupArgs, Output, Status, ask, indexed, said, short,
+    GlobalArgs, GroupArgs, Output, Status, ask, indexed, instead, said, short,
     which::{Wanted, tell_listed},
     words,
 };
@@ -55,15 +55,15 @@ pub(super) async fn run(args: GroupArgs, global: &GlobalArgs, output: &Output) -
         Some(groups) => groups,
         None => read(&bus, &selector, output).await?,
     };
+    if groups.is_empty() {
+        instead::tell(instead::NONE, &bus, selector.selection(), output).await;
+    }
     bus.close().await;
     if output.is_json() {
         output.json(&groups.iter().map(document).collect::<Vec<_>>())?;
         return Ok(Status::Ok);
     }
-    let Some(largest) = groups.first() else {
-        output.remark("no letters");
-        return Ok(Status::Ok);
-    };
+    let Some(largest) = groups.first() else { return Ok(Status::Ok) };
     let rows = groups.iter().map(|group| row(group, output)).collect();
     output.line(&Columns::new(HEADER, STEPS).laid_out(rows, output))?;
     output.remark(&format!("\nnext: {}", next(largest.fingerprint, selector.selection())));

@@ -1,10 +1,13 @@
 //! The keeper's index, where one answers and can say what is asked.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use mesh_core::{
     bus::Bus,
-    dead_letter::{Facts, Fingerprint, Letter},
+    dead_letter::{Facts, Fingerprint, Letter, LetterState},
     fault::{Code, Effect, Fault, Reason},
     operate::{
         keeper::ask,
@@ -61,9 +64,35 @@ async fn whole(bus: &Bus, ids: &[String]) -> Vec<String> {
 
 /// Whether more letters than `limit` are meant. `None`: only reading them says.
 pub(super) async fn are_more_than(bus: &Bus, selection: &Selection, limit: usize) -> Option<bool> {
-    let query = ask::query(selection)?;
-    let counted = patient(Box::pin(ask::count(bus, query))).await.ok()?;
-    Some(counted.total > limit as u64)
+    Some(count(bus, selection).await? > limit as u64)
+}
+
+/// How many letters are meant. `None`: no index says.
+pub(super) async fn count(bus: &Bus, selection: &Selection) -> Option<u64> {
+    patient(Box::pin(ask::count(bus, ask::query(selection)?))).await.ok().map(|counted| counted.total)
+}
+
+/// How many letters of those that are meant stand how. `None`: no index says.
+pub(super) async fn states(bus: &Bus, selection: &Selection) -> Option<BTreeMap<LetterState, u64>> {
+    let reply = patient(Box::pin(ask::count(bus, ask::query(selection)?))).await.ok()?;
+    let states = [
+        (LetterState::Open, reply.open),
+        (LetterState::Held, reply.held),
+        (LetterState::Replaying, reply.replaying),
+        (LetterState::Resolved, reply.resolved),
+        (LetterState::Discarded, reply.discarded),
+    ];
+    Some(states.into_iter().filter(|(_, count)| *count > 0).collect())
+}
+
+/// The consumers of all letters, the newest letters of the `limit` largest groups, and whether there may be more than these say.
+/// `None`: no index says.
+pub(super) async fn examples(bus: &Bus, limit: u32) -> Option<(BTreeSet<String>, Vec<Letter>, bool)> {
+    let reply = patient(Box::pin(ask::group(bus, LetterQuery::default(), GROUPS))).await.ok()?;
+    let consumers = reply.groups.iter().flat_map(|group| group.consumers.iter().cloned()).collect();
+    let newest = reply.groups.iter().take(limit as usize).filter_map(|group| group.newest.clone()).collect();
+    let letters = patient(Box::pin(ask::letters(bus, newest))).await.ok()?;
+    Some((consumers, letters, reply.total_groups > u64::from(limit)))
 }
 
 /// Groups of like failures, the largest first. `None`: only reading every letter says.

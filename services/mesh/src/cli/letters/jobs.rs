@@ -4,11 +4,28 @@ use clap::{Args, Subcommand};
 use mesh_core::operate::jobs::{self, Job};
 
 use super::{
-    super::{place, place::Place, text},
+    super::{
+        columns::{Columns, Give},
+        place,
+        place::Place,
+        text,
+    },
     GlobalArgs, Output, Status,
     attach::{self, Looking},
     job_words::{self, Kept},
 };
+
+const HEADER: [&str; 5] = ["ID", "ASKED (UTC)", "BY", "WHY", "JOB"];
+/// How its columns give way on a narrow terminal: `show` has all of it.
+const STEPS: &[(usize, Give)] = &[
+    (3, Give::To(12)),
+    (1, Give::Moments),
+    (2, Give::To(10)),
+    (3, Give::All),
+    (4, Give::To(40)),
+    (2, Give::All),
+    (4, Give::To(20)),
+];
 
 #[derive(Debug, Subcommand)]
 pub(in super::super) enum JobCommand {
@@ -16,12 +33,12 @@ pub(in super::super) enum JobCommand {
     #[command(visible_alias = "ls")]
     List,
     /// Show all that is known about one
-    #[command(visible_alias = "status", after_help = "Example: mesh dead-letter jobs show 4de4")]
+    #[command(visible_alias = "status", after_help = "Example: mesh dead-letter jobs show JOB")]
     Show(JobArgs),
     /// Look on until it has ended; Ctrl-C lets go of it
     Watch(JobArgs),
     /// Stop it for now: what was sent ends, nothing more is sent
-    #[command(after_help = "Example: mesh dead-letter jobs pause 4de4 --why 'the vendor is slow'")]
+    #[command(after_help = "Example: mesh dead-letter jobs pause JOB --why 'the vendor is slow'")]
     Pause(OrderArgs),
     /// Let a paused one go on
     Resume(OrderArgs),
@@ -108,12 +125,34 @@ fn list(jobs: &[Job], kept: Kept, output: &Output) -> anyhow::Result<()> {
         output.remark("no jobs");
         return Ok(());
     }
-    let mut table = output.table(&["ID", "ASKED (UTC)", "BY", "WHY", "JOB"]);
-    table.add_rows(jobs.iter().map(|job| {
-        let asked = &job.asked;
-        let (at, why) = (text::moment(asked.at_ms), text::cut(&asked.why, 30));
-        [job.id.clone(), at, asked.by.clone(), why, attach::line(job, kept)]
-    }));
-    output.line(&table.trim_fmt())?;
+    let rows = jobs.iter().map(|job| row(job, kept)).collect();
+    output.line(&Columns::new(HEADER, STEPS).laid_out(rows, output))?;
     Ok(())
+}
+
+fn row(job: &Job, kept: Kept) -> [String; 5] {
+    let asked = &job.asked;
+    let (at, why) = (text::moment(asked.at_ms), text::cut(&asked.why, 30));
+    [job.id.clone(), at, asked.by.clone(), why, attach::line(job, kept)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{arguments::Color, output::Format};
+
+    #[test]
+    fn the_longest_lines_fit_eighty_columns_and_keep_the_id_and_the_state() {
+        let row = [
+            "4de4c0ffee00",
+            "2026-01-02 03:04:05",
+            "ada.lovelace@operations-host-17.example.com",
+            "the limit is mended, ticket 17",
+            "running: 100,000 of 1,000,000 sent, 99,000 resolved, 500 failed again, 500 not ended yet, 12 held",
+        ];
+        let output = Output::new(Format::Table, Color::Never);
+        let lines = Columns::new(HEADER, STEPS).laid_out_within(vec![row.map(str::to_owned)], Some(80), &output);
+        assert!(lines.lines().all(|line| line.chars().count() <= 80), "{lines}");
+        assert!(lines.contains("4de4c0ffee00") && lines.contains("running: 100,000 of 1,000,000 sent"), "{lines}");
+    }
 }

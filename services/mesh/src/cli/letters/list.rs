@@ -16,8 +16,8 @@ use super::{
         place::Place,
         text,
     },
-    GlobalArgs, ListArgs, Output, Status, ask, consumer, counted, fault, indexed, last_part, mention, said, short,
-    shown_key, state,
+    GlobalArgs, ListArgs, Output, Status, ask, consumer, counted, fault, indexed, instead, last_part, mention, said,
+    short, shown_key, state,
     which::{Wanted, tell_listed},
 };
 
@@ -60,13 +60,13 @@ pub(super) async fn run(args: ListArgs, global: &GlobalArgs, output: &Output) ->
         return written.map(|()| Status::Ok);
     }
     let first = lay_out(letters, output).await;
-    bus.close().await;
     tell_missing(missing);
     let first = first?;
-    let Some(first) = first else {
-        output.remark("no letters");
-        return Ok(Status::Ok);
-    };
+    if first.is_none() {
+        instead::tell(instead::NONE, &bus, selector.selection(), output).await;
+    }
+    bus.close().await;
+    let Some(first) = first else { return Ok(Status::Ok) };
     let shown = found - usize::try_from(missing).unwrap_or(found);
     if shown < total {
         output.remark(&format!("{shown} of {total}; --limit 0 shows all"));

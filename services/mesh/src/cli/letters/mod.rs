@@ -14,6 +14,7 @@ mod export;
 mod group;
 mod import;
 mod indexed;
+mod instead;
 mod job_words;
 mod jobs;
 mod list;
@@ -45,9 +46,9 @@ pub(super) enum LetterCommand {
     /// List them: the oldest first
     #[command(
         visible_alias = "ls",
-        after_help = "Examples: mesh dead-letter list --consumer payments/charge --state open\n          \
+        after_help = "Examples: mesh dead-letter list --consumer adapter-payments/shop-payments-v1-payments --state open\n          \
                       mesh dead-letter list --since 2h --vendor stripe --vendor-code amount_too_small\n          \
-                      mesh dead-letter list --type OrderPlaced --where 'payload.total_cents > 100000'"
+                      mesh dead-letter list --type Payments/Charge --where 'payload.amount_cents < 50'"
     )]
     List(ListArgs),
     /// Count them in groups of like failures: the largest first
@@ -59,9 +60,9 @@ pub(super) enum LetterCommand {
     ///
     /// It is checked against the contract, and what changes is shown before it is written. Fields that the contract here
     /// does not know stay as they are, and so do personal and payment fields unless --reveal shows them.
-    #[command(after_help = "Examples: mesh dead-letter edit 3f2a --why 'the amount was missing'\n          \
-                      mesh dead-letter edit 3f2a --set amount_cents=50 --why 'ticket 17'\n          \
-                      mesh dead-letter edit --fingerprint eb28c96b4bb4 --set currency=USD --why 'ticket 17' --dry-run")]
+    #[command(after_help = "Examples: mesh dead-letter edit ID --why 'the amount was missing'\n          \
+                      mesh dead-letter edit ID --set amount_cents=50 --why 'ticket 17'\n          \
+                      mesh dead-letter edit --fingerprint 1315e66c591e --set currency=USD --why 'ticket 17' --dry-run")]
     Edit(Box<edit::EditArgs>),
     /// Keep letters back: they are not replayed until they are released
     #[command(after_help = "Example: mesh dead-letter hold --vendor stripe --since 1h --why 'until they call back'")]
@@ -74,23 +75,25 @@ pub(super) enum LetterCommand {
     /// A few are sent at once. With a rate, steps, a rule or an hour, and when there are more than 100, the keeper does it as
     /// a job: it goes on when this terminal ends (Ctrl-C lets go of it), see mesh dead-letter jobs.
     #[command(
-        after_help = "Examples: mesh dead-letter replay 3f2a\n          mesh dead-letter replay --all --consumer payments/charge --dry-run\n          mesh dead-letter replay --all --consumer payments/charge --rate 50/s --canary 1,5,20,100 --abort-if 'failed > 5%' --why 'mended' --yes"
+        after_help = "Examples: mesh dead-letter replay ID\n          mesh dead-letter replay --all --consumer adapter-payments/shop-payments-v1-payments --dry-run\n          mesh dead-letter replay --all --consumer adapter-payments/shop-payments-v1-payments --rate 50/s --canary 1,5,20,100 --abort-if 'failed > 5%' --why 'mended' --yes"
     )]
     Replay(Box<ReplayArgs>),
     /// Replays that the keeper does: look at them, pause, resume, cancel
     #[command(subcommand, visible_alias = "job")]
     Jobs(jobs::JobCommand),
     /// Give letters up: they are never sent again
-    #[command(after_help = "Examples: mesh dead-letter discard 3f2a --why 'a test order'\n          \
+    #[command(after_help = "Examples: mesh dead-letter discard ID --why 'a test order'\n          \
                       mesh dead-letter discard --older-than 30d --reason 103 --why 'too late' --yes")]
     Discard(Box<acts::ActArgs>),
     /// Show new letters as they come
-    #[command(after_help = "Example: mesh dead-letter watch --consumer payments/charge -o json")]
+    #[command(
+        after_help = "Example: mesh dead-letter watch --consumer adapter-payments/shop-payments-v1-payments -o json"
+    )]
     Watch(watch::WatchArgs),
     /// Write letters with their whole histories, one a line (NDJSON)
     ///
     /// The lines hold the payloads as they are, personal fields too.
-    #[command(after_help = "Example: mesh dead-letter export --fingerprint eb28c96b4bb4 --to letters.ndjson")]
+    #[command(after_help = "Example: mesh dead-letter export --fingerprint 1315e66c591e --to letters.ndjson")]
     Export(export::ExportArgs),
     /// Append letters of an export that are not there
     ///
@@ -98,7 +101,7 @@ pub(super) enum LetterCommand {
     #[command(after_help = "Example: mesh dead-letter import letters.ndjson")]
     Import(import::ImportArgs),
     /// Which keys of ordered consumers are blocked, by what, and how much waits behind them
-    #[command(after_help = "Example: mesh dead-letter blocked --consumer payments/charge")]
+    #[command(after_help = "Example: mesh dead-letter blocked --consumer adapter-payments/shop-payments-v1-payments")]
     Blocked(BlockedArgs),
 }
 

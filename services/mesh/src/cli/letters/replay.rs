@@ -16,7 +16,7 @@ use crate::stop::Stop;
 
 use super::{
     super::{Failure, failure, place, place::Place},
-    GlobalArgs, Output, ReplayArgs, Status, ask, counted, fault, indexed, mention,
+    GlobalArgs, Output, ReplayArgs, Status, ask, counted, fault, indexed, instead, mention,
     preview::{Unsendable, unsendable},
     rollout, short,
     which::{Wanted, tell_unclear},
@@ -39,7 +39,8 @@ pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) 
         return rollout::run(args, bus, (global, output)).await;
     };
     if letters.is_empty() {
-        return nothing("no open letters: nothing to replay", Status::Ok, output);
+        instead::tell(NOTHING, &bus, &args.filters.selection(Wanted::Open), output).await;
+        return nothing("", Status::Ok, output);
     }
     if !by_ids && !args.yes && !ask::replay_agreed(letters.len() as u64, &ask::consumers(&letters))? {
         return nothing("nothing was replayed", Status::Failed, output);
@@ -130,9 +131,14 @@ pub(super) fn document(job: Value, letters: Vec<Value>) -> Value {
     json!({ "job": job, "letters": letters })
 }
 
-/// Says why nothing was replayed.
+/// What is said where no letter is meant.
+pub(super) const NOTHING: &str = "no open letters: nothing to replay";
+
+/// Says why nothing was replayed, where that is not said yet.
 pub(super) fn nothing(why: &str, status: Status, output: &Output) -> anyhow::Result<Status> {
-    output.remark(why);
+    if !why.is_empty() {
+        output.remark(why);
+    }
     if output.is_json() {
         output.json(&document(Value::Null, Vec::new()))?;
     }

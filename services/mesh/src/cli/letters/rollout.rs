@@ -18,7 +18,7 @@ use super::{
     super::{Failure, contracts, place, text},
     GlobalArgs, Output, ReplayArgs, Status, ask,
     attach::{self, Looking},
-    indexed,
+    indexed, instead,
     job_words::{Kept, kept},
     preview::{self, Shown},
     replay,
@@ -105,7 +105,12 @@ pub(super) async fn run(
     // Who names a letter wants it to go.
     let status = if stay.is_empty() { Status::Ok } else { Status::Failed };
     if preview.letters == 0 {
-        return replay::nothing("no open letters: nothing to replay", status, output);
+        let asked = args.filters.selection(Wanted::Open);
+        match args.ids.as_slice() {
+            [] => instead::tell(replay::NOTHING, &bus, &asked, output).await,
+            _ => output.remark(replay::NOTHING),
+        }
+        return replay::nothing("", status, output);
     }
     let consumers: Vec<_> = preview.consumers.keys().map(String::as_str).collect();
     if !args.yes && !ask::replay_agreed(preview.letters, &consumers)? {

@@ -210,12 +210,12 @@ pub(super) fn tell_doubtful(count: u64, example: &str) {
     mention(&format!("note: {count} may stand otherwise: {why}; {shown}; the first: {example}"));
 }
 
-/// The same of letters that are told as they come: what could not be asked.
+/// The same of letters that are told as they come: what could not be judged.
 pub(super) fn tell_unasked(listing: &Listing) {
     // For programs too: it is not among the data.
     if let Some(why) = &listing.why {
-        let count = listing.unclear;
-        mention(&format!("note: {count} left out, where --where could not be asked; the first: {why}"));
+        let count = counted(listing.unclear as u64, "letter");
+        mention(&format!("note: --where could not be judged for {count}, left out; the first: {why}"));
     }
 }
 
