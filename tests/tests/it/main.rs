@@ -28,6 +28,7 @@ mod keeper;
 mod keeper_crashes;
 mod keeper_deleted;
 mod keeper_heard;
+mod keeper_in_hand;
 mod keeper_left;
 mod keeper_settled;
 mod keeper_terminated;
