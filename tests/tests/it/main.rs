@@ -59,6 +59,7 @@ mod ordered_inbox;
 mod ordered_poison;
 mod outbox;
 mod outbox_away;
+mod outbox_term;
 mod own_contracts;
 mod replay;
 // The name of a pseudo-terminal is asked for as only Linux can.
