@@ -168,12 +168,14 @@ async fn the_letters_of_a_consumer_are_read_once_for_many_words() {
     let operator = foreign::client(&broker, "operator").await;
     let made = format!("$JS.EVENT.ADVISORY.CONSUMER.CREATED.{DEAD_LETTER_STREAM}.>");
     let mut readers = operator.subscribe(made).await.unwrap();
-    operator.flush().await.unwrap();
+    // A round trip: it is known at the broker. The same at the end: what was said before has come.
+    let context = jetstream::new(operator.clone());
+    context.get_stream(DEAD_LETTER_STREAM).await.unwrap();
 
     let keeper = start_keeper(&broker).await;
     until_read_by(&broker, LEFT).await;
     keeper.stop().await;
-    operator.flush().await.unwrap();
+    context.get_stream(DEAD_LETTER_STREAM).await.unwrap();
     readers.unsubscribe().await.unwrap();
     let read = readers.count().await;
     assert_eq!(letters(&broker).await.len() as u64, WORDS + 1);

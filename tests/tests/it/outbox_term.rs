@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use mesh_core::{
@@ -48,7 +49,8 @@ async fn a_batch_whose_term_ends_before_its_commit_is_not_stored() {
         // What comes to the broker, stored or not.
         let client = foreign::client(&broker, "operator").await;
         let mut come = client.subscribe("mesh1.event.>").await.unwrap();
-        client.flush().await.unwrap();
+        // A round trip: it is known at the broker.
+        jetstream::new(client.clone()).get_stream(STREAM).await.unwrap();
         term.extend_to(Instant::now() + HOUR);
         let mut publishes = JoinSet::new();
         let mut publish = |id: usize| {
