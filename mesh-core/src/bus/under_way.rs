@@ -27,6 +27,8 @@ pub(crate) struct UnderWay {
     pub(crate) deliveries: u64,
     /// Not delivered yet.
     pub(crate) pending: u64,
+    /// How long the broker waits for a sign of life of whoever has a delivery in hand.
+    pub(crate) ack_wait: Duration,
     /// What time it is at the consumer's leader, Unix milliseconds.
     pub(crate) now_ms: i64,
 }
@@ -74,6 +76,7 @@ impl Bus {
             in_flight: number("/num_ack_pending"),
             deliveries: number("/delivered/consumer_seq"),
             pending: number("/num_pending"),
+            ack_wait: Duration::from_nanos(number("/config/ack_wait")),
             now_ms: now.timestamp_millis(),
         }))
     }

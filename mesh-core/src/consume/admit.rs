@@ -39,9 +39,12 @@ fn came(ended: &Ended, attempts: &v1::Attempts) -> Came {
     match ended {
         Ended::Done(_) | Ended::Refused(_) => Came::Answered,
         Ended::Again { .. } | Ended::DeadLetter(_) => of_last(attempts),
-        Ended::PutAside { .. } | Ended::HandedBack | Ended::CutOff | Ended::Overtaken | Ended::TakenOver => {
-            Came::Nothing
-        }
+        Ended::PutAside { .. }
+        | Ended::HandedBack
+        | Ended::CutOff
+        | Ended::Overtaken
+        | Ended::SentAgain { .. }
+        | Ended::TakenOver => Came::Nothing,
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) enum Ended {
     CutOff,
     /// A later copy of it is at work, or it was settled before: only the ack is missing.
     Overtaken,
+    /// The same id was sent before, with this sequence in its stream, and that one carries both: what is to be said is that it is so.
+    SentAgain { first: u64 },
     /// Another process went on with it while this one was silent, and settles it.
     TakenOver,
 }

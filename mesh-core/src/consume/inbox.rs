@@ -24,6 +24,7 @@ use super::{
     key_locks::KeyLock,
     lease::{self, Lease},
     quarantine::{Alone, PATIENCE, Place},
+    sent_again::{is_done_before, overtaken},
     settle::GivenUp,
     tenure::{Tenure, ending},
     worker::Worker,
@@ -145,7 +146,10 @@ impl Worker {
                         message_id = envelope.message_id,
                         "handled before, or a later copy of it is: dropped"
                     );
-                    return Ended::Overtaken;
+                    return overtaken(record, envelope);
+                }
+                Begin::Ended if is_done_before(record, envelope) => {
+                    return overtaken(record, envelope);
                 }
                 Begin::Ended => return repeated(record, trial.attempts),
                 Begin::Park => return self.conclude(&key, found, trial, Ended::DeadLetter(parked())).await,
@@ -406,7 +410,7 @@ impl Worker {
             at_ms: self.bus.gate().clock().now_ms(),
             by: self.signature(),
             deliveries: deliveries(envelope),
-            original: if self.settings.order.is_some() { original(envelope) } else { 0 },
+            original: original(envelope),
             ..InboxRecord::default()
         }
     }
@@ -461,9 +465,12 @@ pub(super) fn end_of(ended: &Ended) -> Option<End> {
         Ended::Refused(fault) => End::Refused(fault.into()),
         Ended::Again { due_ms, attempt } => End::Again(Again { attempt: *attempt, due_ms: *due_ms }),
         Ended::DeadLetter(fault) => End::DeadLetter(fault.into()),
-        Ended::PutAside { .. } | Ended::HandedBack | Ended::CutOff | Ended::Overtaken | Ended::TakenOver => {
-            return None;
-        }
+        Ended::PutAside { .. }
+        | Ended::HandedBack
+        | Ended::CutOff
+        | Ended::Overtaken
+        | Ended::SentAgain { .. }
+        | Ended::TakenOver => return None,
     })
 }
 

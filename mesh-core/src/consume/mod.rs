@@ -16,6 +16,7 @@ mod key_locks;
 mod lease;
 mod ordered;
 mod quarantine;
+mod sent_again;
 mod settle;
 mod targets;
 mod tenure;

@@ -54,7 +54,7 @@ impl Worker {
         (started, acks): (Instant, impl FnOnce() + Send),
     ) -> bool {
         let may_have_begun = match &ended {
-            Ended::HandedBack | Ended::PutAside { .. } => false,
+            Ended::HandedBack | Ended::PutAside { .. } | Ended::SentAgain { .. } => false,
             Ended::DeadLetter(fault) => fault.effect() != Effect::None,
             _ => true,
         };
@@ -63,6 +63,7 @@ impl Worker {
         let (how, handed_over) = match ended {
             Ended::HandedBack | Ended::CutOff => (How::Release, Err(GivenUp)),
             Ended::Overtaken => (How::Accept, Ok(())),
+            Ended::SentAgain { first } => (How::Accept, Box::pin(self.sent_again(envelope, first)).await),
             // Whoever has it now settles it.
             Ended::TakenOver => return false,
             Ended::Done(_) if !self.has_successor(envelope) => (How::Accept, Ok(())),
@@ -145,6 +146,13 @@ impl Worker {
         self.until_confirmed("the end of a letter", || dead_letter::resolve(&self.bus, &self.lane, letter)).await?;
         crash_point("settle.resolved");
         Ok(())
+    }
+
+    /// Of queued work that is dropped because its id was sent before, it is said that it was: it has no other trace.
+    async fn sent_again(&self, envelope: &Envelope, first: u64) -> Result<(), GivenUp> {
+        let end = v1::outcome::End::SentAgain(v1::SentAgain { first });
+        let sequence = envelope.source().map_or(0, |(_, sequence)| sequence);
+        self.announce(envelope, end, &format!("/again/{sequence}")).await
     }
 
     /// The outcome of queued work, for whoever enqueued it. An event has none. `suffix` tells the outcomes of one message apart.

@@ -6,7 +6,7 @@
 //! ([`given_up_below`]).
 //!
 //! An event that leaves its stream ends the broker's part of its delivery at once, whoever has it in hand. So its word rests
-//! ([`rest_left`]) until whoever that was must have ended.
+//! ([`rest_left`]), and longer where somebody says that he is at work on it ([`sign`]).
 
 use std::time::Duration;
 
@@ -101,6 +101,28 @@ pub fn rest_left(notice: &Notice, now_ms: i64, rest: Duration) -> Duration {
     }
     let passed = u64::try_from(now_ms.saturating_sub(notice.at_ms)).unwrap_or(0);
     rest.saturating_sub(Duration::from_millis(passed))
+}
+
+/// What a worker said to the broker of a delivery in its hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// It is at work on it.
+    AtWork,
+    /// It is done with it: handled, or handed over to what is confirmed.
+    Settled,
+    /// It will not be done by this one.
+    GivenBack,
+}
+
+/// Reads what a worker said, as the broker reads it.
+#[must_use]
+pub fn sign(said: &[u8]) -> Sign {
+    match said {
+        b"" => Sign::Settled,
+        _ if said.starts_with(b"+ACK") || said.starts_with(b"+NXT") => Sign::Settled,
+        _ if said.starts_with(b"+WPI") => Sign::AtWork,
+        _ => Sign::GivenBack,
+    }
 }
 
 /// How far a consumer is, as the broker says.
@@ -220,6 +242,21 @@ mod tests {
         let of_an_event = |now_ms| left("mesh1-event-orders", Word::Deleted, now_ms);
         // The word is of 100; a clock that is behind makes it no longer than the whole.
         assert_eq!([0, 100, 40_100, 60_100, 99_999].map(of_an_event), [60_000, 60_000, 20_000, 0, 0]);
+    }
+
+    #[test]
+    fn what_a_worker_says_is_read_as_the_broker_reads_it() {
+        for (said, expected) in [
+            ("+ACK", Sign::Settled),
+            ("", Sign::Settled),
+            ("+NXT {\"batch\":1}", Sign::Settled),
+            ("+WPI", Sign::AtWork),
+            ("-NAK", Sign::GivenBack),
+            ("-NAK {\"delay\":5}", Sign::GivenBack),
+            ("+TERM no", Sign::GivenBack),
+        ] {
+            assert_eq!(sign(said.as_bytes()), expected, "{said}");
+        }
     }
 
     proptest! {

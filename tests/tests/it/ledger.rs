@@ -12,6 +12,7 @@ use async_nats::jetstream;
 use futures_util::StreamExt as _;
 use mesh_core::{
     Context, Fault, Mesh,
+    contract::Repeat,
     dead_letter::LetterState,
     operate::{
         ledger::{self, Check, Checked, Line, Which},
@@ -20,7 +21,7 @@ use mesh_core::{
     policy::retry::RetryRule,
     proto::v1,
 };
-use mesh_tests::{TestBroker, eventually, foreign};
+use mesh_tests::{Seen, TestBroker, charges::Charges, eventually, foreign};
 use prost::Message as _;
 use serde_json::{Value, json};
 use shop_proto::shop::{
@@ -277,6 +278,57 @@ async fn work_that_is_taken_away_by_hand_is_named() {
         assert!(wrong[0].contains(part), "no {part:?} in {text}");
     }
     assert!(text.trim_end().lines().last().unwrap().starts_with("one thing does NOT add up: 6 published"), "{text}");
+}
+
+/// Of an id that was sent before, and by now is forgotten by the broker, there are two; the service knows of the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn work_that_is_sent_again_is_not_missing_whether_the_first_is_done_or_waits() {
+    let broker = TestBroker::start(&[till(), bank()]).await.unwrap();
+    let (till, bank) = (broker.connect("till").await.unwrap(), broker.connect("bank").await.unwrap());
+    let (admin, operator, seen) = (admin(&broker).await, broker.connect("operator").await.unwrap(), Seen::default());
+    let mut config = admin.get_stream(WORK).await.unwrap().cached_info().config.clone();
+    config.duplicate_window = Duration::from_millis(100);
+    admin.update_stream(config).await.unwrap();
+    let charges = Charges::new(Repeat::Once, &seen, |cx| async move {
+        if cx.local_id() == "2" { Err(Fault::unavailable("closed")) } else { Ok(()) }
+    });
+    let hours = Duration::from_secs(20 * 3600);
+    let retry = RetryRule { max_attempts: 2, base: hours, cap: hours, ..RetryRule::default() };
+    bank.serve(charges).calls(false).retry(retry).start().await.unwrap();
+    let charge = PaymentsClient::new(&till).charge();
+    let until = async |accepted: u64, published: u64| {
+        eventually("all settled", || async {
+            let checked = checked(&operator).await;
+            let line = line(&checked, WORK);
+            let is_there = (line.accepted + line.missing, line.delayed, line.published) == (accepted, 1, published);
+            is_there.then_some(checked)
+        })
+        .await
+    };
+    for number in 1..=2 {
+        charge.enqueue(&charge_of(number, 100)).id(number.to_string()).await.unwrap();
+    }
+    until(1, 2).await;
+    for number in 1..=2u64 {
+        eventually("another of the same id", || async {
+            let again = charge.enqueue(&charge_of(1, 100)).id(number.to_string()).await.unwrap();
+            (again.sequence > 2).then_some(())
+        })
+        .await;
+    }
+    let checked_again = until(3, 4).await;
+    assert_eq!(checked_again.account.findings, [], "{:?}", checked_again.account);
+    let mut seen = seen.lock().await.clone();
+    seen.sort();
+    assert_eq!(seen, ["1", "2"], "neither was done again");
+
+    // What is lost is missed as before.
+    bank.drain().await;
+    let lost = charge.enqueue(&charge_of(3, 100)).id("3").await.unwrap().sequence;
+    delete(&admin, WORK, lost).await;
+    let findings = checked(&operator).await.account.findings;
+    let which: Vec<_> = findings.iter().map(|it| (it.kind.word(), it.which.first())).collect();
+    assert_eq!(which, [("work-missing", vec![lost.to_string()])]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,6 +28,7 @@ mod keeper;
 mod keeper_crashes;
 mod keeper_deleted;
 mod keeper_heard;
+mod keeper_in_hand;
 mod keeper_left;
 mod keeper_settled;
 mod keeper_terminated;
@@ -59,6 +60,7 @@ mod ordered_inbox;
 mod ordered_poison;
 mod outbox;
 mod outbox_away;
+mod outbox_term;
 mod own_contracts;
 mod replay;
 // The name of a pseudo-terminal is asked for as only Linux can.

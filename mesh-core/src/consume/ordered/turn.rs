@@ -240,7 +240,7 @@ impl Term {
             // that is here comes again. The same where it was not gone on with, by an owner that was not sure of it for a moment.
             Ended::HandedBack | Ended::CutOff | Ended::TakenOver if !self.begins_no_more() => return Err(Lost),
             Ended::HandedBack | Ended::CutOff | Ended::TakenOver => return Ok(Report::HandedBack),
-            Ended::Overtaken => Ending::Done,
+            Ended::Overtaken | Ended::SentAgain { .. } => Ending::Done,
         };
         if *is_blocked || ending != Ending::Done {
             if let (Ending::Done, Some(letter)) = (&ending, letter) {

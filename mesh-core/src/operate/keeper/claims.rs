@@ -16,10 +16,10 @@ use mesh_proto::v1::{self, letter_record::Record};
 use prost::Message as _;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::KeeperSettings;
+use super::{KeeperSettings, lanes};
 use crate::{
     bus::{Bus, Stop},
-    envelope::{Envelope, Note, header},
+    envelope::{Envelope, header},
     fault::Fault,
     gate::Unopened,
     policy::reconcile::{consumer_of, is_queue},
@@ -32,8 +32,6 @@ const LOOKED_AT: usize = 1024;
 const AT_ONCE: usize = 32;
 /// Places that were written anew meanwhile are never found again: what was seen so long ago is forgotten.
 const FORGET: Duration = Duration::from_secs(3600);
-/// Rounds in which a lane is read on while copies move.
-const ROUNDS: usize = 20;
 
 /// Sweeps until it is dropped.
 pub(super) async fn run(bus: &Bus, settings: &KeeperSettings) {
@@ -205,39 +203,15 @@ impl Sweep<'_> {
         Ok(loose)
     }
 
-    /// Takes out of `wanted` what copies refer to. Whether no copy was missed: what moves gets a higher sequence, which the next
-    /// round reads. A round that finds all that the stream said it holds has seen every copy that was there when it said so,
-    /// however many come meanwhile: what it read before was still there, or would be missing.
-    ///
-    /// A lane is a queue, of which the broker gives no second reader: each message is asked for.
+    /// Takes out of `wanted` what copies refer to. Whether no copy was missed.
     async fn read_lane(&self, lane: &str, wanted: &mut HashSet<(String, String)>) -> Result<bool, Fault> {
-        let mut read_to = 0;
-        for _ in 0..ROUNDS {
-            let Some(facts) = self.bus.stream_facts(lane).await? else { return Ok(true) };
-            let present =
-                || facts.present.iter().cloned().flatten().filter(|sequence| *sequence <= facts.last_sequence);
-            // Where the gaps are very many they are not listed at the moment of the numbers.
-            let mut missed = present().count() as u64 != facts.messages;
-            let each = |_, message: Option<Unopened>| match message {
-                Some(message) => {
-                    if let Some(claim) = claim_of(&message.open().envelope) {
-                        let hash = claim.sha256.get(..32).unwrap_or_default().to_owned();
-                        wanted.remove(&(claim.letter, hash));
-                    }
-                }
-                None => missed = true,
-            };
-            self.bus.messages_at(lane, present().filter(|sequence| *sequence > read_to), each).await?;
-            if !missed || wanted.is_empty() {
-                return Ok(true);
+        let each = |copy: &Envelope| {
+            if let Some(claim) = lanes::note_of(copy).and_then(|note| note.claim) {
+                let hash = claim.sha256.get(..32).unwrap_or_default().to_owned();
+                wanted.remove(&(claim.letter, hash));
             }
-            read_to = facts.last_sequence;
-        }
-        Ok(false)
+            if wanted.is_empty() { Stop::Yes } else { Stop::No }
+        };
+        lanes::read(self.bus, (lane, 0), each).await
     }
-}
-
-/// What a copy refers to, held or due.
-fn claim_of(envelope: &Envelope) -> Option<v1::Claim> {
-    Note::parse(envelope.header(header::MESH)?).ok()?.lane?.claim
 }

@@ -6,10 +6,13 @@
 
 pub(super) mod advisory;
 pub mod ask;
+mod beside;
 mod claims;
 mod deletions;
 mod hear;
+mod in_hand;
 mod index;
+mod lanes;
 mod outcomes;
 mod position;
 mod reconcile;
@@ -41,8 +44,8 @@ pub struct KeeperSettings {
     /// How long a message must lie given up in a queue, without the broker's word, before it becomes a letter: longer than
     /// a cluster takes to delete what was just acknowledged.
     pub confirm_after: Duration,
-    /// How long after the broker's word that an event left its stream under its consumer the keeper looks what became of it:
-    /// longer than whoever had it in hand may take to handle it or to capture it.
+    /// How long after the broker's word that an event left its stream under its consumer the keeper looks what became of it, at
+    /// least: as long as a worker says that it is at work on it, it waits on, whatever a handler's limit is.
     pub left_rest: Duration,
     /// How long nothing must refer to bytes that lie apart before they are taken away.
     pub claims_rest: Duration,
@@ -54,7 +57,8 @@ impl Default for KeeperSettings {
             lease: LeaseSettings::default(),
             sweep_every: Duration::from_secs(5),
             confirm_after: Duration::from_secs(20),
-            // A handler's limit where nothing is said (600 s), what it may take beyond it, and an ack wait.
+            // For who says nothing, or is not heard: a handler's limit where nothing is said (600 s), what it may take beyond it,
+            // and an ack wait.
             left_rest: Duration::from_secs(900),
             claims_rest: Duration::from_secs(60),
         }

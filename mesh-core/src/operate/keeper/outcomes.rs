@@ -78,14 +78,19 @@ fn wanted(bus: &Bus, works: &[&Envelope]) -> BTreeMap<String, Wanted> {
     all
 }
 
-/// The ids of the outcomes that end this work or, where it is a copy of a replay, this replay: done, or a letter.
-fn ids(work: &Envelope) -> [String; 2] {
+/// The ids of the outcomes that end this work or, where it is a copy of a replay, this replay: done, a letter, or dropped because
+/// its id had been sent before.
+fn ids(work: &Envelope) -> Vec<String> {
     let id = &work.message_id;
     match work.note.lane.as_ref().and_then(|lane| lane.letter.as_ref()) {
-        None => [format!("outcome/{id}"), format!("outcome/{id}/letter/0")],
+        None => {
+            let sequence = dead_letter::source(work).sequence;
+            let of = |suffix: &str| format!("outcome/{id}{suffix}");
+            vec![of(""), of("/letter/0"), of(&format!("/again/{sequence}"))]
+        }
         Some(letter) => {
             let generation = letter.generation;
-            [format!("outcome/{id}/{generation}"), format!("outcome/{id}/letter/{generation}")]
+            vec![format!("outcome/{id}/{generation}"), format!("outcome/{id}/letter/{generation}")]
         }
     }
 }

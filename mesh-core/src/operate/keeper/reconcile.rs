@@ -12,8 +12,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{
     KeeperSettings, advisory,
+    beside::Beside,
     deletions::Deletions,
     hear::{self, AFTER_THE_STREAM, Heard},
+    in_hand::Hand,
     outcomes::CLOCKS_DIFFER_MS,
     position::Position,
     rescue::Rescue,
@@ -39,6 +41,8 @@ const LOOKED_AT: usize = 256;
 const WRITES_AGAIN: Duration = Duration::from_secs(1);
 /// Advisories that are worked off at once.
 const AT_ONCE: usize = 64;
+/// The same of those that rest: most of the time they only wait.
+const RESTING_AT_ONCE: usize = 1024;
 
 /// What one reader of the advisories works off. Each has a place of its own in the stream: what rests is read again by whoever
 /// comes after a crash, and holds up no other word.
@@ -62,12 +66,19 @@ impl Turn {
             Turn::Rested => "advisory-left",
         }
     }
+
+    const fn at_once(self) -> usize {
+        match self {
+            Turn::AtOnce => AT_ONCE,
+            Turn::Rested => RESTING_AT_ONCE,
+        }
+    }
 }
 
 /// Reconciles until it is dropped.
 pub(super) async fn run(bus: &Bus, metrics: &Metrics, (settings, heard): (&KeeperSettings, &Heard)) {
-    let deletions = Deletions::default();
-    let rescue = Rescue { bus, metrics, deletions: &deletions, left_rest: settings.left_rest };
+    let (deletions, beside) = (Deletions::default(), Beside::default());
+    let rescue = Rescue { bus, metrics, deletions: &deletions, beside: &beside, left_rest: settings.left_rest };
     tokio::join!(
         heed_all(&rescue, Turn::AtOnce),
         heed_all(&rescue, Turn::Rested),
@@ -88,12 +99,15 @@ async fn heed_heard(rescue: &Rescue<'_>, heard: &Heard) {
             _ = looks.tick() => {
                 let missed = Box::pin(missed(rescue.bus, heard, heard.due(&taken))).await;
                 taken.extend(missed.iter().map(|word| word.number));
-                resting.extend(missed.into_iter().map(|word| async {
-                    rescue.rested(&word.notice).await;
-                    word
-                }));
+                resting.extend(missed.into_iter().map(|word| async { (rescue.rested(&word.notice).await, word) }));
             }
-            Some(word) = resting.next(), if !resting.is_empty() => waiting.push_back(word),
+            Some((hand, word)) = resting.next(), if !resting.is_empty() => match hand {
+                Hand::Silent => waiting.push_back(word),
+                Hand::Settled => {
+                    heard.done(word.number);
+                    taken.remove(&word.number);
+                }
+            },
             Some(number) = under_way.next(), if !under_way.is_empty() => {
                 heard.done(number);
                 taken.remove(&number);
@@ -136,7 +150,7 @@ async fn heed_all(rescue: &Rescue<'_>, turn: Turn) {
     let (mut under_way, mut left, mut read_to) = (FuturesUnordered::new(), BTreeSet::new(), position.sequence());
     loop {
         tokio::select! {
-            followed = advisories.next(), if under_way.len() < AT_ONCE => match followed {
+            followed = advisories.next(), if under_way.len() < turn.at_once() => match followed {
                 // What is under way of the one before it is worked off all the same. It has no place any more.
                 Followed::Another { created_ms, .. } => {
                     position.begin(created_ms);
@@ -182,8 +196,9 @@ async fn heed((rescue, turn): (&Rescue<'_>, Turn), envelope: Envelope, place: (i
     let notice = advisory::read(&envelope, 0).filter(|notice| Turn::of(notice) == turn);
     // While it rests it keeps no more than this.
     drop(envelope);
-    if let Some(notice) = notice {
-        rescue.rested(&notice).await;
+    if let Some(notice) = notice
+        && rescue.rested(&notice).await == Hand::Silent
+    {
         until_done("a letter of the keeper's", || rescue.reconcile(&notice)).await;
     }
     place

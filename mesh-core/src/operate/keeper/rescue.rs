@@ -9,15 +9,19 @@ use bytes::Bytes;
 use mesh_proto::v1::{self, letter_record::Record};
 use prost::Message as _;
 
-use super::{deletions::Deletions, outcomes};
+use super::{
+    beside::Beside,
+    deletions::Deletions,
+    in_hand::{self, Hand},
+    outcomes, until_done,
+};
 use crate::{
-    bus::{Bus, PublishError, Stop},
+    bus::{Bus, PublishError},
     dead_letter::{self, Captured},
     delayed::{Lane, attempts_of},
     envelope::{Delivery, Envelope, Note},
     fault::{Code, Effect, Fault, Origin, Reason, crash_point},
-    gate::Unopened,
-    policy::reconcile::{Notice, Verdict, Word, consumer_of, decide, is_queue, rest_left},
+    policy::reconcile::{Notice, Verdict, Word, consumer_of, decide, is_queue},
     subject::{self, DEAD_LETTER_STREAM, OUTCOME_STREAM, Place},
     telemetry::metrics::Metrics,
 };
@@ -35,22 +39,26 @@ enum Stands {
 
 /// How long the acknowledgement of a queue's message may take until it is gone, before it is deleted: looked at after each.
 const TO_THE_STREAM_MS: [u64; 7] = [10, 20, 40, 80, 160, 320, 400];
-/// How long before the broker's word a worker may have captured what it then did not acknowledge.
-const BEFORE_THE_WORD_MS: i64 = 3_600_000;
 
 #[derive(Clone, Copy)]
 pub(super) struct Rescue<'a> {
     pub(super) bus: &'a Bus,
     pub(super) metrics: &'a Metrics,
     pub(super) deletions: &'a Deletions,
+    pub(super) beside: &'a Beside,
     /// How long a word that an event left its stream rests.
     pub(super) left_rest: Duration,
 }
 
 impl Rescue<'_> {
-    /// Waits until the notice may be worked off.
-    pub(super) async fn rested(&self, notice: &Notice) {
-        tokio::time::sleep(rest_left(notice, self.bus.gate().clock().now_ms(), self.left_rest)).await;
+    /// Waits until the notice may be worked off. Settled: nothing is left to be done.
+    pub(super) async fn rested(&self, notice: &Notice) -> Hand {
+        let hand = until_done("what a worker has in hand", || in_hand::left(self.bus, notice, self.left_rest)).await;
+        if hand == Hand::Settled {
+            let Notice { stream, durable, sequence, .. } = notice;
+            tracing::debug!(stream, sequence, consumer = durable, "it left its stream in hand, and was settled");
+        }
+        hand
     }
 
     /// Does what the notice asks for. To be done again until it is done.
@@ -70,29 +78,10 @@ impl Rescue<'_> {
             (Verdict::NotOurs | Verdict::Settled, _) => Ok(()),
             (Verdict::Capture, Some(envelope)) if self.is_elsewhere(&envelope) => Ok(()),
             (Verdict::Capture, Some(envelope)) => self.rescue(notice, &lane, envelope).await,
-            // Its letter may have been written while it was there, or by who had it in hand when it left.
-            _ if self.has_letter(notice, &lane).await? => Ok(()),
+            // Its letter may have been written while it was there, or by who had it in hand when it left; or it waits on its lane.
+            _ if Box::pin(self.beside.stands(self.bus, &lane, notice)).await? => Ok(()),
             (Verdict::Capture | Verdict::Lost, _) => self.report_loss(notice, &lane).await,
         }
-    }
-
-    /// Whether a letter stands for a message that is gone: its id is not known any more, but its place is.
-    async fn has_letter(&self, notice: &Notice, lane: &Lane) -> Result<bool, Fault> {
-        let letters = subject::dead_letter(&lane.region, &lane.service, &lane.consumer, "*");
-        let mut found = false;
-        let each = |message: Unopened| {
-            if let Some(Record::Captured(letter)) = dead_letter::record_of(&message.open().envelope) {
-                // Of what failed on a lane the broker speaks of the copy, or of an original whose acknowledgement was lost.
-                let of_source = letter.source.map(|of| (of.stream, of.sequence));
-                let of_copy = letter.copy.map(|of| (of.stream, of.sequence));
-                let is_its = |(stream, sequence)| (&stream, sequence) == (&notice.stream, notice.sequence);
-                found = [of_source, of_copy].into_iter().flatten().any(is_its);
-            }
-            if found { Stop::Yes } else { Stop::No }
-        };
-        let since_ms = notice.at_ms.saturating_sub(BEFORE_THE_WORD_MS);
-        self.bus.read_since(DEAD_LETTER_STREAM, &letters, since_ms, each).await?;
-        Ok(found)
     }
 
     /// Sees to what lies in a queue though nobody sees to it and the broker said nothing. What was settled, or was announced as

@@ -102,7 +102,7 @@ pub struct Letter {
 /// What is announced of the work of one stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcomes {
-    /// Done, or answered with no.
+    /// Done, answered with no, or dropped because their ids had been sent before.
     pub done: Ranges,
     /// The lowest sequence of which is known that it was stored after the oldest outcome that must still be kept.
     pub since: Option<u64>,

@@ -261,10 +261,11 @@ impl Reader<'_> {
         match (outcome.end?, source) {
             // What became a letter is counted as one.
             (End::DeadLettered(_), _) => {}
-            (End::Reply(_) | End::Refused(_), Some(source)) => {
+            // What was dropped for its id ended with that: the first one stands for itself.
+            (End::Reply(_) | End::Refused(_) | End::SentAgain(_), Some(source)) => {
                 outcomes.done.insert(source.sequence);
             }
-            (End::Reply(_) | End::Refused(_), None) => outcomes.unplaced += 1,
+            (End::Reply(_) | End::Refused(_) | End::SentAgain(_), None) => outcomes.unplaced += 1,
         }
         Some(())
     }

@@ -64,6 +64,8 @@ pub fn keeper(name: &Name, region: &Name) -> Permissions {
     let mut subscribe = vec![inbox, format!("{WIRE}.call.{region}.mesh.v1.Keeper.*.*"), format!("{WIRE}.dead.>")];
     // It hears what its stream may miss during an election.
     subscribe.extend(GIVEN_UP.map(str::to_owned));
+    // And whether an event that left its stream is in hand still: its worker says so, and that it is settled, to the broker alone.
+    subscribe.push("$JS.ACK.>".to_owned());
     subscribe.extend(discovery(name));
     Permissions { publish, subscribe, may_answer: true }
 }

@@ -166,6 +166,7 @@ impl Tap<'_> {
                 let fault = letter.fault.unwrap_or_default();
                 json!({ "of": of, "deadLetter": letter.letter_id, "fault": fault_line(&fault) })
             }
+            Some(End::SentAgain(again)) => json!({ "of": of, "sentAgain": again.first }),
             None => json!({ "of": of }),
         }
     }
