@@ -13,6 +13,8 @@ use super::{Arrival, Arrived, At, Begin, Book, Came, Ending, Loaded, Plan, Slot}
 const KEYS: u64 = 3;
 const MOST_HELD: usize = 4;
 const PATIENCE: usize = 1;
+/// Copies that a process may have in hand: one more than may have to wait there.
+const WINDOW: usize = MOST_HELD + 1;
 
 fn key_of(sequence: u64) -> Arc<str> {
     format!("k{}", sequence % KEYS).into()
@@ -109,6 +111,8 @@ struct Process {
     slots: Slot,
     fence: u64,
     under_way: Vec<Vec<Step>>,
+    /// The last copy that lay on the lane when it took over, as long as not all of them have come.
+    lane_until: Option<u64>,
 }
 
 impl Process {
@@ -125,7 +129,7 @@ impl Process {
             };
             book.load(key, at(head), state);
         }
-        Process { book, hands: HashMap::new(), slots: 0, fence: world.fence, under_way: Vec::new() }
+        Process { book, hands: HashMap::new(), slots: 0, fence: world.fence, under_way: Vec::new(), lane_until: None }
     }
 
     fn receive(&mut self, world: &mut World, sequence: u64) {
@@ -176,12 +180,24 @@ impl Process {
         self.hands.values().any(|hand| hand.copies.contains(&copy) || hand.late.iter().any(|(late, _)| *late == copy))
     }
 
+    /// Copies that are due and not in hand.
+    fn to_come(&self, world: &World) -> Vec<u64> {
+        world.lane.iter().filter(|(id, copy)| copy.due && !self.has(**id)).map(|(id, _)| *id).collect()
+    }
+
+    /// Takes what comes of the lane, as long as it is not too much.
     fn lane(&mut self, world: &mut World) {
-        let due: Vec<_> =
-            world.lane.iter().filter(|(id, copy)| copy.due && !self.has(**id)).map(|(id, _)| *id).collect();
-        for id in due {
+        for id in self.to_come(world) {
+            if self.hands.values().map(|hand| hand.copies.len() + hand.late.len()).sum::<usize>() >= WINDOW {
+                break;
+            }
             let copy = world.lane[&id].clone();
             self.arrive(world, copy.sequence, Some((id, copy.replay)));
+        }
+        let left = self.to_come(world);
+        if self.lane_until.is_some_and(|until| left.iter().all(|id| *id > until)) {
+            self.lane_until = None;
+            self.book.lane_is_whole();
         }
     }
 
@@ -354,11 +370,15 @@ fn takeover(world: &mut World, mut before: Option<Process>, late: &[u8]) -> (Pro
     };
     let nowhere: Vec<Arc<str>> = world.records.iter().filter_map(nowhere).collect();
     meanwhile(world);
-    process.lane(world);
-    meanwhile(world);
     for key in nowhere {
-        process.book.release_unless_in_hand(&key);
+        process.book.seek(&key);
     }
+    process.lane(world);
+    if !process.to_come(world).is_empty() {
+        process.lane_until = Some(world.copies);
+        process.book.more_is_on_lane();
+    }
+    meanwhile(world);
     process.book.open();
     (process, before)
 }
