@@ -185,9 +185,9 @@ impl Process {
         world.lane.iter().filter(|(id, copy)| copy.due && !self.has(**id)).map(|(id, _)| *id).collect()
     }
 
-    /// Takes what comes of the lane, as long as it is not too much.
-    fn lane(&mut self, world: &mut World) {
-        for id in self.to_come(world) {
+    /// Takes so much of what comes of the lane, as long as it is not too much.
+    fn lane(&mut self, world: &mut World, most: usize) {
+        for id in self.to_come(world).into_iter().take(most) {
             if self.hands.values().map(|hand| hand.copies.len() + hand.late.len()).sum::<usize>() >= WINDOW {
                 break;
             }
@@ -345,7 +345,12 @@ impl Process {
 }
 
 /// Another process takes over; what the one before does meanwhile, and later, is its own affair.
-fn takeover(world: &mut World, mut before: Option<Process>, late: &[u8]) -> (Process, Option<Process>) {
+/// `first`: so many of the lane's copies are taken before anything begins.
+fn takeover(
+    world: &mut World,
+    mut before: Option<Process>,
+    (late, first): (&[u8], usize),
+) -> (Process, Option<Process>) {
     world.fence += 1;
     let mut late = late.iter();
     let mut meanwhile = |world: &mut World| {
@@ -373,7 +378,7 @@ fn takeover(world: &mut World, mut before: Option<Process>, late: &[u8]) -> (Pro
     for key in nowhere {
         process.book.seek(&key);
     }
-    process.lane(world);
+    process.lane(world, first);
     if !process.to_come(world).is_empty() {
         process.lane_until = Some(world.copies);
         process.book.more_is_on_lane();
@@ -387,31 +392,36 @@ fn takeover(world: &mut World, mut before: Option<Process>, late: &[u8]) -> (Pro
 enum Act {
     Publish,
     Deliver,
-    Lane,
+    Lane(usize),
     Hurry,
     Begin(u8),
     Step(usize),
     Due(usize),
     Replay(usize),
     Discard(usize),
-    Crash,
-    Stop(Vec<u8>),
+    Crash(usize),
+    Stop(Vec<u8>, usize),
     Late(usize),
+}
+
+/// How many copies come at once: as many as there are, or few.
+fn copies() -> impl Strategy<Value = usize> {
+    prop_oneof![1 => Just(WINDOW), 1 => 0..=2usize]
 }
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         4 => Just(Act::Publish),
         6 => Just(Act::Deliver),
-        4 => Just(Act::Lane),
+        4 => copies().prop_map(Act::Lane),
         1 => Just(Act::Hurry),
         8 => any::<u8>().prop_map(Act::Begin),
         16 => any::<usize>().prop_map(Act::Step),
         3 => any::<usize>().prop_map(Act::Due),
         2 => any::<usize>().prop_map(Act::Replay),
         1 => any::<usize>().prop_map(Act::Discard),
-        1 => Just(Act::Crash),
-        1 => prop::collection::vec(any::<u8>(), 0..4).prop_map(Act::Stop),
+        1 => copies().prop_map(Act::Crash),
+        1 => (prop::collection::vec(any::<u8>(), 0..4), copies()).prop_map(|(late, first)| Act::Stop(late, first)),
         3 => any::<usize>().prop_map(Act::Late),
     ]
 }
@@ -439,7 +449,7 @@ fn play(world: &mut World, process: Process, acts: Vec<Act>) -> (Process, Option
                 process.receive(world, world.delivered);
             }
             Act::Deliver => {}
-            Act::Lane => process.lane(world),
+            Act::Lane(most) => process.lane(world, most),
             Act::Hurry => process.book.hurry(),
             Act::Begin(roll) => process.begin(world, roll),
             Act::Step(choice) => process.step(world, choice),
@@ -461,8 +471,8 @@ fn play(world: &mut World, process: Process, acts: Vec<Act>) -> (Process, Option
                     process.book.release(&key_of(sequence), &sequence.to_string());
                 }
             }
-            Act::Crash => (process, _) = takeover(world, None, &[]),
-            Act::Stop(choices) => (process, late) = takeover(world, Some(process), &choices),
+            Act::Crash(first) => (process, _) = takeover(world, None, (&[], first)),
+            Act::Stop(choices, first) => (process, late) = takeover(world, Some(process), (&choices, first)),
             Act::Late(choice) => {
                 if let Some(late) = &mut late {
                     late.step(world, choice);
@@ -491,7 +501,7 @@ fn to_the_end(world: &mut World, process: &mut Process, late: &mut Option<Proces
             world.delivered += 1;
             process.receive(world, world.delivered);
         }
-        process.lane(world);
+        process.lane(world, WINDOW);
         process.begin(world, 7);
         process.step(world, 0);
     }
@@ -503,7 +513,7 @@ proptest! {
     #[test]
     fn nothing_is_lost_and_nothing_overtakes(acts in prop::collection::vec(act(), 1..300)) {
         let mut world = World::default();
-        let (process, _) = takeover(&mut world, None, &[]);
+        let (process, _) = takeover(&mut world, None, (&[], WINDOW));
         let (mut process, mut late) = play(&mut world, process, acts);
         to_the_end(&mut world, &mut process, &mut late);
         prop_assert_eq!(world.done.len() as u64, world.published, "lost: {:?} {:#?}", (1..=world.published).filter(|s| !world.done.contains(s)).collect::<Vec<_>>(), world.told);
