@@ -325,3 +325,41 @@ impl Term {
 fn place(come: &Come) -> Option<(&str, At)> {
     Some((come.envelope.order.as_ref()?.key.as_str(), at(&come.envelope)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now(in_flight: u64, pending: u64, number: u64) -> UnderWay {
+        UnderWay { in_flight, pending, number, window: 16 }
+    }
+
+    #[test]
+    fn half_of_the_window_is_enough_of_a_lane() {
+        assert!(!now(16, 9, 16).is_much(7));
+        assert!(now(8, 9, 8).is_much(8));
+    }
+
+    #[test]
+    fn the_rest_is_here_when_as_many_came_for_the_first_time_as_waited() {
+        let mut rest = Rest { left: 2, last_number: 8 };
+        assert!(rest.comes(9, false) && !rest.is_here(None));
+        assert!(rest.comes(10, true), "one that we had comes again");
+        assert!(!rest.is_here(Some(&now(3, 1, 10))));
+        assert!(rest.comes(11, false) && rest.is_here(None));
+    }
+
+    #[test]
+    fn the_rest_is_here_too_when_nothing_waits_any_more_and_all_that_was_delivered_came_here() {
+        let mut rest = Rest { left: 2, last_number: 8 };
+        assert!(rest.comes(9, false));
+        assert!(!rest.is_here(Some(&now(9, 0, 10))), "one is on its way");
+        assert!(rest.is_here(Some(&now(9, 0, 9))), "one was deleted");
+    }
+
+    #[test]
+    fn a_copy_that_went_elsewhere_is_missed() {
+        let mut rest = Rest { left: 2, last_number: 8 };
+        assert!(!rest.comes(10, false));
+    }
+}

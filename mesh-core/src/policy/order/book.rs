@@ -476,6 +476,41 @@ mod tests {
     }
 
     #[test]
+    fn the_limit_counts_what_waits_behind_all_keys_together() {
+        let mut book = Book::new(3, 0);
+        for sequence in 1..=10 {
+            book.load(&format!("k{sequence}").into(), at(sequence), Loaded::Letter(sequence.to_string().into()));
+        }
+        book.open();
+        for sequence in 11..=30 {
+            let key = format!("k{}", (sequence - 1) % 10 + 1).into();
+            assert_eq!(book.arrive(Arrival { key, ..arrival(sequence, Came::Stream) }), Arrived::Kept);
+            book.hurry();
+        }
+        assert_eq!((book.take_moves().len(), book.held(), book.is_full()), (3, 3, true));
+    }
+
+    #[test]
+    fn while_more_lies_on_the_lane_a_head_runs_and_what_is_behind_it_waits_for_the_rest() {
+        let mut book = Book::new(9, 0);
+        book.load(&"k".into(), at(1), Loaded::Letter("letter".into()));
+        book.more_is_on_lane();
+        assert_eq!(book.arrive(arrival(3, Came::Lane)), Arrived::Kept);
+        assert_eq!(book.arrive(arrival(4, Came::Stream)), Arrived::Kept);
+        assert_eq!(book.arrive(Arrival { replay: true, ..arrival(1, Came::Lane) }), Arrived::Kept);
+        book.open();
+        assert_eq!(book.begin(), Some(Begin { slot: 1, is_blocked: true }));
+        assert_eq!(book.plan(1, &Ending::Done), Plan::Drain(at(1)));
+        book.settled(1, Ending::Done);
+        book.hurry();
+        assert_eq!((book.begin(), book.take_moves(), book.take_writes()), (None, vec![], vec![]));
+        // What comes later was ahead of it.
+        assert_eq!(book.arrive(arrival(2, Came::Lane)), Arrived::Kept);
+        book.lane_is_whole();
+        assert_eq!(book.begin().map(|begin| begin.slot), Some(2));
+    }
+
+    #[test]
     fn an_original_is_settled_before_its_turn_only_where_its_copy_is_here_and_its_key_is_recorded_as_blocked() {
         let mut book = blocked(9);
         assert_eq!(book.arrive(arrival(2, Came::Stream)), Arrived::Kept);
