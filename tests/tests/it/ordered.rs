@@ -63,7 +63,7 @@ pub(crate) struct Log {
     /// The numbers of a key whose handlers began.
     begun: BTreeMap<String, Vec<u64>>,
     done: BTreeMap<String, Vec<u64>>,
-    running: BTreeSet<String>,
+    pub(crate) running: BTreeSet<String>,
     overlaps: usize,
     fences: HashMap<String, u64>,
     late: usize,
@@ -321,10 +321,15 @@ pub(crate) async fn come_and_go(settings: ConsumerSettings) -> TestBroker {
 }
 
 /// A process with a runtime of its own: it can be killed, and stopped.
-struct Killable(Option<tokio::runtime::Runtime>);
+pub(crate) struct Killable(Option<tokio::runtime::Runtime>);
 
 impl Killable {
-    async fn start(broker: &Arc<TestBroker>, log: &Shared, verdict: &Verdict, settings: ConsumerSettings) -> Killable {
+    pub(crate) async fn start(
+        broker: &Arc<TestBroker>,
+        log: &Shared,
+        verdict: &Verdict,
+        settings: ConsumerSettings,
+    ) -> Killable {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(1).enable_all().build().unwrap();
         let (broker, log, verdict) = (Arc::clone(broker), Arc::clone(log), Arc::clone(verdict));
@@ -337,7 +342,7 @@ impl Killable {
     }
 
     /// As by kill -9: whatever it was about to do is not done.
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.0.take().unwrap().shutdown_background();
     }
 }

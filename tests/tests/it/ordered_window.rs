@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering::SeqCst},
+    atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
 };
 
 use async_nats::jetstream::{Context as JetStream, consumer::pull};
@@ -18,7 +18,10 @@ use shop_proto::shop::orders::v1::OrderPlaced;
 
 use crate::{
     claims::foreign,
-    ordered::{Log, Verdict, broker, by_ada, check, done, open_letters, process, publish_to, settings},
+    ordered::{
+        Killable, Log, Shared, Verdict, broker, by_ada, check, done, in_order, open_letters, process, publish_to,
+        settings,
+    },
 };
 
 const EVENTS: &str = "mesh1-event-orders";
@@ -26,6 +29,11 @@ const LANE: &str = "mesh1-lane-mail";
 
 /// So many deliveries of a partition's lane may be under way.
 const WINDOW: i64 = 16;
+/// So many messages may be put aside there.
+const MOST_HELD: usize = 8;
+/// Keys of the partition, and messages of each.
+const KEYS: usize = 40;
+const EACH: usize = 3;
 
 fn with_room_for(most_held: usize) -> ConsumerSettings {
     let settings = settings();
@@ -58,19 +66,22 @@ async fn narrow(broker: &TestBroker, durable: &str) -> JetStream {
     jetstream
 }
 
-/// The letters of many keys are replayed while nobody is there, and behind some of them others wait on the lane.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_partition_with_more_due_copies_than_its_window_is_taken_over_and_keeps_the_order() {
-    const KEYS: usize = 40;
-    let broker = broker().await;
-    let keys = keys_of(3, KEYS);
+/// The first message of each key was refused, and its letter is replayed while nobody is there. Behind some of them others wait on
+/// the lane, the rest in their stream. From now on `accepted` messages are accepted, and then all are tried again.
+async fn replayed_while_nobody_is_there(accepted: &Arc<AtomicUsize>) -> (Arc<TestBroker>, Shared, Verdict) {
+    let broker = Arc::new(broker().await);
     let jetstream = narrow(&broker, "mail_work_p3").await;
-    let (log, broken) = (Log::of(KEYS), Arc::new(AtomicBool::new(true)));
-    let is_broken = Arc::clone(&broken);
-    let verdict: Verdict =
-        Arc::new(move |_, _| if is_broken.load(SeqCst) { Err(Fault::invalid("not yet")) } else { Ok(()) });
-    let before = process(&broker, &log, &verdict, with_room_for(8)).await;
-    publish_to(&broker, &keys, 1..=3 * KEYS).await;
+    let (log, left, refuses) = (Log::of(KEYS), Arc::clone(accepted), Arc::new(AtomicBool::new(true)));
+    let is_refusing = Arc::clone(&refuses);
+    let verdict: Verdict = Arc::new(move |_, _| {
+        if is_refusing.load(SeqCst) {
+            return Err(Fault::invalid("not yet"));
+        }
+        let takes_one = left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
+        takes_one.map(drop).map_err(|_| Fault::unavailable("a moment, please"))
+    });
+    let before = process(&broker, &log, &verdict, with_room_for(MOST_HELD)).await;
+    publish_to(&broker, &keys_of(3, KEYS), 1..=EACH * KEYS).await;
     let due = || async {
         let stream = jetstream.get_stream(LANE).await.unwrap();
         let info = stream.consumer_info("mail_work_p3").await.unwrap();
@@ -78,23 +89,46 @@ async fn a_partition_with_more_due_copies_than_its_window_is_taken_over_and_keep
     };
     let held = eventually("a letter of each key, and as many behind them as may be", || async {
         let letters = open_letters(&broker).await;
-        (letters.len() == KEYS && due().await == 8).then_some(letters)
+        (letters.len() == KEYS && due().await == MOST_HELD as u64).then_some(letters)
     })
     .await;
     before.drain().await;
-
+    refuses.store(false, SeqCst);
     let operator = broker.connect("operator").await.unwrap();
     for letter in &held {
         letters::replay(operator.bus(), letter, &by_ada()).await.unwrap();
     }
-    assert_eq!(due().await, 8 + KEYS as u64, "three times as many as may be under way");
-    broken.store(false, SeqCst);
+    assert_eq!(due().await, (MOST_HELD + KEYS) as u64, "three times as many as may be under way");
     let waiting = operator.bus().consumer_state(EVENTS, "mail_work_p3").await.unwrap().unwrap();
     assert!(waiting.pending + waiting.in_flight > 0, "new work waits in its stream");
-    let after = process(&broker, &log, &verdict, with_room_for(8)).await;
-    eventually("all", || async { (done(&log) == 3 * KEYS).then_some(()) }).await;
+    operator.drain().await;
+    (broker, log, verdict)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_with_more_due_copies_than_its_window_is_taken_over_and_keeps_the_order() {
+    let accepted = Arc::new(AtomicUsize::new(usize::MAX));
+    let (broker, log, verdict) = replayed_while_nobody_is_there(&accepted).await;
+    let after = process(&broker, &log, &verdict, with_room_for(MOST_HELD)).await;
+    eventually("all", || async { (done(&log) == EACH * KEYS).then_some(()) }).await;
     after.drain().await;
-    check(&log, 3 * KEYS);
+    check(&log, EACH * KEYS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_is_killed_before_all_of_its_lane_has_come_loses_nothing_and_nothing_overtakes() {
+    let accepted = Arc::new(AtomicUsize::new(KEYS / 4));
+    let (broker, log, verdict) = replayed_while_nobody_is_there(&accepted).await;
+    let killed = Killable::start(&broker, &log, &verdict, with_room_for(MOST_HELD)).await;
+    eventually("some", || async { (accepted.load(SeqCst) == 0).then_some(()) }).await;
+    killed.kill();
+    // Handlers that were killed run no more.
+    log.lock().unwrap().running.clear();
+    accepted.store(usize::MAX, SeqCst);
+    let after = process(&broker, &log, &verdict, with_room_for(MOST_HELD)).await;
+    eventually("all", || async { (done(&log) == EACH * KEYS).then_some(()) }).await;
+    after.drain().await;
+    in_order(&log.lock().unwrap(), EACH * KEYS);
 }
 
 #[tokio::test(flavor = "multi_thread")]
