@@ -365,21 +365,23 @@ impl Owner {
             }
             self.last_number = come.number;
         }
-        if let (Came::Lane, Some(rest)) = (come.came, &mut self.rest) {
-            if !rest.comes(come.number, come.is_again()) {
-                // What is handed back and comes again is all there is.
-                tracing::debug!(
-                    partition = self.partition,
-                    number = come.number,
-                    "a copy went elsewhere: gathering anew"
-                );
-                self.term.give.stop();
-            }
+        if come.came == Came::Lane {
+            self.counts_off(&come);
         }
         // All that an owner before had begun was gathered: what comes now was begun by nobody.
         let replies = self.hands.take(come.vouched_for(), &mut self.book);
         self.ack_all(replies).await;
         self.is_rest_here(None);
+    }
+
+    /// One less is to come of what lay on the lane at the takeover.
+    fn counts_off(&mut self, come: &Come) {
+        if self.rest.as_mut().is_none_or(|rest| rest.comes(come.number, come.is_again())) {
+            return;
+        }
+        // What is handed back and comes again is all there is.
+        tracing::debug!(partition = self.partition, number = come.number, "a copy went elsewhere: gathering anew");
+        self.term.give.stop();
     }
 
     /// Whether all that lay on the lane at the takeover has come.
