@@ -83,6 +83,8 @@ pub struct ConsumerState {
     pub ack_wait: Duration,
     /// The number of its last delivery, to whomever.
     pub deliveries: u64,
+    /// So many deliveries may be under way (`max_ack_pending`). `None`: any number.
+    pub window: Option<u64>,
 }
 
 /// What the subjects of JetStream's API begin with.
@@ -301,6 +303,7 @@ impl Bus {
                     in_flight: u64::try_from(info.num_ack_pending).unwrap_or(0),
                     ack_wait: info.config.ack_wait,
                     deliveries: info.delivered.consumer_sequence,
+                    window: u64::try_from(info.config.max_ack_pending).ok().filter(|window| *window > 0),
                 }))
             }
             Err(error) if error.to_string().contains("not found") => Ok(None),

@@ -27,11 +27,8 @@ const EACH: usize = 2;
 const BUSY: usize = 6;
 /// Messages of a key whose first one is refused until it is mended.
 const BEHIND_A_LETTER: usize = 3;
-/// The points that only the good end of a replay meets.
-const OF_A_REPLAY: [&str; 2] = ["order.resolved", "settle.resolved"];
-/// Not asked for: a key drains only where its owner knows already what lies behind it on the lane when its letter ends, and which
-/// comes first is a matter of the moment.
-const OF_THE_MOMENT: &str = "order.drained";
+/// The points that only the good end of a replay meets: of one behind which others were put aside, where a key is to drain.
+const OF_A_REPLAY: [&str; 3] = ["order.resolved", "order.drained", "settle.resolved"];
 
 /// Kills at random, then at each point, first hit / first and second. Each time so much is sent before that the point is met, and
 /// afterwards a worker brings all to its end in peace: two ends of one message, alone, rightly make a letter of it. At last the
@@ -59,10 +56,7 @@ pub(crate) async fn worker(run: &mut Run) -> anyhow::Result<Played> {
     run.require(cut_off > 0, "each worker was killed after its work: nothing was shown");
     let hits = run.sized(1..=1, 1..=2);
     let mut points = 0;
-    let named = WORKER_POINTS
-        .into_iter()
-        .chain(ORDER_POINTS)
-        .filter(|point| !OF_A_REPLAY.contains(point) && *point != OF_THE_MOMENT);
+    let named = WORKER_POINTS.into_iter().chain(ORDER_POINTS).filter(|point| !OF_A_REPLAY.contains(point));
     for (point, hit) in named.flat_map(|point| hits.clone().map(move |hit| (point, hit))) {
         played.more(hit).await?;
         if point.starts_with("inbox.") {
@@ -126,6 +120,7 @@ impl Ordered {
     async fn replay(&mut self, hits: std::ops::RangeInclusive<u32>) -> anyhow::Result<usize> {
         let mut worker = self.stage.worker(None).await?;
         self.all_letters().await?;
+        self.all_aside().await?;
         worker.stop().await?;
         self.stage.counter.rule("bad", Rule::Accept).await?;
         let mut points = 0;
@@ -145,6 +140,20 @@ impl Ordered {
         let operator = self.stage.operator().await?;
         let all = || async { open_letters(&operator).await.ok().filter(|letters| letters.len() >= self.blocked) };
         until(&format!("{} letters", self.blocked), all).await?;
+        operator.drain().await;
+        Ok(())
+    }
+
+    /// What is behind each letter was put aside: whoever takes over has it in hand when the letter ends, so its key drains.
+    async fn all_aside(&self) -> anyhow::Result<()> {
+        let operator = self.stage.operator().await?;
+        let is_aside =
+            |key: &keys::Blocked| matches!(key.by, keys::Head::Letter(_)) && key.followers == BEHIND_A_LETTER - 1;
+        let all = || async {
+            let blocked = keys::blocked(operator.bus(), None, None).await.ok()?;
+            (blocked.iter().filter(|key| is_aside(key)).count() == self.blocked).then_some(())
+        };
+        until(&format!("what is behind {} letters", self.blocked), all).await?;
         operator.drain().await;
         Ok(())
     }

@@ -58,6 +58,7 @@ mod ordered_blocked;
 mod ordered_cluster;
 mod ordered_inbox;
 mod ordered_poison;
+mod ordered_window;
 mod outbox;
 mod outbox_away;
 mod outbox_term;

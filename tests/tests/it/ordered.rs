@@ -63,7 +63,7 @@ pub(crate) struct Log {
     /// The numbers of a key whose handlers began.
     begun: BTreeMap<String, Vec<u64>>,
     done: BTreeMap<String, Vec<u64>>,
-    running: BTreeSet<String>,
+    pub(crate) running: BTreeSet<String>,
     overlaps: usize,
     fences: HashMap<String, u64>,
     late: usize,
@@ -135,17 +135,23 @@ impl Drop for Running {
 
 /// Publishes `count` events over `keys` keys; the numbers of one key grow.
 pub(crate) async fn publish(broker: &TestBroker, keys: usize, numbers: std::ops::RangeInclusive<usize>) {
+    let names: Vec<_> = (0..keys).map(|key| format!("c{key}")).collect();
+    publish_to(broker, &names, numbers).await;
+}
+
+/// The same, over keys with these names.
+pub(crate) async fn publish_to(broker: &TestBroker, keys: &[String], numbers: std::ops::RangeInclusive<usize>) {
     let mesh = broker.connect("orders").await.unwrap();
     let publisher = mesh.publisher::<OrderPlaced>();
     let event = |number: usize| OrderPlaced {
         order_id: number.to_string(),
-        customer_id: format!("c{}", number % keys),
+        customer_id: keys[number % keys.len()].clone(),
         ..OrderPlaced::default()
     };
     // One key at a time in each batch: events of a key are stored in the order of their numbers.
     let mut numbers = numbers.peekable();
     while numbers.peek().is_some() {
-        let batch: Vec<_> = numbers.by_ref().take(keys.min(500)).map(|n| (n.to_string(), event(n))).collect();
+        let batch: Vec<_> = numbers.by_ref().take(keys.len().min(500)).map(|n| (n.to_string(), event(n))).collect();
         let results: Vec<_> = publisher.publish_all(futures_util::stream::iter(batch), 500).collect().await;
         assert!(results.iter().all(|(_, result)| result.is_ok()));
     }
@@ -157,7 +163,7 @@ pub(crate) fn done(log: &Shared) -> usize {
 }
 
 /// No handler of a key began before those ahead of it were done, and each was done.
-fn check(log: &Shared, count: usize) {
+pub(crate) fn check(log: &Shared, count: usize) {
     let log = log.lock().unwrap();
     assert_eq!(log.overlaps, 0, "two of one key at the same time");
     in_order(&log, count);
@@ -178,7 +184,7 @@ pub(crate) fn in_order(log: &Log, count: usize) {
     assert_eq!(all.len(), count);
 }
 
-async fn open_letters(broker: &TestBroker) -> Vec<Letter> {
+pub(crate) async fn open_letters(broker: &TestBroker) -> Vec<Letter> {
     let operator = broker.connect("operator").await.unwrap();
     let mut letters = letters::list(operator.bus(), &Selector::default()).await.unwrap().letters;
     letters.retain(|letter| letter.state == LetterState::Open);
@@ -186,7 +192,7 @@ async fn open_letters(broker: &TestBroker) -> Vec<Letter> {
     letters
 }
 
-fn by_ada() -> Order {
+pub(crate) fn by_ada() -> Order {
     Order { by: "ada".into(), why: "mended".into(), again: false, job: String::new() }
 }
 
@@ -315,10 +321,15 @@ pub(crate) async fn come_and_go(settings: ConsumerSettings) -> TestBroker {
 }
 
 /// A process with a runtime of its own: it can be killed, and stopped.
-struct Killable(Option<tokio::runtime::Runtime>);
+pub(crate) struct Killable(Option<tokio::runtime::Runtime>);
 
 impl Killable {
-    async fn start(broker: &Arc<TestBroker>, log: &Shared, verdict: &Verdict, settings: ConsumerSettings) -> Killable {
+    pub(crate) async fn start(
+        broker: &Arc<TestBroker>,
+        log: &Shared,
+        verdict: &Verdict,
+        settings: ConsumerSettings,
+    ) -> Killable {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(1).enable_all().build().unwrap();
         let (broker, log, verdict) = (Arc::clone(broker), Arc::clone(log), Arc::clone(verdict));
@@ -331,7 +342,7 @@ impl Killable {
     }
 
     /// As by kill -9: whatever it was about to do is not done.
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.0.take().unwrap().shutdown_background();
     }
 }

@@ -3,6 +3,9 @@
 //! First the messages of the stream: as many must be here as the broker counts under way. What a killed process had comes again
 //! after `ack_wait`. Then what the store and the letters say of blocked keys, and last the lane. In this order nothing slips
 //! through: whoever put a copy on the lane had not settled its original before.
+//!
+//! More may be due on the lane than may be under way, such as when a million letters are replayed. Then as much is enough as
+//! leaves room for more, and the owner works with a book that knows that it is not whole until the rest has come.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -12,9 +15,10 @@ use super::{
     blocks::{BEHIND, LoadedKey},
     hand::{Come, Hands, at},
     turn::Term,
+    window_of,
 };
 use crate::{
-    bus::{Pull, Pulled},
+    bus::{ConsumerState, Pull, Pulled},
     clock::TaskScope,
     fault::Fault,
     policy::order::{At, Book, Came},
@@ -92,8 +96,55 @@ pub(super) struct Gathered {
     pub(super) keys: Vec<(Arc<str>, i64)>,
     /// The number of the last delivery of the stream's consumer.
     pub(super) last_number: u64,
+    /// What is still to come of the lane, where it was too much.
+    pub(super) rest: Option<Rest>,
     /// Where messages are to be acknowledged that were settled before.
     pub(super) settled: Vec<Arc<str>>,
+}
+
+/// What lay on the lane at a takeover, and was too much to be in hand at once.
+#[derive(Debug)]
+pub(super) struct Rest {
+    /// Copies that were never delivered, and have not come since.
+    left: u64,
+    /// The number of the last delivery of the lane's consumer.
+    last_number: u64,
+}
+
+impl Rest {
+    /// A delivery came. `false`: one went elsewhere meanwhile, so nobody knows what is missing.
+    pub(super) fn comes(&mut self, number: u64, is_again: bool) -> bool {
+        let follows = number == self.last_number + 1;
+        self.last_number = number;
+        self.left = self.left.saturating_sub(u64::from(!is_again));
+        follows
+    }
+
+    /// Whether all has come. The broker gives in the order of the stream what it gives for the first time: as many as waited then
+    /// are those that waited then. `now`: what the broker says by now, where some of them were deleted.
+    pub(super) fn is_here(&self, now: Option<&UnderWay>) -> bool {
+        self.left == 0 || now.is_some_and(|now| now.pending == 0 && now.number == self.last_number)
+    }
+}
+
+/// What the broker says of a consumer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct UnderWay {
+    /// Delivered, and not settled.
+    pub(super) in_flight: u64,
+    /// Not delivered yet.
+    pub(super) pending: u64,
+    /// The number of its last delivery.
+    pub(super) number: u64,
+    /// So many may be under way.
+    window: u64,
+}
+
+impl UnderWay {
+    /// Whether so many in hand are enough of a lane on which more waits: half of what may be under way is left for them.
+    fn is_much(self, here: u64) -> bool {
+        here >= self.window / 2
+    }
 }
 
 /// Why a partition is not taken over.
@@ -123,19 +174,19 @@ impl Term {
         };
         let (mut from_stream, mut from_lane, mut keys) = (Vec::new(), Vec::new(), Vec::new());
         let gathering = async {
-            let number = self.collect((&self.ordered.stream, &durable), main, Came::Stream, &mut from_stream).await;
+            let of_stream = self.collect((&self.ordered.stream, &durable), main, Came::Stream, &mut from_stream).await;
             keys = self.keys().await;
-            self.collect((&worker.lane.stream(), &durable), lane, Came::Lane, &mut from_lane).await;
+            let of_lane = self.collect((&worker.lane.stream(), &durable), lane, Came::Lane, &mut from_lane).await;
             self.look_for_heads(&mut keys, &from_stream, &from_lane).await;
-            number
+            (of_stream, of_lane)
         };
         let gathered = tokio::select! {
             biased;
             stopped = stop => Err(stopped),
-            number = gathering => Ok(number),
+            all = gathering => Ok(all),
         };
         match gathered {
-            Ok(last_number) => Ok(self.open_book(keys, (from_stream, from_lane), last_number)),
+            Ok(all) => Ok(self.open_book(keys, (from_stream, from_lane), all)),
             Err(NotGathered::Lost) => Err(NotGathered::Lost),
             Err(NotGathered::Stopped(_)) => {
                 from_stream.append(&mut from_lane);
@@ -144,22 +195,32 @@ impl Term {
         }
     }
 
-    fn open_book(&self, keys: Vec<LoadedKey>, comes: (Vec<Come>, Vec<Come>), last_number: u64) -> Gathered {
+    fn open_book(
+        &self,
+        keys: Vec<LoadedKey>,
+        comes: (Vec<Come>, Vec<Come>),
+        (of_stream, of_lane): (UnderWay, UnderWay),
+    ) -> Gathered {
         let mut book = Book::new(self.ordered.settings.most_held, PATIENCE);
         let (mut hands, mut settled) = (Hands::default(), Vec::new());
         for loaded in &keys {
             book.load(&loaded.key, loaded.head, loaded.state.clone());
+            if loaded.unfound.is_some() {
+                book.seek(&loaded.key);
+            }
         }
         let all = comes.0.into_iter().chain(comes.1);
         for come in all.map(|come| if self.in_doubt { come } else { come.vouched_for() }) {
             settled.extend(hands.take(come, &mut book));
         }
-        for nowhere in keys.iter().filter(|loaded| loaded.unfound.is_some()) {
-            book.release_unless_in_hand(&nowhere.key);
+        let UnderWay { pending: left, number: last_number, .. } = of_lane;
+        let rest = (left > 0).then_some(Rest { left, last_number });
+        if rest.is_some() {
+            book.more_is_on_lane();
         }
         book.open();
         let keys = keys.into_iter().map(|loaded| (loaded.key, loaded.since_ms)).collect();
-        Gathered { book, hands, keys, last_number, settled }
+        Gathered { book, hands, keys, last_number: of_stream.number, rest, settled }
     }
 
     async fn keys(&self) -> Vec<LoadedKey> {
@@ -183,20 +244,25 @@ impl Term {
         }
     }
 
-    /// Collects until all that is under way (and, of the lane, all that waits there) is here; the number of the last delivery.
-    async fn collect(&self, of: (&str, &str), pull: &mut Pull, came: Came, into: &mut Vec<Come>) -> u64 {
+    /// Collects until all that is under way is here and, of the lane, all that waits there, or as much as leaves room for more.
+    async fn collect(&self, of: (&str, &str), pull: &mut Pull, came: Came, into: &mut Vec<Come>) -> UnderWay {
         let mut here: BTreeSet<u64> = BTreeSet::new();
         let (mut pause, mut next) = (ASK.0, Instant::now());
         let mut waits = Waits::new();
+        let mut is_enough = false;
         loop {
             if Instant::now() >= next {
                 match self.under_way(of).await {
-                    Ok((in_flight, pending, number)) => {
+                    Ok(now) => {
+                        let UnderWay { in_flight, pending, .. } = now;
                         let (mine, again) =
                             (here.len() as u64, into.iter().filter(|come| come.is_again()).count() as u64);
                         let is_settled_late = waits.misses(mine, in_flight, again);
-                        if in_flight == mine && !is_settled_late && (came == Came::Stream || pending == 0) {
-                            return number;
+                        // What comes from now on was asked for before.
+                        is_enough = came == Came::Lane && now.is_much(mine) && in_flight <= mine + pull.asked() as u64;
+                        if in_flight == mine && !is_settled_late && (came == Came::Stream || pending == 0 || is_enough)
+                        {
+                            return now;
                         }
                         if is_settled_late || waits.has_too_many(mine, in_flight) {
                             // Which one was settled elsewhere nobody tells. What is handed back and comes again is all there is.
@@ -210,6 +276,7 @@ impl Term {
                 pause = (pause * 2).min(ASK.1);
             }
             if pull.asked() == 0
+                && !is_enough
                 && waits.others.is_some()
                 && let Err(error) = pull.ask(BATCH).await
             {
@@ -246,15 +313,53 @@ impl Term {
         comes
     }
 
-    /// Deliveries under way, messages that wait, and the number of the last delivery.
-    pub(super) async fn under_way(&self, of: (&str, &str)) -> Result<(u64, u64, u64), Fault> {
+    pub(super) async fn under_way(&self, of: (&str, &str)) -> Result<UnderWay, Fault> {
         let state = self.ordered.worker.bus.consumer_state(of.0, of.1).await?;
         let state = state.ok_or_else(|| Fault::unavailable("the consumer is not there"))?;
-        Ok((state.in_flight, state.pending, state.deliveries))
+        let ConsumerState { in_flight, pending, deliveries: number, .. } = state;
+        Ok(UnderWay { in_flight, pending, number, window: window_of(&state) })
     }
 }
 
 /// Which place of which key a delivery has. `None`: it has no key.
 fn place(come: &Come) -> Option<(&str, At)> {
     Some((come.envelope.order.as_ref()?.key.as_str(), at(&come.envelope)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now(in_flight: u64, pending: u64, number: u64) -> UnderWay {
+        UnderWay { in_flight, pending, number, window: 16 }
+    }
+
+    #[test]
+    fn half_of_the_window_is_enough_of_a_lane() {
+        assert!(!now(16, 9, 16).is_much(7));
+        assert!(now(8, 9, 8).is_much(8));
+    }
+
+    #[test]
+    fn the_rest_is_here_when_as_many_came_for_the_first_time_as_waited() {
+        let mut rest = Rest { left: 2, last_number: 8 };
+        assert!(rest.comes(9, false) && !rest.is_here(None));
+        assert!(rest.comes(10, true), "one that we had comes again");
+        assert!(!rest.is_here(Some(&now(3, 1, 10))));
+        assert!(rest.comes(11, false) && rest.is_here(None));
+    }
+
+    #[test]
+    fn the_rest_is_here_too_when_nothing_waits_any_more_and_all_that_was_delivered_came_here() {
+        let mut rest = Rest { left: 2, last_number: 8 };
+        assert!(rest.comes(9, false));
+        assert!(!rest.is_here(Some(&now(9, 0, 10))), "one is on its way");
+        assert!(rest.is_here(Some(&now(9, 0, 9))), "one was deleted");
+    }
+
+    #[test]
+    fn a_copy_that_went_elsewhere_is_missed() {
+        let mut rest = Rest { left: 2, last_number: 8 };
+        assert!(!rest.comes(10, false));
+    }
 }

@@ -15,7 +15,7 @@ mod turn;
 use std::{sync::Arc, time::Duration};
 
 use super::worker::Worker;
-use crate::{fault::Fault, store::Store};
+use crate::{bus::ConsumerState, fault::Fault, policy::compile::LANE_WINDOW, store::Store};
 
 /// How a consumer keeps the order of keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +24,9 @@ pub struct OrderSettings {
     pub lease: Duration,
     /// How often a process looks whether it should take or give up partitions.
     pub look_every: Duration,
-    /// Messages that are put aside behind blocked keys, for each partition. Beyond it nothing new is fetched there: the
-    /// partition waits until a letter is replayed or discarded.
+    /// Messages that are put aside behind blocked keys, for each partition, of all its keys together. Beyond it nothing new is
+    /// fetched there: the partition waits until a letter is replayed or discarded. From 1 to half of [`LANE_WINDOW`]; else the
+    /// consumer does not start.
     pub most_held: usize,
     /// A wait before the next attempt up to so long is spent in hand, without a word to the broker; a longer one on the lane.
     pub short_wait: Duration,
@@ -40,6 +41,31 @@ impl Default for OrderSettings {
             short_wait: Duration::from_secs(2),
         }
     }
+}
+
+impl OrderSettings {
+    /// What is held stays in hand, as deliveries of the lane that are under way. Without room beside it nothing comes that could
+    /// free a key, and the partition would stand still.
+    fn check(&self, consumer: &str, (stream, durable): (&str, &str), window: u64) -> Result<(), Fault> {
+        let (most, asked) = (window / 2, self.most_held);
+        if (1..=most).contains(&(asked as u64)) {
+            return Ok(());
+        }
+        let message = format!(
+            "the ordered consumer {consumer:?} was not started: its most_held is {asked}, and must be from 1 to {most}, half of what \
+             {durable:?} on stream {stream:?} lets be under way; change the setting (OrderSettings::most_held)"
+        );
+        let is_narrow = most < LANE_WINDOW.unsigned_abs() / 2;
+        let apply = " or, as the mesh file asks the bus for more than that, apply it (mesh apply)";
+        Err(Fault::invalid(if is_narrow { message + apply } else { message }))
+    }
+}
+
+/// Deliveries of a partition's lane that may be in hand at once: what the broker lets be under way, and never more than we ask
+/// it for.
+fn window_of(lane: &ConsumerState) -> u64 {
+    let ours = LANE_WINDOW.unsigned_abs();
+    lane.window.unwrap_or(ours).min(ours)
 }
 
 /// What the partitions of one consumer share.
@@ -63,7 +89,10 @@ pub(super) async fn start(worker: Arc<Worker>, stream: &str, settings: OrderSett
     // Says what is missing where the mesh file does not declare it.
     let pull = worker.bus.pull(stream, &durable).await?;
     drop(pull.close().await);
-    let state = worker.bus.consumer_state(stream, &durable).await?;
+    let (state, lane) = (worker.bus.consumer_state(stream, &durable).await?, worker.lane.stream());
+    let of_lane = worker.bus.consumer_state(&lane, &durable).await?;
+    let window = of_lane.as_ref().map_or(LANE_WINDOW.unsigned_abs(), window_of);
+    settings.check(worker.lane.consumer.as_str(), (&lane, &durable), window)?;
     let ack_wait = state.map_or(worker.settings.ack_wait, |state| state.ack_wait);
     // The leases outlive the scope's stop: what runs on while the service drains keeps its lease.
     let renewing = worker.leases.clone().renew(worker.bus.clone(), ack_wait, worker.abort.clone());

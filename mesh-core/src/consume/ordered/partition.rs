@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    gather::{Gathered, NotGathered, Waits},
+    gather::{Gathered, NotGathered, Rest, UnderWay, Waits},
     hand::{Come, Hands},
     turn::{Report, Term, Turn},
 };
@@ -60,6 +60,8 @@ struct Owner {
     since: HashMap<Arc<str>, i64>,
     /// The number of the last delivery of the stream's consumer.
     last_number: u64,
+    /// What is still to come of the lane, of what lay there at the takeover.
+    rest: Option<Rest>,
     /// Tasks that will report.
     busy: usize,
     looking: bool,
@@ -115,7 +117,15 @@ async fn run(
         }
     };
     tracing::debug!(partition, fence = term.blocks.fence, took = ?started.elapsed(), "a partition is taken over");
-    let Gathered { book, hands, keys, last_number, settled } = gathered;
+    let Gathered { book, hands, keys, last_number, rest, settled } = gathered;
+    if let Some(rest) = &rest {
+        tracing::info!(
+            partition,
+            consumer = term.ordered.consumer(),
+            ?rest,
+            "more copies wait on the lane than may be in hand at once: they are handled first, and new work waits in its stream meanwhile"
+        );
+    }
     for reply in settled {
         term.ack(&reply).await;
     }
@@ -126,6 +136,7 @@ async fn run(
         hands,
         since: keys.into_iter().collect(),
         last_number,
+        rest,
         busy: 0,
         looking: false,
         look_next: Instant::now() + LOOK_AT_LETTERS,
@@ -249,7 +260,8 @@ impl Owner {
         }
         let now = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.count(now(self.book.blocked()), now(self.book.held()));
-        let is_full = self.book.is_full();
+        // As long as the book is not whole, it has much of the lane that need not wait there.
+        let is_full = self.book.is_whole() && self.book.is_full();
         if is_full && !self.was_full {
             let limit = self.term.ordered.settings.most_held;
             tracing::warn!(
@@ -276,7 +288,8 @@ impl Owner {
             return;
         }
         let here = self.hands.of_stream().saturating_sub(self.book.behind());
-        let wanted = wanted((here, main.asked()), self.book.is_open(), self.book.is_full());
+        let has_room = self.book.is_whole() && !self.book.is_full();
+        let wanted = wanted((here, main.asked()), self.book.is_open(), has_room);
         self.ask_for(main, wanted, Came::Stream).await;
         let room = usize::try_from(LANE_WINDOW).unwrap_or(0);
         let wanted = if lane.asked() < TARGET / 2 && self.book.held() < room { TARGET } else { 0 };
@@ -352,9 +365,31 @@ impl Owner {
             }
             self.last_number = come.number;
         }
+        if come.came == Came::Lane {
+            self.counts_off(&come);
+        }
         // All that an owner before had begun was gathered: what comes now was begun by nobody.
         let replies = self.hands.take(come.vouched_for(), &mut self.book);
         self.ack_all(replies).await;
+        self.is_rest_here(None);
+    }
+
+    /// One less is to come of what lay on the lane at the takeover.
+    fn counts_off(&mut self, come: &Come) {
+        if self.rest.as_mut().is_none_or(|rest| rest.comes(come.number, come.is_again())) {
+            return;
+        }
+        // What is handed back and comes again is all there is.
+        tracing::debug!(partition = self.partition, number = come.number, "a copy went elsewhere: gathering anew");
+        self.term.give.stop();
+    }
+
+    /// Whether all that lay on the lane at the takeover has come.
+    fn is_rest_here(&mut self, now: Option<&UnderWay>) {
+        if self.rest.as_ref().is_some_and(|rest| !self.term.give.is_stopping() && rest.is_here(now)) {
+            self.rest = None;
+            self.book.lane_is_whole();
+        }
     }
 
     /// What a task tells; `true`: the partition is lost.
@@ -462,13 +497,27 @@ impl Owner {
         if !self.book.is_open() {
             self.look_for_the_rest().await;
         }
+        if self.rest.is_some() {
+            self.look_for_the_rest_of_the_lane().await;
+        }
+    }
+
+    /// What waited on the lane at the takeover may have been deleted, and does not come.
+    async fn look_for_the_rest_of_the_lane(&mut self) {
+        let lane = &self.term.ordered.worker.lane;
+        let of = (lane.stream(), lane.partition_durable(self.partition));
+        if let Ok(now) = self.term.under_way((&of.0, &of.1)).await {
+            self.is_rest_here(Some(&now));
+        }
     }
 
     /// Looks whether what another process got is here now.
     async fn look_for_the_rest(&mut self) {
         let worker = &self.term.ordered.worker;
         let (stream, durable) = (&self.term.ordered.stream, worker.lane.partition_durable(self.partition));
-        let Ok((in_flight, pending, number)) = self.term.under_way((stream, &durable)).await else { return };
+        let Ok(UnderWay { in_flight, pending, number, .. }) = self.term.under_way((stream, &durable)).await else {
+            return;
+        };
         let here = self.hands.of_stream() as u64;
         // After the broker's answer: what was acknowledged before it and is heard later is counted here.
         let unheard = self.term.unheard.load(Ordering::Acquire);
@@ -487,14 +536,14 @@ impl Owner {
 }
 
 /// How many more messages of the stream to ask for, where so many are here and asked for.
-fn wanted((here, asked): (usize, usize), is_open: bool, is_full: bool) -> usize {
+fn wanted((here, asked): (usize, usize), is_open: bool, has_room: bool) -> usize {
     if !is_open {
         // What was delivered elsewhere has to come here: there is room for it, and the broker sends it to nobody but who asks.
         // Though as much be here as may be under way, it sends again what is overdue.
         let window = usize::try_from(WINDOW).unwrap_or(TARGET);
         return window.saturating_sub(here + asked).max(usize::from(asked == 0));
     }
-    if is_full || here + asked > TARGET / 2 { 0 } else { TARGET - here - asked }
+    if !has_room || here + asked > TARGET / 2 { 0 } else { TARGET - here - asked }
 }
 
 /// The permit, once it is there. Where none is waited for, never.
@@ -519,20 +568,20 @@ mod tests {
     #[test]
     fn a_closed_partition_asks_until_what_it_waits_for_can_come() {
         let window = usize::try_from(WINDOW).unwrap();
-        assert_eq!(wanted((0, 0), false, false), window);
+        assert_eq!(wanted((0, 0), false, true), window);
         // All but one is here, as after a gap that a backlog filled up, and what was asked for has run out.
-        assert_eq!(wanted((window - 1, 0), false, false), 1);
-        assert_eq!(wanted((window, 0), false, true), 1);
-        assert_eq!(wanted((window - 1, 1), false, false), 0);
+        assert_eq!(wanted((window - 1, 0), false, true), 1);
+        assert_eq!(wanted((window, 0), false, false), 1);
+        assert_eq!(wanted((window - 1, 1), false, true), 0);
     }
 
     #[test]
     fn an_open_partition_asks_when_half_of_what_it_aims_at_is_gone_and_has_room_behind_its_keys() {
-        assert_eq!(wanted((0, 0), true, false), TARGET);
-        assert_eq!(wanted((TARGET / 4, TARGET / 4), true, false), TARGET / 2);
-        assert_eq!(wanted((TARGET / 2, 1), true, false), 0);
-        assert_eq!(wanted((512, 0), true, false), 0);
-        assert_eq!(wanted((0, 0), true, true), 0);
+        assert_eq!(wanted((0, 0), true, true), TARGET);
+        assert_eq!(wanted((TARGET / 4, TARGET / 4), true, true), TARGET / 2);
+        assert_eq!(wanted((TARGET / 2, 1), true, true), 0);
+        assert_eq!(wanted((512, 0), true, true), 0);
+        assert_eq!(wanted((0, 0), true, false), 0);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::subject::{self, Name, PARTITIONS, WIRE};
 pub const WINDOW: i64 = 512;
 
 /// Deliveries of one partition's lane that may be under way: the followers of blocked keys are held so, and what comes back
-/// to be tried again needs room beside them.
+/// to be tried again needs room beside them. Half of it is for them at most: `OrderSettings::most_held`.
 pub const LANE_WINDOW: i64 = 4096;
 
 /// How long a delivery's lease lasts without a sign of life, at most: so long a partition waits for what a killed process had.

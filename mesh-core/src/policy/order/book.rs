@@ -6,6 +6,10 @@
 //! While a key is blocked a record of it stands in the store, and only then do copies of its messages lie on the lane: the
 //! record is written before the first copy and goes after the last. So a copy of a key without a record is one that a process
 //! sent that was stopped and woke up too late; its message was handled meanwhile.
+//!
+//! More may lie on the lane than may be in hand at once. As long as an owner before may have put something there that is not
+//! here, no key is called free and nothing of one that drains begins, as what is not here may be ahead of it; what is sure to
+//! be next (the head of a blocked key, a replay that waits for nobody) begins and makes room.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -34,6 +38,8 @@ pub struct Book {
     patience: usize,
     blocked: usize,
     is_open: bool,
+    /// Whether all that owners before put on the lane is here, or was.
+    is_whole: bool,
 }
 
 impl Book {
@@ -55,6 +61,7 @@ impl Book {
             patience,
             blocked: 0,
             is_open: false,
+            is_whole: true,
         }
     }
 
@@ -70,9 +77,39 @@ impl Book {
         self.blocked += 1;
     }
 
+    /// The head of a key that was taken over waits nowhere that could be asked: unless it is here, or comes before all that lay
+    /// on the lane has come, a process that was stopped settled it after all, and those behind it are next.
+    pub fn seek(&mut self, key: &Arc<str>) {
+        let Some(lane) = self.keys.get_mut(&Id::Key(Arc::clone(key))) else { return };
+        lane.is_sought = matches!(&lane.block, Block::Waiting { head, .. } if !lane.queue.contains_key(head));
+    }
+
+    /// To be called before it is [opened](Book::open): more lies on the lane than came.
+    pub fn more_is_on_lane(&mut self) {
+        self.is_whole = false;
+    }
+
+    /// All that owners before put on the lane has come.
+    pub fn lane_is_whole(&mut self) {
+        self.is_whole = true;
+        if self.is_open {
+            self.look_at_all();
+        }
+    }
+
+    /// Whether all that owners before put on the lane is here, or was. Until then nothing is put aside.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
     /// Everything that was under way elsewhere is in hand: begin.
     pub fn open(&mut self) {
         self.is_open = true;
+        self.look_at_all();
+    }
+
+    fn look_at_all(&mut self) {
         for id in self.keys.keys().cloned().collect::<Vec<_>>() {
             self.look_at(id);
         }
@@ -132,6 +169,7 @@ impl Book {
         let done = self.past.of(&id);
         let lane = self.keys.entry(id.clone()).or_insert_with(|| Lane::new(done));
         let is_head = matches!(&lane.block, Block::Waiting { head, .. } if *head == at);
+        lane.is_sought &= !is_head;
         let was_on_lane = lane.queue.get(&at).is_some_and(Entry::is_on_lane);
         let verdict = if replay && !is_head {
             out_of_line(lane, slot, at)
@@ -164,7 +202,7 @@ impl Book {
             let id = self.line.pop_front()?;
             let Some(lane) = self.keys.get_mut(&id) else { continue };
             lane.in_line = false;
-            let Some(slot) = lane.next() else { continue };
+            let Some(slot) = lane.next(self.is_whole) else { continue };
             lane.running = Some(slot);
             return Some(Begin { slot, is_blocked: lane.block != Block::Open });
         }
@@ -185,7 +223,7 @@ impl Book {
         let plan = match (ending, &lane.block) {
             (_, Block::Waiting { .. } | Block::Draining { .. }) if out => Plan::Settle,
             (Ending::Done, Block::Open) => Plan::Settle,
-            (Ending::Done, _) if !lane.others_on_lane(at) => Plan::Free,
+            (Ending::Done, _) if self.is_whole && !lane.others_on_lane(at) => Plan::Free,
             (Ending::Done, Block::Waiting { .. }) => Plan::Drain(at),
             (Ending::Done, Block::Draining { .. }) => Plan::Settle,
             (Ending::Letter(new), Block::Waiting { letter: Some(old), .. }) if new == old => Plan::Settle,
@@ -296,15 +334,11 @@ impl Book {
         if !lane.done.covers(done) {
             lane.done = done;
         }
-        let plan = if lane.others_on_lane(head) { Plan::Drain(done) } else { Plan::Free };
+        let has_others = !self.is_whole || lane.others_on_lane(head);
+        let plan = if has_others { Plan::Drain(done) } else { Plan::Free };
+        lane.is_sought = false;
         lane.writing = Some(plan);
         self.writes.push((Arc::clone(key), plan));
-    }
-
-    /// The head of a blocked key waits nowhere: unless it is in hand, a process that was stopped settled it after all, and
-    /// those behind it come next.
-    pub fn release_unless_in_hand(&mut self, key: &Arc<str>) {
-        self.release_from(key, None);
     }
 
     /// Records that are to be written, after which [`written`](Book::written) is to be called.
@@ -338,6 +372,13 @@ impl Book {
 
     /// After anything changed at a key: does it have something to begin, to put aside or to write?
     fn look_at(&mut self, id: Id) {
+        if let Id::Key(key) = &id
+            && self.is_open
+            && self.is_whole
+            && self.keys.get(&id).is_some_and(|lane| lane.is_sought)
+        {
+            self.release_from(key, None);
+        }
         let Some(lane) = self.keys.get_mut(&id) else { return };
         self.behind -= std::mem::take(&mut lane.behind);
         if lane.block == Block::Open {
@@ -352,7 +393,7 @@ impl Book {
             self.past.keep(id, done);
             return;
         }
-        if !lane.in_line && lane.next().is_some() {
+        if !lane.in_line && lane.next(self.is_whole).is_some() {
             lane.in_line = true;
             self.line.push_back(id.clone());
         }
@@ -360,7 +401,7 @@ impl Book {
             (Block::Waiting { head, .. } | Block::Draining { head }, Id::Key(_)) if lane.writing.is_none() => *head,
             _ => return,
         };
-        if !self.is_open {
+        if !self.is_open || !self.is_whole {
             return;
         }
         let is_drained = matches!(lane.block, Block::Draining { .. }) && lane.running.is_none();
@@ -371,7 +412,7 @@ impl Book {
             }
             return;
         }
-        let (running, next) = (lane.running, lane.next());
+        let (running, next) = (lane.running, lane.next(self.is_whole));
         let may_move = |at: &At, entry: &Entry| {
             let is_apart = entry.is_on_lane() || entry.stays || *at == head;
             entry.slot.filter(|slot| !is_apart && Some(*slot) != running && Some(*slot) != next)
@@ -432,6 +473,41 @@ mod tests {
         book.not_moved(2);
         assert_eq!(book.take_moves(), [3]);
         assert_eq!(book.short.len(), 1);
+    }
+
+    #[test]
+    fn the_limit_counts_what_waits_behind_all_keys_together() {
+        let mut book = Book::new(3, 0);
+        for sequence in 1..=10 {
+            book.load(&format!("k{sequence}").into(), at(sequence), Loaded::Letter(sequence.to_string().into()));
+        }
+        book.open();
+        for sequence in 11..=30 {
+            let key = format!("k{}", (sequence - 1) % 10 + 1).into();
+            assert_eq!(book.arrive(Arrival { key, ..arrival(sequence, Came::Stream) }), Arrived::Kept);
+            book.hurry();
+        }
+        assert_eq!((book.take_moves().len(), book.held(), book.is_full()), (3, 3, true));
+    }
+
+    #[test]
+    fn while_more_lies_on_the_lane_a_head_runs_and_what_is_behind_it_waits_for_the_rest() {
+        let mut book = Book::new(9, 0);
+        book.load(&"k".into(), at(1), Loaded::Letter("letter".into()));
+        book.more_is_on_lane();
+        assert_eq!(book.arrive(arrival(3, Came::Lane)), Arrived::Kept);
+        assert_eq!(book.arrive(arrival(4, Came::Stream)), Arrived::Kept);
+        assert_eq!(book.arrive(Arrival { replay: true, ..arrival(1, Came::Lane) }), Arrived::Kept);
+        book.open();
+        assert_eq!(book.begin(), Some(Begin { slot: 1, is_blocked: true }));
+        assert_eq!(book.plan(1, &Ending::Done), Plan::Drain(at(1)));
+        book.settled(1, Ending::Done);
+        book.hurry();
+        assert_eq!((book.begin(), book.take_moves(), book.take_writes()), (None, vec![], vec![]));
+        // What comes later was ahead of it.
+        assert_eq!(book.arrive(arrival(2, Came::Lane)), Arrived::Kept);
+        book.lane_is_whole();
+        assert_eq!(book.begin().map(|begin| begin.slot), Some(2));
     }
 
     #[test]

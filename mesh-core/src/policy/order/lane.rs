@@ -52,6 +52,8 @@ pub(super) struct Lane {
     /// A record is being written: nothing begins and nothing moves.
     pub(super) writing: Option<Plan>,
     pub(super) block: Block,
+    /// Whether its head waits nowhere that could be asked, and has not come.
+    pub(super) is_sought: bool,
     /// All up to here is done.
     pub(super) done: At,
     /// Whether it stands in the line of those that may have something to begin.
@@ -72,6 +74,7 @@ impl Lane {
             running: None,
             writing: None,
             block: Block::Open,
+            is_sought: false,
             done,
             in_line: false,
             is_short: false,
@@ -80,7 +83,8 @@ impl Lane {
         }
     }
 
-    pub(super) fn next(&self) -> Option<Slot> {
+    /// `is_whole`: nothing of it lies on the lane that is not known here.
+    pub(super) fn next(&self, is_whole: bool) -> Option<Slot> {
         if self.running.is_some() || self.writing.is_some() {
             return None;
         }
@@ -89,6 +93,7 @@ impl Lane {
         }
         let entry = match &self.block {
             Block::Waiting { head, .. } => self.queue.get(head)?,
+            Block::Draining { .. } if !is_whole => return None,
             Block::Open | Block::Draining { .. } => self.queue.first_key_value()?.1,
         };
         entry.slot.filter(|_| !entry.moving)

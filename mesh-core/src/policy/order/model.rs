@@ -13,6 +13,8 @@ use super::{Arrival, Arrived, At, Begin, Book, Came, Ending, Loaded, Plan, Slot}
 const KEYS: u64 = 3;
 const MOST_HELD: usize = 4;
 const PATIENCE: usize = 1;
+/// Copies that a process may have in hand: one more than may have to wait there.
+const WINDOW: usize = MOST_HELD + 1;
 
 fn key_of(sequence: u64) -> Arc<str> {
     format!("k{}", sequence % KEYS).into()
@@ -109,6 +111,8 @@ struct Process {
     slots: Slot,
     fence: u64,
     under_way: Vec<Vec<Step>>,
+    /// The last copy that lay on the lane when it took over, as long as not all of them have come.
+    lane_until: Option<u64>,
 }
 
 impl Process {
@@ -125,7 +129,7 @@ impl Process {
             };
             book.load(key, at(head), state);
         }
-        Process { book, hands: HashMap::new(), slots: 0, fence: world.fence, under_way: Vec::new() }
+        Process { book, hands: HashMap::new(), slots: 0, fence: world.fence, under_way: Vec::new(), lane_until: None }
     }
 
     fn receive(&mut self, world: &mut World, sequence: u64) {
@@ -176,12 +180,24 @@ impl Process {
         self.hands.values().any(|hand| hand.copies.contains(&copy) || hand.late.iter().any(|(late, _)| *late == copy))
     }
 
-    fn lane(&mut self, world: &mut World) {
-        let due: Vec<_> =
-            world.lane.iter().filter(|(id, copy)| copy.due && !self.has(**id)).map(|(id, _)| *id).collect();
-        for id in due {
+    /// Copies that are due and not in hand.
+    fn to_come(&self, world: &World) -> Vec<u64> {
+        world.lane.iter().filter(|(id, copy)| copy.due && !self.has(**id)).map(|(id, _)| *id).collect()
+    }
+
+    /// Takes so much of what comes of the lane, as long as it is not too much.
+    fn lane(&mut self, world: &mut World, most: usize) {
+        for id in self.to_come(world).into_iter().take(most) {
+            if self.hands.values().map(|hand| hand.copies.len() + hand.late.len()).sum::<usize>() >= WINDOW {
+                break;
+            }
             let copy = world.lane[&id].clone();
             self.arrive(world, copy.sequence, Some((id, copy.replay)));
+        }
+        let left = self.to_come(world);
+        if self.lane_until.is_some_and(|until| left.iter().all(|id| *id > until)) {
+            self.lane_until = None;
+            self.book.lane_is_whole();
         }
     }
 
@@ -329,7 +345,12 @@ impl Process {
 }
 
 /// Another process takes over; what the one before does meanwhile, and later, is its own affair.
-fn takeover(world: &mut World, mut before: Option<Process>, late: &[u8]) -> (Process, Option<Process>) {
+/// `first`: so many of the lane's copies are taken before anything begins.
+fn takeover(
+    world: &mut World,
+    mut before: Option<Process>,
+    (late, first): (&[u8], usize),
+) -> (Process, Option<Process>) {
     world.fence += 1;
     let mut late = late.iter();
     let mut meanwhile = |world: &mut World| {
@@ -354,11 +375,15 @@ fn takeover(world: &mut World, mut before: Option<Process>, late: &[u8]) -> (Pro
     };
     let nowhere: Vec<Arc<str>> = world.records.iter().filter_map(nowhere).collect();
     meanwhile(world);
-    process.lane(world);
-    meanwhile(world);
     for key in nowhere {
-        process.book.release_unless_in_hand(&key);
+        process.book.seek(&key);
     }
+    process.lane(world, first);
+    if !process.to_come(world).is_empty() {
+        process.lane_until = Some(world.copies);
+        process.book.more_is_on_lane();
+    }
+    meanwhile(world);
     process.book.open();
     (process, before)
 }
@@ -367,31 +392,36 @@ fn takeover(world: &mut World, mut before: Option<Process>, late: &[u8]) -> (Pro
 enum Act {
     Publish,
     Deliver,
-    Lane,
+    Lane(usize),
     Hurry,
     Begin(u8),
     Step(usize),
     Due(usize),
     Replay(usize),
     Discard(usize),
-    Crash,
-    Stop(Vec<u8>),
+    Crash(usize),
+    Stop(Vec<u8>, usize),
     Late(usize),
+}
+
+/// How many copies come at once: as many as there are, or few.
+fn copies() -> impl Strategy<Value = usize> {
+    prop_oneof![1 => Just(WINDOW), 1 => 0..=2usize]
 }
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         4 => Just(Act::Publish),
         6 => Just(Act::Deliver),
-        4 => Just(Act::Lane),
+        4 => copies().prop_map(Act::Lane),
         1 => Just(Act::Hurry),
         8 => any::<u8>().prop_map(Act::Begin),
         16 => any::<usize>().prop_map(Act::Step),
         3 => any::<usize>().prop_map(Act::Due),
         2 => any::<usize>().prop_map(Act::Replay),
         1 => any::<usize>().prop_map(Act::Discard),
-        1 => Just(Act::Crash),
-        1 => prop::collection::vec(any::<u8>(), 0..4).prop_map(Act::Stop),
+        1 => copies().prop_map(Act::Crash),
+        1 => (prop::collection::vec(any::<u8>(), 0..4), copies()).prop_map(|(late, first)| Act::Stop(late, first)),
         3 => any::<usize>().prop_map(Act::Late),
     ]
 }
@@ -419,7 +449,7 @@ fn play(world: &mut World, process: Process, acts: Vec<Act>) -> (Process, Option
                 process.receive(world, world.delivered);
             }
             Act::Deliver => {}
-            Act::Lane => process.lane(world),
+            Act::Lane(most) => process.lane(world, most),
             Act::Hurry => process.book.hurry(),
             Act::Begin(roll) => process.begin(world, roll),
             Act::Step(choice) => process.step(world, choice),
@@ -441,8 +471,8 @@ fn play(world: &mut World, process: Process, acts: Vec<Act>) -> (Process, Option
                     process.book.release(&key_of(sequence), &sequence.to_string());
                 }
             }
-            Act::Crash => (process, _) = takeover(world, None, &[]),
-            Act::Stop(choices) => (process, late) = takeover(world, Some(process), &choices),
+            Act::Crash(first) => (process, _) = takeover(world, None, (&[], first)),
+            Act::Stop(choices, first) => (process, late) = takeover(world, Some(process), (&choices, first)),
             Act::Late(choice) => {
                 if let Some(late) = &mut late {
                     late.step(world, choice);
@@ -471,7 +501,7 @@ fn to_the_end(world: &mut World, process: &mut Process, late: &mut Option<Proces
             world.delivered += 1;
             process.receive(world, world.delivered);
         }
-        process.lane(world);
+        process.lane(world, WINDOW);
         process.begin(world, 7);
         process.step(world, 0);
     }
@@ -483,7 +513,7 @@ proptest! {
     #[test]
     fn nothing_is_lost_and_nothing_overtakes(acts in prop::collection::vec(act(), 1..300)) {
         let mut world = World::default();
-        let (process, _) = takeover(&mut world, None, &[]);
+        let (process, _) = takeover(&mut world, None, (&[], WINDOW));
         let (mut process, mut late) = play(&mut world, process, acts);
         to_the_end(&mut world, &mut process, &mut late);
         prop_assert_eq!(world.done.len() as u64, world.published, "lost: {:?} {:#?}", (1..=world.published).filter(|s| !world.done.contains(s)).collect::<Vec<_>>(), world.told);
