@@ -6,5 +6,6 @@ pub mod keeper;
 pub mod keys;
 pub mod ledger;
 pub mod letters;
+mod position;
 mod served;
 pub mod topology;

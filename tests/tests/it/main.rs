@@ -64,6 +64,7 @@ mod replay;
 #[cfg(target_os = "linux")]
 mod replay_bar;
 mod replay_full;
+mod replay_late;
 mod replay_named;
 mod replay_preview;
 mod replay_refused;

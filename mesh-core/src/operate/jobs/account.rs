@@ -200,11 +200,11 @@ mod tests {
     }
 
     fn key() -> Key {
-        Key::of(&id()).unwrap()
+        Key::of(SUBJECT).unwrap()
     }
 
     fn letter() -> Box<Letter> {
-        let captured = DeadLetter { id: id(), ..Default::default() };
+        let captured = DeadLetter { id: id(), service: "a".into(), consumer: "work".into(), ..Default::default() };
         let mut letters = Letters::default();
         letters.follow(&id(), "local", 1, LetterRecord { record: Some(Record::Captured(captured)) });
         Box::new(letters.into_map().into_values().next().unwrap())
@@ -282,7 +282,7 @@ mod tests {
         let skipped = |account: &Account| account.counts().skipped.replayed_by_others;
         assert_eq!(skipped(&account), 2);
         for (letter, counted) in [("b", 2), ("c", 2), ("d", 3)] {
-            let key = Key::of(&letter.repeat(32)).unwrap();
+            let key = Key::of(&format!("mesh1.dead.local.a.work.{}", letter.repeat(32))).unwrap();
             account.look_at(key);
             account.not_sent(key, Some(Skip::ReplayedByOthers));
             assert_eq!(skipped(&account), counted);

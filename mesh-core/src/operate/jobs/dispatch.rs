@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::Selection;
+use super::{Job, Selection};
 use crate::{
     bus::Bus,
     clock::patient_delays,
     dead_letter::{ActKind, Letter, LetterState, Letters},
     fault::{Effect, Fault, Reason},
-    operate::letters::{Replayed, Replays, is_passing},
+    operate::letters::{Order, Replayed, Replays, is_passing},
     subject::DEAD_LETTER_STREAM,
 };
 
@@ -69,6 +69,17 @@ pub(super) enum Ordered {
 }
 
 impl Errand {
+    pub(super) fn of(bus: &Bus, job: &Job) -> Errand {
+        let order = Order { by: job.asked.by.clone(), why: job.asked.why.clone(), again: false, job: job.id.clone() };
+        Errand {
+            bus: bus.clone(),
+            job: job.id.clone(),
+            selection: job.selection(),
+            cut_off: job.replay.cut_off,
+            replays: Replays::new(bus, order),
+        }
+    }
+
     /// Orders an open letter once, or finds out why not. Whether it is tried again is not decided here: the job may be stopped
     /// meanwhile, and the moment that it had goes to another letter. `outdated`: how often it read as before though its order was
     /// refused as outdated.
@@ -217,7 +228,7 @@ fn refused(letter: &Letter, fault: &Fault) -> Outcome {
     Outcome::Skipped(Skip::Refused)
 }
 
-async fn wait(delays: &mut (impl Iterator<Item = Duration> + Send), fault: &Fault, what: &str) {
+pub(super) async fn wait(delays: &mut (impl Iterator<Item = Duration> + Send), fault: &Fault, what: &str) {
     tracing::warn!(%fault, "{what}: it is tried again");
     tokio::time::sleep(delays.next().unwrap_or_default()).await;
 }

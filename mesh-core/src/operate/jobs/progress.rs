@@ -5,19 +5,25 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use aws_lc_rs::digest;
 use mesh_proto::v1::{LetterRecord, letter_record::Record};
 
-use crate::policy::replay::Counts;
+use crate::{policy::replay::Counts, subject::Place};
 
-/// A letter's id in 16 bytes: many are kept. Not as a number: beside one, most of what is kept of a letter would be empty.
+/// A letter's place in 16 bytes: many are kept. Not as a number: beside one, most of what is kept of a letter would be empty.
+///
+/// It is of the whole subject, not of the id in it: what a service writes under its own name says nothing of another's letter,
+/// whatever id it writes there. So it is a cryptographic hash, for which no second subject can be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Key([u8; 16]);
 
 impl Key {
-    /// `None`: it is no letter's id.
-    pub(super) fn of(id: &str) -> Option<Key> {
+    /// `None`: it is no letter's subject.
+    pub(super) fn of(subject: &str) -> Option<Key> {
+        let Some(Place::DeadLetter { letter: id, .. }) = Place::parse(subject) else { return None };
         let is_id = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
-        if is_id { u128::from_str_radix(id, 16).ok().map(|id| Key(id.to_be_bytes())) } else { None }
+        let hash = is_id.then(|| digest::digest(&digest::SHA256, subject.as_bytes()))?;
+        hash.as_ref().first_chunk().copied().map(Key)
     }
 }
 
@@ -177,6 +183,19 @@ mod tests {
     fn numbers(progress: &Progress) -> (u64, u64, u64) {
         let counts = progress.counts();
         (counts.dispatched, counts.resolved, counts.failed)
+    }
+
+    #[test]
+    fn a_letter_is_told_by_its_place_and_not_by_its_id() {
+        let id = "a".repeat(32);
+        let of = |place: &str| Key::of(&format!("mesh1.dead.{place}.{id}"));
+        assert!(of("local.a.work").is_some() && of("local.a.work") == of("local.a.work"));
+        for other in ["local.b.work", "local.a.other", "eu.a.work"] {
+            assert!(of(other).is_some() && of(other) != of("local.a.work"), "{other}");
+        }
+        for none in [id.clone(), format!("mesh1.lane.local.a.work.{id}"), "mesh1.dead.local.a.work.0af".to_owned()] {
+            assert_eq!(Key::of(&none), None, "{none}");
+        }
     }
 
     #[test]

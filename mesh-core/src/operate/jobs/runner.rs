@@ -8,7 +8,6 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use mesh_proto::v1::{self, job_record::Record};
-use prost::Message as _;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
@@ -29,12 +28,12 @@ use super::{
 };
 use crate::{
     bus::{Bus, PublishError},
-    dead_letter::Letter,
+    dead_letter::{Letter, record_of},
     envelope::{Envelope, header},
     fault::Fault,
-    operate::letters::{Order, Replayed, Replays},
+    operate::letters::Replayed,
     policy::replay::{Counts, Next, Pace, Plan, View, checkpoint_every_ms, next},
-    subject::{DEAD_LETTER_STREAM, Place},
+    subject::DEAD_LETTER_STREAM,
 };
 
 /// Letters whose order or copy is under way at once, at most, and their bytes.
@@ -123,14 +122,6 @@ impl Runner {
     pub(super) fn new((bus, me): (&Bus, &str), job: watch::Receiver<Job>, share: Share) -> Runner {
         let now = Instant::now();
         let it = job.borrow().clone();
-        let order = Order { by: it.asked.by.clone(), why: it.asked.why.clone(), again: false, job: it.id.clone() };
-        let errand = Errand {
-            bus: bus.clone(),
-            job: it.id.clone(),
-            selection: it.selection(),
-            cut_off: it.replay.cut_off,
-            replays: Replays::new(bus, order),
-        };
         let plan = it.plan();
         let log = Log {
             last: it.last_sequence,
@@ -143,7 +134,7 @@ impl Runner {
             is_finishing: false,
         };
         Runner {
-            errand: Arc::new(errand),
+            errand: Arc::new(Errand::of(bus, &it)),
             me: me.to_owned(),
             pace: plan.rate.map(|rate| Pace::new(rate, Duration::ZERO)),
             plan,
@@ -480,10 +471,9 @@ impl Runner {
 
     fn hear_record(&mut self, envelope: &Envelope) {
         let Some(delivery) = &envelope.delivery else { return };
-        let Some(Place::DeadLetter { letter, .. }) = Place::parse(&envelope.subject) else { return };
-        let (Some(key), Ok(record)) = (Key::of(letter), v1::LetterRecord::decode(envelope.payload.clone())) else {
-            return;
-        };
+        let Some(key) = Key::of(&envelope.subject) else { return };
+        // Of another letter than its subject's, or of a kind that is not known here: nothing, at its place in the stream.
+        let record = v1::LetterRecord { record: record_of(envelope) };
         // The broker keeps what its writer said: after which record of the letter it comes.
         let before = envelope.header(header::EXPECTED_LAST).and_then(|sequence| sequence.parse::<u64>().ok());
         let was_there = before.map(|before| before <= self.errand.cut_off);
@@ -536,7 +526,8 @@ impl Runner {
         let counts = self.account.counts();
         let wire = Some(to_wire(&counts));
         if self.log.is_finishing {
-            return Ok(Record::Finished(v1::JobFinished { at_ms, counts: wire }));
+            let copied_through = self.account.copied_through();
+            return Ok(Record::Finished(v1::JobFinished { at_ms, counts: wire, copied_through }));
         }
         if !self.account.is_caught_up() || self.log.said == (counts, self.step) {
             return Err(None);

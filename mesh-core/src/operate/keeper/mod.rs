@@ -11,7 +11,6 @@ mod deletions;
 mod hear;
 mod index;
 mod outcomes;
-mod position;
 mod reconcile;
 mod rescue;
 mod serve;

@@ -15,7 +15,6 @@ use super::{
     deletions::Deletions,
     hear::{self, AFTER_THE_STREAM, Heard},
     outcomes::CLOCKS_DIFFER_MS,
-    position::Position,
     rescue::Rescue,
     until_done,
 };
@@ -24,6 +23,7 @@ use crate::{
     envelope::Envelope,
     fault::Fault,
     gate::Unopened,
+    operate::position::Position,
     policy::reconcile::{
         ConsumerView, Notice, Word, given_up_below, is_deletion_of_an_event, is_queue, needs_asking, was_settled,
     },
