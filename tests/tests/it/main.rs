@@ -62,6 +62,7 @@ mod own_contracts;
 mod replay;
 // The name of a pseudo-terminal is asked for as only Linux can.
 #[cfg(target_os = "linux")]
+mod replay_away;
 mod replay_bar;
 mod replay_full;
 mod replay_late;

@@ -1,11 +1,13 @@
-//! An order that is stored after its job has finished: its letter is not left *replaying* without a copy.
+//! Orders that stand without their job's doing: stored after it has finished, where the letter is not left *replaying* without a
+//! copy; or written by a service of its own letters, in the job's name.
 
 use mesh_core::{
     dead_letter::{Letter, LetterState},
     operate::jobs::{self, Job, JobState},
     proto::v1::{self, letter_record::Record},
 };
-use mesh_tests::eventually;
+use mesh_tests::{eventually, foreign};
+use prost::Message as _;
 use tokio::task::AbortHandle;
 
 use crate::replay::{Office, Shelf, append, capture, work};
@@ -64,5 +66,40 @@ async fn an_order_that_is_stored_while_nobody_keeps_gets_its_copy_by_the_next_ke
     let keeping = office.keep("two");
     resolved(&office, &letter).await;
     assert_eq!(shelf.handled().await, 2);
+    keeping.abort();
+}
+
+/// What `b` writes under its own name of a letter that has this id.
+async fn forge(office: &Office, id: &str, record: Record) {
+    let b = async_nats::jetstream::new(foreign::client(&office.broker, "b").await);
+    let record = v1::LetterRecord { record: Some(record) }.encode_to_vec();
+    b.publish(format!("mesh1.dead.local.b.work.{id}"), record.into()).await.unwrap().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_service_writes_under_its_own_name_is_in_no_account_of_anothers_letters() {
+    const LETTERS: usize = 6;
+    let office = Office::open(&["a", "b"]).await;
+    let shelf = Shelf::default();
+    let _at_work = work(&office.broker, "a", &shelf).await;
+    capture(office.bus(), "a", 0..LETTERS).await;
+    let all = |ask: &mut jobs::Ask| {
+        (ask.selection, ask.selected) = (jobs::Selection::default(), LETTERS as u64);
+        ask.rate = "2/s".parse().ok();
+    };
+    let job = office.ask("a", all).await;
+    let keeping = office.keep("one");
+    eventually("the first letter", || async { (shelf.handled().await > 0).then_some(()) }).await;
+    let mut letters = office.letters().await;
+    letters.retain(|letter| letter.state == LetterState::Open);
+    letters.sort_by_key(|letter| std::cmp::Reverse(letter.last_sequence));
+    let act = v1::LetterAct { generation: 1, by: "ada".into(), job: job.id.clone(), ..v1::LetterAct::default() };
+    forge(&office, &letters[0].letter.id, Record::Replaying(act.clone())).await;
+    forge(&office, &letters[0].letter.id, Record::Resolved(act.clone())).await;
+    forge(&office, &letters[1].letter.id, Record::Replaying(act)).await;
+    let ended = office.finished(&job).await;
+    let (counts, all) = (ended.counts(), LETTERS as u64);
+    assert_eq!((ended.state(), counts.dispatched, counts.resolved), (JobState::Done, all, all));
+    assert_eq!(shelf.handled().await, LETTERS, "none of them was only said to have been sent");
     keeping.abort();
 }

@@ -191,6 +191,7 @@ impl Job {
                 self.checkpoint.at_ms = finished.at_ms;
                 // An older keeper does not say it.
                 self.checkpoint.copied_through = self.checkpoint.copied_through.max(finished.copied_through);
+                self.checkpoint.waiting.clear();
                 self.finished_ms = Some(finished.at_ms);
                 None
             }

@@ -130,7 +130,8 @@ impl Given {
     /// `None`: it is none, or none of a job in this region.
     fn read(envelope: &Envelope, region: &str) -> Option<Given> {
         let at = envelope.delivery.as_ref()?.sequence;
-        let is_here = matches!(Place::parse(&envelope.subject), Some(Place::DeadLetter { region: of, .. }) if of == region);
+        let is_here =
+            matches!(Place::parse(&envelope.subject), Some(Place::DeadLetter { region: of, .. }) if of == region);
         match record_of(envelope)? {
             Record::Replaying(act) if is_here && !act.job.is_empty() => {
                 Some(Given { job: act.job, subject: envelope.subject.clone(), at })
@@ -241,7 +242,8 @@ impl Late {
             tracing::warn!(job = given.job, subject = given.subject, "an order was stored after its job had finished");
             let job = patiently("a job", || find(&bus, &given.job)).await;
             if let Some(job) = job.filter(Job::is_finished) {
-                Errand::of(&bus, &job).send_again(&given.subject).await;
+                let errand = Errand::of(&bus, &job);
+                patiently("the copy of a late order", || errand.send_again(&given.subject)).await;
             }
             (of, given.at)
         }));
@@ -297,7 +299,7 @@ where
     loop {
         match act().await {
             Ok(done) => return done,
-            Err(fault) => wait(&mut delays, &fault, &format!("{what} can't be read")).await,
+            Err(fault) => wait(&mut delays, &fault, &format!("{what} can't be had or sent now")).await,
         }
     }
 }

@@ -16,6 +16,7 @@ mod dispatch;
 mod fold;
 mod follow;
 mod intake;
+mod lanes;
 mod late;
 mod log;
 #[cfg(test)]

@@ -27,19 +27,26 @@ impl Key {
     }
 }
 
-/// An order that has not ended, by the generation that was ordered and its sequence; `None`: it has. Not as numbers, as with a
-/// key: beside those, a third of it would be empty.
+/// An order: the generation that was ordered and its sequence while it has not ended. Not as numbers, as with a key: beside those, a
+/// third of it would be empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Sent(Option<([u8; 4], [u8; 8])>);
+enum Sent {
+    UnderWay([u8; 4], [u8; 8]),
+    Resolved,
+    Failed,
+}
 
 impl Sent {
     fn new(generation: u32, ordered_at: u64) -> Sent {
-        Sent(Some((generation.to_be_bytes(), ordered_at.to_be_bytes())))
+        Sent::UnderWay(generation.to_be_bytes(), ordered_at.to_be_bytes())
     }
 
-    /// Its sequence, if it is of this generation and has not ended.
-    fn ordered_at(self, generation: u32) -> Option<u64> {
-        self.0.filter(|sent| u32::from_be_bytes(sent.0) == generation).map(|sent| u64::from_be_bytes(sent.1))
+    /// Its generation and its sequence, if it has not ended.
+    fn under_way(self) -> Option<(u32, u64)> {
+        match self {
+            Sent::UnderWay(generation, at) => Some((u32::from_be_bytes(generation), u64::from_be_bytes(at))),
+            Sent::Resolved | Sent::Failed => None,
+        }
     }
 }
 
@@ -90,20 +97,31 @@ impl Progress {
                 }
                 return true;
             }
-            Some(Record::Resolved(act)) if self.end(letter, act.generation) => self.resolved += 1,
-            Some(Record::Captured(captured)) if self.end(letter, captured.generation) => self.failed += 1,
+            Some(Record::Resolved(act)) if self.end(letter, act.generation, Sent::Resolved) => self.resolved += 1,
+            Some(Record::Captured(captured)) if self.end(letter, captured.generation, Sent::Failed) => self.failed += 1,
             _ => {}
         }
         false
     }
 
-    fn end(&mut self, letter: Key, generation: u32) -> bool {
+    fn end(&mut self, letter: Key, generation: u32, ended: Sent) -> bool {
         let Some(sent) = self.ours.get_mut(&letter) else { return false };
-        let Some(ordered_at) = sent.ordered_at(generation) else { return false };
-        *sent = Sent(None);
+        let of_it = sent.under_way().filter(|(of, _)| *of == generation);
+        let Some((_, ordered_at)) = of_it else { return false };
+        *sent = ended;
         // Whatever ended had its copy.
         self.uncopied.remove(&ordered_at);
         true
+    }
+
+    /// What was read as an order of this job is none.
+    pub(super) fn disown(&mut self, letter: Key) {
+        match self.ours.remove(&letter) {
+            Some(Sent::UnderWay(_, at)) => drop(self.uncopied.remove(&u64::from_be_bytes(at))),
+            Some(Sent::Resolved) => self.resolved -= 1,
+            Some(Sent::Failed) => self.failed -= 1,
+            None => {}
+        }
     }
 
     /// The copy of the letter that was ordered at `sequence` is on the lane.
@@ -122,8 +140,7 @@ impl Progress {
 
     /// The order of a letter whose copy is not known to be on the lane: its sequence and the letter's subject.
     pub(super) fn uncopied(&self, letter: Key) -> Option<(u64, String)> {
-        let (_, at) = self.ours.get(&letter)?.0?;
-        let at = u64::from_be_bytes(at);
+        let (_, at) = self.ours.get(&letter)?.under_way()?;
         self.uncopied.get(&at).map(|subject| (at, subject.clone()))
     }
 
@@ -217,6 +234,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_disowned_counts_nowhere_however_it_ended() {
+        for end in [None, Some(resolved(1)), Some(captured(1))] {
+            let mut progress = Progress::new("j", 10);
+            progress.apply(key(1), (11, ""), &order("j", 1));
+            progress.apply(key(2), (12, ""), &order("j", 1));
+            if let Some(end) = &end {
+                progress.apply(key(1), (13, ""), end);
+            }
+            progress.disown(key(1));
+            assert_eq!((numbers(&progress), progress.is_ours(key(1))), ((1, 0, 0), false));
+            assert_eq!(progress.uncopied_after(0).len(), 1);
+        }
+    }
+
+    #[test]
     fn copies_are_known_whichever_is_heard_first() {
         let mut progress = Progress::new("j", 0);
         progress.copied(2);
@@ -251,7 +283,7 @@ mod tests {
             let again = records[..cut].iter().chain(&records);
             again.for_each(|(key, at, record)| { twice.apply(*key, (*at, ""), record); });
             prop_assert_eq!(&once, &twice);
-            prop_assert_eq!(once.counts().in_flight(), once.ours.values().filter(|sent| sent.0.is_some()).count() as u64);
+            prop_assert_eq!(once.counts().in_flight(), once.ours.values().filter(|sent| sent.under_way().is_some()).count() as u64);
         }
     }
 }
