@@ -7,7 +7,10 @@ use mesh_core::{
     bus::Bus,
     dead_letter::{Letter, LetterState},
     fault::{Effect, Fault},
-    operate::letters::{self, Order, Replayed, Replays},
+    operate::{
+        jobs,
+        letters::{self, Order, Replayed, Replays},
+    },
     subject::Name,
 };
 use serde_json::{Value, json};
@@ -38,6 +41,7 @@ pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) 
         check_again(&args, "more than a few letters are a job")?;
         return rollout::run(args, bus, (global, output)).await;
     };
+    rollout::tell_beside(&bus, &meant(&letters, &args)).await;
     if letters.is_empty() {
         return nothing("no open letters: nothing to replay", Status::Ok, output);
     }
@@ -179,6 +183,13 @@ fn that_go(mut letters: Vec<Letter>, here: &Name, may_be_replaying: bool) -> Vec
         mention(&format!("note: {count} left out: {}", reasons.join(", ")));
     }
     letters
+}
+
+/// What is about to be replayed, as a job would say it: letters by their ids, or filters, whichever letters those mean.
+fn meant(letters: &[Letter], args: &ReplayArgs) -> jobs::Selection {
+    let named = letters.iter().filter(|_| !args.ids.is_empty());
+    let ids = named.map(|letter| letter.letter.id.clone()).collect();
+    jobs::Selection::new(ids, &args.filters.selection(Wanted::Open))
 }
 
 async fn order_all(bus: &Bus, letters: &[Letter], order: &Order) -> (Vec<Replayed>, Vec<Fault>) {
