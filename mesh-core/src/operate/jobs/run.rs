@@ -25,8 +25,8 @@ use crate::{
 pub async fn run(bus: &Bus, me: &str) {
     let book = Book::default();
     // Before any job gives an order: none may be stored before it is known from where on they are looked after.
-    let late = Late::begin(bus, book.clone()).await;
-    let mut looking_after = std::pin::pin!(late.run());
+    let late = Box::pin(Late::begin(bus, book.clone())).await;
+    let mut looking_after = Box::pin(late.run());
     let (heard_into, mut heard) = mpsc::channel(1024);
     let all = subject::job(bus.gate().identity().region(), "*");
     let reading = Reading { stream: JOB_STREAM, subjects: vec![all], from: 1 };
