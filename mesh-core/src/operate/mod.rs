@@ -6,6 +6,7 @@ pub mod keeper;
 pub mod keys;
 pub mod ledger;
 pub mod letters;
+mod position;
 pub mod regions;
 mod served;
 pub mod topology;

@@ -66,8 +66,10 @@ mod own_contracts;
 mod replay;
 // The name of a pseudo-terminal is asked for as only Linux can.
 #[cfg(target_os = "linux")]
+mod replay_away;
 mod replay_bar;
 mod replay_full;
+mod replay_late;
 mod replay_named;
 mod replay_preview;
 mod replay_refused;

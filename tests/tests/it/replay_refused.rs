@@ -178,3 +178,29 @@ async fn a_replay_at_the_command_line_prints_one_object_whatever_it_did() {
     let many = person.json(0, &replay(&["--all", "--yes", "--no-wait"])).await;
     assert_eq!(many["job"]["selected"], 101);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_beside_a_job_says_so_and_a_watch_for_what_never_comes_is_refused() {
+    let office = Office::open(&["a", "b"]).await;
+    for service in ["a", "b"] {
+        capture(office.bus(), service, 0..3).await;
+    }
+    // Nobody keeps: all of them are still to be sent.
+    let job = office.ask("a", |ask| ask.rate = "5/s".parse().ok()).await;
+    let person = Operator::at(&office.broker, "operator");
+    let said = async |words: &[&'static str]| {
+        let ended = person.run(&[&["dead-letter"], words].concat()).await;
+        (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+    };
+    let told = format!("note: job {} of ada (waiting, 5/s) has 3 letters to send", job.id);
+    for words in [&["replay", "--all", "--dry-run"][..], &["replay", "--consumer", "a/work", "--yes", "--no-wait"]] {
+        let (status, stderr) = said(words).await;
+        assert!(status == Some(0) && stderr.contains(&told), "{words:?}: {stderr}");
+    }
+    let (status, stderr) = said(&["replay", "--consumer", "b/work", "--yes", "--no-wait"]).await;
+    assert!(status == Some(0) && !stderr.contains("note: job"), "{stderr}");
+    for words in [&["watch", "--state", "held"][..], &["watch", "--since", "2h"]] {
+        let (status, stderr) = said(words).await;
+        assert!(status == Some(2) && stderr.contains("mesh dead-letter list"), "{words:?}: {stderr}");
+    }
+}

@@ -4,13 +4,15 @@
 //! What is heard of a letter and what came of it here may be known in either order. An order is the job's whoever gave it: a runner
 //! that is gone may have handed one to the bus that is stored while this one looks at the same letter.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use mesh_proto::v1::LetterRecord;
+use tokio::time::Instant;
 
 use super::{
     Job,
-    dispatch::Skip,
+    dispatch::{Skip, subject_of},
+    lanes::{Lanes, Waiting},
     progress::{Key, Progress},
     queue::Queue,
     share::{Mark, Share},
@@ -30,6 +32,10 @@ pub(super) struct Account {
     starting: HashMap<Key, Option<Mark>>,
     /// Orders whose copy may be missing, sequence and subject.
     missing: VecDeque<(u64, String)>,
+    /// Letters whose order was not confirmed and was not found either: it may be on its way. Their subjects.
+    in_doubt: BTreeMap<Key, String>,
+    /// Which consumers are there, and what waits for them.
+    pub(super) lanes: Lanes,
     /// What an earlier runner counted as skipped.
     skipped_before: Skips,
     is_caught_up: bool,
@@ -43,6 +49,8 @@ impl Account {
             queue: Queue::new(share),
             starting: HashMap::new(),
             missing: VecDeque::new(),
+            in_doubt: BTreeMap::new(),
+            lanes: Lanes::default(),
             skipped_before: job.counts().skipped,
             is_caught_up: false,
             is_walked: false,
@@ -73,13 +81,15 @@ impl Account {
 
     /// Whether no letter is left to look at.
     pub(super) fn is_through(&self) -> bool {
-        self.is_walked && self.queue.is_empty()
+        self.is_walked && self.queue.is_empty() && !self.lanes.has_letters()
     }
 
     /// Takes the next record of a letter, from its place in the stream: sequence and subject. `was_there`: see
     /// [`Others::hear`](super::since::Others::hear).
     pub(super) fn hear(&mut self, key: Key, place: (u64, &str), record: &LetterRecord, was_there: Option<bool>) {
         let is_order = self.progress.apply(key, place, record);
+        // Whatever stands now stands in the place of what was on its way, or is that.
+        self.in_doubt.remove(&key);
         self.queue.heard(key, (!self.progress.is_ours(key)).then_some((record, was_there)));
         if !is_order {
             return;
@@ -116,6 +126,7 @@ impl Account {
 
     /// A letter is about to be ordered.
     pub(super) fn begin(&mut self, key: Key) {
+        self.in_doubt.remove(&key);
         self.starting.insert(key, self.queue.begin(key));
     }
 
@@ -159,6 +170,34 @@ impl Account {
         }
     }
 
+    /// The same, and its order may be on its way all the same.
+    pub(super) fn put_back_in_doubt(&mut self, key: Key, letter: Box<Letter>) {
+        self.in_doubt.insert(key, subject_of(&letter));
+        self.put_back(key, letter);
+    }
+
+    /// The next letter whose order may be on its way, and its subject: to be looked at once more before the job ends.
+    pub(super) fn next_in_doubt(&mut self) -> Option<(Key, String)> {
+        self.in_doubt.pop_first()
+    }
+
+    /// A letter that was begun is open, and waits for its lane.
+    pub(super) fn wait_for_lane(&mut self, key: Key, subject: &str) {
+        if self.let_go(key) {
+            self.lanes.wait(subject, Instant::now());
+        }
+    }
+
+    /// What was read as an order of this job is none: the letter was not the job's to send, or nobody ordered it.
+    pub(super) fn disown(&mut self, key: Key) {
+        self.progress.disown(key);
+    }
+
+    /// The lanes that are away, and what waits for them.
+    pub(super) fn waiting(&self) -> Vec<Waiting> {
+        self.lanes.waiting()
+    }
+
     /// A letter is not under way any more. Whether it is not the job's: if it was ordered meanwhile, nobody has sent its copy.
     fn let_go(&mut self, key: Key) -> bool {
         self.starting.remove(&key);
@@ -168,7 +207,7 @@ impl Account {
 
     /// Whether a copy of an order may be missing that nobody sees to yet.
     pub(super) fn misses_copies(&self) -> bool {
-        !self.missing.is_empty()
+        !self.missing.is_empty() || self.lanes.has_copies()
     }
 
     /// The next order whose copy may be missing: sequence and subject.
@@ -200,11 +239,11 @@ mod tests {
     }
 
     fn key() -> Key {
-        Key::of(&id()).unwrap()
+        Key::of(SUBJECT).unwrap()
     }
 
     fn letter() -> Box<Letter> {
-        let captured = DeadLetter { id: id(), ..Default::default() };
+        let captured = DeadLetter { id: id(), service: "a".into(), consumer: "work".into(), ..Default::default() };
         let mut letters = Letters::default();
         letters.follow(&id(), "local", 1, LetterRecord { record: Some(Record::Captured(captured)) });
         Box::new(letters.into_map().into_values().next().unwrap())
@@ -265,6 +304,47 @@ mod tests {
     }
 
     #[test]
+    fn an_order_in_doubt_is_looked_for_until_anything_stands_in_its_place() {
+        let in_doubt = || {
+            let mut account = account(0);
+            account.catch_up(0);
+            account.begin(key());
+            account.put_back_in_doubt(key(), letter());
+            account
+        };
+        let asked = Some((key(), SUBJECT.to_owned()));
+        let mut account = in_doubt();
+        assert_eq!((account.next_in_doubt(), account.next_in_doubt()), (asked, None));
+        // What came of it, or what came in its stead: either way it can't be stored any more.
+        for job in ["j", "other"] {
+            let mut account = in_doubt();
+            account.hear(key(), (11, SUBJECT), &order(job), Some(true));
+            assert_eq!(account.next_in_doubt(), None, "{job}");
+        }
+        let mut account = in_doubt();
+        account.begin(key());
+        assert_eq!(account.next_in_doubt(), None, "it is given again, and the answer to that says it");
+    }
+
+    #[test]
+    fn a_letter_that_waits_for_its_lane_is_left_and_one_that_is_ordered_meanwhile_lacks_its_copy() {
+        let mut account = account(0);
+        account.catch_up(0);
+        account.end_walk();
+        account.look_at(key());
+        account.wait_for_lane(key(), SUBJECT);
+        assert!(account.starting() == 0 && !account.is_through());
+        let mut account = self::account(0);
+        account.catch_up(0);
+        account.look_at(key());
+        account.hear(key(), (11, SUBJECT), &order("j"), Some(true));
+        account.wait_for_lane(key(), SUBJECT);
+        assert_eq!(missing(&mut account), [(11, SUBJECT.to_owned())]);
+        account.lanes.wait_for_copy(11, SUBJECT, Instant::now());
+        assert!(account.misses_copies() && !account.lanes.has_letters());
+    }
+
+    #[test]
     fn what_was_ordered_meanwhile_is_not_skipped() {
         let mut account = account(0);
         account.catch_up(0);
@@ -282,7 +362,7 @@ mod tests {
         let skipped = |account: &Account| account.counts().skipped.replayed_by_others;
         assert_eq!(skipped(&account), 2);
         for (letter, counted) in [("b", 2), ("c", 2), ("d", 3)] {
-            let key = Key::of(&letter.repeat(32)).unwrap();
+            let key = Key::of(&format!("mesh1.dead.local.a.work.{}", letter.repeat(32))).unwrap();
             account.look_at(key);
             account.not_sent(key, Some(Skip::ReplayedByOthers));
             assert_eq!(skipped(&account), counted);

@@ -185,7 +185,10 @@ async fn order(bus: &Bus, job: &Job, by: &str, why: &str, kind: fn(v1::JobAct) -
         }
         match append(bus, &now.id, now.last_sequence, kind(act.clone())).await {
             Ok(_) => return Ok(()),
-            Err(error) if error.is_conflict() => now = again(bus, &now.id).await?,
+            Err(error) if error.is_conflict() => {
+                let there_is_none = || missing(format!("there is no job {}", now.id));
+                now = again(bus, &now.id).await?.ok_or_else(there_is_none)?;
+            }
             Err(error) => {
                 let next = format!("look first: mesh dead-letter jobs show {}", now.id);
                 return Err(error.into_order_fault(&format!("the order for job {}", now.id), &next));
@@ -194,9 +197,10 @@ async fn order(bus: &Bus, job: &Job, by: &str, why: &str, kind: fn(v1::JobAct) -
     }
 }
 
-async fn again(bus: &Bus, id: &str) -> Result<Job, Fault> {
+/// One job as it stands now. `None`: there is none.
+pub(super) async fn again(bus: &Bus, id: &str) -> Result<Option<Job>, Fault> {
     let jobs = read(bus, &subject::job(bus.gate().identity().region(), id)).await?;
-    jobs.get(id).cloned().ok_or_else(|| missing(format!("there is no job {id}")))
+    Ok(jobs.get(id).cloned())
 }
 
 /// Calls `each` with a job as it stands now and whenever it changes, until `each` says stop. Cancel-safe.

@@ -2,28 +2,28 @@
 
 use std::time::Duration;
 
-use super::Selection;
+use super::{Job, Selection};
 use crate::{
     bus::Bus,
     clock::patient_delays,
     dead_letter::{ActKind, Letter, LetterState, Letters},
     fault::{Effect, Fault, Reason},
-    operate::letters::{Replayed, Replays, is_passing},
+    operate::letters::{Order, Replayed, Replays, is_passing},
     subject::DEAD_LETTER_STREAM,
 };
 
 /// How often an order may be refused as outdated while its letter reads as before.
 const MAX_UNCHANGED: u32 = 6;
 
-/// What came of a candidate.
+/// Why a candidate is not ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Its order stands at this sequence, and its copy is on the lane.
-    Sent { ordered_at: u64 },
     /// It was open when the job was asked for, and is not to be sent.
     Skipped(Skip),
     /// It is none of the job's.
     NotMeant,
+    /// It was sent by the job, and what became of it is in the account already.
+    Counted,
 }
 
 /// Why it is not to be sent.
@@ -69,6 +69,17 @@ pub(super) enum Ordered {
 }
 
 impl Errand {
+    pub(super) fn of(bus: &Bus, job: &Job) -> Errand {
+        let order = Order { by: job.asked.by.clone(), why: job.asked.why.clone(), again: false, job: job.id.clone() };
+        Errand {
+            bus: bus.clone(),
+            job: job.id.clone(),
+            selection: job.selection(),
+            cut_off: job.replay.cut_off,
+            replays: Replays::new(bus, order),
+        }
+    }
+
     /// Orders an open letter once, or finds out why not. Whether it is tried again is not decided here: the job may be stopped
     /// meanwhile, and the moment that it had goes to another letter. `outdated`: how often it read as before though its order was
     /// refused as outdated.
@@ -101,24 +112,44 @@ impl Errand {
         }
     }
 
-    /// Sends the copy of a letter that this job ordered, once more.
-    pub(super) async fn send_again(&self, subject: &str) {
-        if let Todo::Copy(letter, replayed) = self.look_up(subject).await {
-            self.copy(&letter, &replayed).await;
+    /// Sends the copy of a letter that this job ordered, once more. `false`: the job has not ordered it, or had nothing to order
+    /// there.
+    ///
+    /// # Errors
+    /// Of [`copy`](Errand::copy).
+    pub(super) async fn send_again(&self, subject: &str) -> Result<bool, Fault> {
+        match self.look_up(subject).await {
+            Todo::Copy(letter, replayed) => self.copy(&letter, &replayed).await.map(|()| true),
+            Todo::Nothing(outcome) => Ok(outcome == Outcome::Counted),
+            Todo::Order(_) => Ok(false),
         }
     }
 
-    pub(super) async fn copy(&self, letter: &Letter, replayed: &Replayed) -> Outcome {
-        let mut delays = patient_delays();
-        while let Err(fault) = self.replays.send(letter, replayed).await {
-            // What its lane will never take has failed again: it is open, and nobody waits for it.
-            match self.replays.fail(letter, replayed, &fault).await {
-                Ok(true) => break,
-                Ok(false) => wait(&mut delays, &fault, "the copy of a replay is not confirmed").await,
-                Err(fault) => wait(&mut delays, &fault, "the end of a replay is not confirmed").await,
-            }
+    /// Sends the copy of an order, once. What its lane will never take has failed again: it is open, and nobody waits for it.
+    ///
+    /// # Errors
+    /// The lane is away, or the end of what it will never take is not confirmed. The copy may be there all the same, and sending it
+    /// again is safe.
+    pub(super) async fn copy(&self, letter: &Letter, replayed: &Replayed) -> Result<(), Fault> {
+        let Err(fault) = self.replays.send(letter, replayed).await else { return Ok(()) };
+        match self.replays.fail(letter, replayed, &fault).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(fault),
+            Err(unconfirmed) => Err(unconfirmed),
         }
-        Outcome::Sent { ordered_at: replayed.ordered_at }
+    }
+
+    /// Looks for the consumer of a letter. `false`: it does not exist any more.
+    ///
+    /// # Errors
+    /// Its lane can't be asked now.
+    pub(super) async fn find_consumer(&self, letter: &Letter) -> Result<bool, Fault> {
+        match self.replays.find_consumer(letter).await {
+            Err(fault) if is_passing(&fault) => Err(fault),
+            Err(fault) if fault.reason() == Reason::ConsumerMissing => Ok(false),
+            // What else there is against it is said of its order.
+            Ok(()) | Err(_) => Ok(true),
+        }
     }
 
     /// What is to be done with a letter that something happened to.
@@ -173,8 +204,7 @@ impl Errand {
             let is_under_way = now.state == LetterState::Replaying && now.history.last() == Some(ours);
             let (generation, ordered_at) = (ours.generation, now.last_sequence);
             let replayed = Replayed { letter_id: now.letter.id.clone(), generation, ordered_at };
-            // What has ended since is in the account already.
-            return if is_under_way { Todo::Copy(Box::new(now), replayed) } else { Todo::Nothing(Outcome::NotMeant) };
+            return if is_under_way { Todo::Copy(Box::new(now), replayed) } else { Todo::Nothing(Outcome::Counted) };
         }
         Todo::Nothing(Outcome::Skipped(match now.state {
             // A new generation is a new capture: it came after the job was asked for.
@@ -217,7 +247,7 @@ fn refused(letter: &Letter, fault: &Fault) -> Outcome {
     Outcome::Skipped(Skip::Refused)
 }
 
-async fn wait(delays: &mut (impl Iterator<Item = Duration> + Send), fault: &Fault, what: &str) {
+pub(super) async fn wait(delays: &mut (impl Iterator<Item = Duration> + Send), fault: &Fault, what: &str) {
     tracing::warn!(%fault, "{what}: it is tried again");
     tokio::time::sleep(delays.next().unwrap_or_default()).await;
 }

@@ -189,6 +189,9 @@ impl Job {
             Record::Finished(finished) => {
                 self.checkpoint.counts = finished.counts;
                 self.checkpoint.at_ms = finished.at_ms;
+                // An older keeper does not say it.
+                self.checkpoint.copied_through = self.checkpoint.copied_through.max(finished.copied_through);
+                self.checkpoint.waiting.clear();
                 self.finished_ms = Some(finished.at_ms);
                 None
             }

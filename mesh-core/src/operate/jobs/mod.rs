@@ -16,6 +16,8 @@ mod dispatch;
 mod fold;
 mod follow;
 mod intake;
+mod lanes;
+mod late;
 mod log;
 #[cfg(test)]
 mod model_tests;

@@ -274,7 +274,7 @@ impl World {
 }
 
 fn key(letter: u64) -> Key {
-    Key::of(&format!("{letter:032x}")).unwrap()
+    Key::of(&format!("mesh1.dead.local.a.work.{letter:032x}")).unwrap()
 }
 
 struct Replay;

@@ -5,35 +5,48 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use aws_lc_rs::digest;
 use mesh_proto::v1::{LetterRecord, letter_record::Record};
 
-use crate::policy::replay::Counts;
+use crate::{policy::replay::Counts, subject::Place};
 
-/// A letter's id in 16 bytes: many are kept. Not as a number: beside one, most of what is kept of a letter would be empty.
+/// A letter's place in 16 bytes: many are kept. Not as a number: beside one, most of what is kept of a letter would be empty.
+///
+/// It is of the whole subject, not of the id in it: what a service writes under its own name says nothing of another's letter,
+/// whatever id it writes there. So it is a cryptographic hash, for which no second subject can be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Key([u8; 16]);
 
 impl Key {
-    /// `None`: it is no letter's id.
-    pub(super) fn of(id: &str) -> Option<Key> {
+    /// `None`: it is no letter's subject.
+    pub(super) fn of(subject: &str) -> Option<Key> {
+        let Some(Place::DeadLetter { letter: id, .. }) = Place::parse(subject) else { return None };
         let is_id = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
-        if is_id { u128::from_str_radix(id, 16).ok().map(|id| Key(id.to_be_bytes())) } else { None }
+        let hash = is_id.then(|| digest::digest(&digest::SHA256, subject.as_bytes()))?;
+        hash.as_ref().first_chunk().copied().map(Key)
     }
 }
 
-/// An order that has not ended, by the generation that was ordered and its sequence; `None`: it has. Not as numbers, as with a
-/// key: beside those, a third of it would be empty.
+/// An order: the generation that was ordered and its sequence while it has not ended. Not as numbers, as with a key: beside those, a
+/// third of it would be empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Sent(Option<([u8; 4], [u8; 8])>);
+enum Sent {
+    UnderWay([u8; 4], [u8; 8]),
+    Resolved,
+    Failed,
+}
 
 impl Sent {
     fn new(generation: u32, ordered_at: u64) -> Sent {
-        Sent(Some((generation.to_be_bytes(), ordered_at.to_be_bytes())))
+        Sent::UnderWay(generation.to_be_bytes(), ordered_at.to_be_bytes())
     }
 
-    /// Its sequence, if it is of this generation and has not ended.
-    fn ordered_at(self, generation: u32) -> Option<u64> {
-        self.0.filter(|sent| u32::from_be_bytes(sent.0) == generation).map(|sent| u64::from_be_bytes(sent.1))
+    /// Its generation and its sequence, if it has not ended.
+    fn under_way(self) -> Option<(u32, u64)> {
+        match self {
+            Sent::UnderWay(generation, at) => Some((u32::from_be_bytes(generation), u64::from_be_bytes(at))),
+            Sent::Resolved | Sent::Failed => None,
+        }
     }
 }
 
@@ -84,20 +97,31 @@ impl Progress {
                 }
                 return true;
             }
-            Some(Record::Resolved(act)) if self.end(letter, act.generation) => self.resolved += 1,
-            Some(Record::Captured(captured)) if self.end(letter, captured.generation) => self.failed += 1,
+            Some(Record::Resolved(act)) if self.end(letter, act.generation, Sent::Resolved) => self.resolved += 1,
+            Some(Record::Captured(captured)) if self.end(letter, captured.generation, Sent::Failed) => self.failed += 1,
             _ => {}
         }
         false
     }
 
-    fn end(&mut self, letter: Key, generation: u32) -> bool {
+    fn end(&mut self, letter: Key, generation: u32, ended: Sent) -> bool {
         let Some(sent) = self.ours.get_mut(&letter) else { return false };
-        let Some(ordered_at) = sent.ordered_at(generation) else { return false };
-        *sent = Sent(None);
+        let of_it = sent.under_way().filter(|(of, _)| *of == generation);
+        let Some((_, ordered_at)) = of_it else { return false };
+        *sent = ended;
         // Whatever ended had its copy.
         self.uncopied.remove(&ordered_at);
         true
+    }
+
+    /// What was read as an order of this job is none.
+    pub(super) fn disown(&mut self, letter: Key) {
+        match self.ours.remove(&letter) {
+            Some(Sent::UnderWay(_, at)) => drop(self.uncopied.remove(&u64::from_be_bytes(at))),
+            Some(Sent::Resolved) => self.resolved -= 1,
+            Some(Sent::Failed) => self.failed -= 1,
+            None => {}
+        }
     }
 
     /// The copy of the letter that was ordered at `sequence` is on the lane.
@@ -116,8 +140,7 @@ impl Progress {
 
     /// The order of a letter whose copy is not known to be on the lane: its sequence and the letter's subject.
     pub(super) fn uncopied(&self, letter: Key) -> Option<(u64, String)> {
-        let (_, at) = self.ours.get(&letter)?.0?;
-        let at = u64::from_be_bytes(at);
+        let (_, at) = self.ours.get(&letter)?.under_way()?;
         self.uncopied.get(&at).map(|subject| (at, subject.clone()))
     }
 
@@ -180,6 +203,19 @@ mod tests {
     }
 
     #[test]
+    fn a_letter_is_told_by_its_place_and_not_by_its_id() {
+        let id = "a".repeat(32);
+        let of = |place: &str| Key::of(&format!("mesh1.dead.{place}.{id}"));
+        assert!(of("local.a.work").is_some() && of("local.a.work") == of("local.a.work"));
+        for other in ["local.b.work", "local.a.other", "eu.a.work"] {
+            assert!(of(other).is_some() && of(other) != of("local.a.work"), "{other}");
+        }
+        for none in [id.clone(), format!("mesh1.lane.local.a.work.{id}"), "mesh1.dead.local.a.work.0af".to_owned()] {
+            assert_eq!(Key::of(&none), None, "{none}");
+        }
+    }
+
+    #[test]
     fn only_ours_is_counted_and_each_end_once() {
         let mut progress = Progress::new("j", 10);
         assert!(!progress.apply(key(1), (10, ""), &order("j", 1)), "before the cut-off");
@@ -195,6 +231,21 @@ mod tests {
         progress.apply(key(1), (16, ""), &order("", 2));
         progress.apply(key(1), (17, ""), &resolved(2));
         assert_eq!((numbers(&progress), progress.counts().in_flight()), ((1, 0, 1), 0));
+    }
+
+    #[test]
+    fn what_is_disowned_counts_nowhere_however_it_ended() {
+        for end in [None, Some(resolved(1)), Some(captured(1))] {
+            let mut progress = Progress::new("j", 10);
+            progress.apply(key(1), (11, ""), &order("j", 1));
+            progress.apply(key(2), (12, ""), &order("j", 1));
+            if let Some(end) = &end {
+                progress.apply(key(1), (13, ""), end);
+            }
+            progress.disown(key(1));
+            assert_eq!((numbers(&progress), progress.is_ours(key(1))), ((1, 0, 0), false));
+            assert_eq!(progress.uncopied_after(0).len(), 1);
+        }
     }
 
     #[test]
@@ -232,7 +283,7 @@ mod tests {
             let again = records[..cut].iter().chain(&records);
             again.for_each(|(key, at, record)| { twice.apply(*key, (*at, ""), record); });
             prop_assert_eq!(&once, &twice);
-            prop_assert_eq!(once.counts().in_flight(), once.ours.values().filter(|sent| sent.0.is_some()).count() as u64);
+            prop_assert_eq!(once.counts().in_flight(), once.ours.values().filter(|sent| sent.under_way().is_some()).count() as u64);
         }
     }
 }

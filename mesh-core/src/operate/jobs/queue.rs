@@ -234,7 +234,7 @@ mod tests {
     use crate::operate::letters;
 
     fn key() -> Key {
-        Key::of(&"a".repeat(32)).unwrap()
+        Key::of(&format!("mesh1.dead.local.a.work.{}", "a".repeat(32))).unwrap()
     }
 
     fn look_up(seen: u64, is_meant: bool) -> Candidate {
@@ -243,7 +243,8 @@ mod tests {
 
     fn letter() -> Candidate {
         let mut letters = crate::dead_letter::Letters::default();
-        let letter = v1::DeadLetter { id: "a".repeat(32), ..Default::default() };
+        let (service, consumer) = ("a".into(), "work".into());
+        let letter = v1::DeadLetter { id: "a".repeat(32), service, consumer, ..Default::default() };
         let record = LetterRecord { record: Some(Record::Captured(letter)) };
         letters.follow(&"a".repeat(32), "local", 1, record);
         Candidate::Letter(Box::new(letters.into_map().into_values().next().unwrap()))

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     Job, Jobs,
     follow::{Heard, Reading, follow},
+    late::{Book, Late},
     runner::Runner,
     share::Share,
 };
@@ -22,12 +23,16 @@ use crate::{
 /// Two that run at once by mistake (a lease that ran out unnoticed) do no harm: each letter is ordered by compare-and-set, and
 /// of two runners of a job the one that took it up first stops.
 pub async fn run(bus: &Bus, me: &str) {
+    let book = Book::default();
+    // Before any job gives an order: none may be stored before it is known from where on they are looked after.
+    let late = Box::pin(Late::begin(bus, book.clone())).await;
+    let mut looking_after = Box::pin(late.run());
     let (heard_into, mut heard) = mpsc::channel(1024);
     let all = subject::job(bus.gate().identity().region(), "*");
     let reading = Reading { stream: JOB_STREAM, subjects: vec![all], from: 1 };
     let mut following = std::pin::pin!(follow(bus, reading, heard_into));
     let mut running: FuturesUnordered<BoxFuture<'_, String>> = FuturesUnordered::new();
-    let (mut desk, share) = (Desk::default(), Share::default());
+    let (mut desk, share) = (Desk { book, ..Desk::default() }, Share::default());
     loop {
         tokio::select! {
             heard = heard.recv() => match heard {
@@ -40,6 +45,7 @@ pub async fn run(bus: &Bus, me: &str) {
             },
             Some(id) = running.next(), if !running.is_empty() => desk.ended(&id),
             () = &mut following => return,
+            never = &mut looking_after => match never {},
         }
     }
 }
@@ -58,6 +64,8 @@ struct Desk {
     jobs: Jobs,
     is_caught_up: bool,
     told: HashMap<String, watch::Sender<Job>>,
+    /// What whoever sees to late orders has to know of them.
+    book: Book,
 }
 
 impl Desk {
@@ -66,9 +74,14 @@ impl Desk {
         let changed: Vec<Job> = match heard {
             Heard::CaughtUp => {
                 self.is_caught_up = true;
+                self.book.is_read();
                 self.jobs.iter().cloned().collect()
             }
-            Heard::Record(envelope) => self.jobs.apply(&envelope).cloned().into_iter().collect(),
+            Heard::Record(envelope) => {
+                let changed = self.jobs.apply(&envelope).cloned();
+                changed.iter().for_each(|job| self.book.tell(job));
+                changed.into_iter().collect()
+            }
         };
         if !self.is_caught_up {
             return Vec::new();

@@ -4,21 +4,24 @@
 //! and does what [`policy::replay::next`](crate::policy::replay::next) says. It may be dropped at any moment: all that it
 //! knows stands in the streams.
 
+mod to_lanes;
+mod writing;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use mesh_proto::v1::{self, job_record::Record};
-use prost::Message as _;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
 
+use writing::Log;
+
 use super::{
     Job,
     account::Account,
-    dispatch::{Errand, Ordered, Outcome, Skip, Todo},
-    fold::to_wire,
+    dispatch::{Errand, Ordered, Outcome, Skip, Todo, subject_of},
     follow::{Heard, Reading, follow},
     intake::Intake,
     log::append,
@@ -29,12 +32,12 @@ use super::{
 };
 use crate::{
     bus::{Bus, PublishError},
-    dead_letter::Letter,
+    dead_letter::{Letter, record_of},
     envelope::{Envelope, header},
-    fault::Fault,
-    operate::letters::{Order, Replayed, Replays},
-    policy::replay::{Counts, Next, Pace, Plan, View, checkpoint_every_ms, next},
-    subject::{DEAD_LETTER_STREAM, Place},
+    fault::{Effect, Fault},
+    operate::letters::Replayed,
+    policy::replay::{Next, Pace, Plan, View, next},
+    subject::DEAD_LETTER_STREAM,
 };
 
 /// Letters whose order or copy is under way at once, at most, and their bytes.
@@ -51,8 +54,6 @@ const HEARD_AHEAD: usize = 512;
 const FOUND_AHEAD: usize = 64;
 /// How often the time of day is looked at while a job waits for its hour: it may be set meanwhile.
 const LOOK_AT_CLOCK: Duration = Duration::from_millis(500);
-/// How long after a refused record the next one is tried.
-const WRITE_AGAIN: Duration = Duration::from_millis(250);
 
 /// What was under way and has ended.
 enum Ended {
@@ -64,7 +65,16 @@ enum Ended {
     Copied {
         key: Key,
         bytes: usize,
-        outcome: Outcome,
+        subject: String,
+        ordered_at: u64,
+        result: Result<(), Fault>,
+    },
+    /// The consumer of a letter was looked for.
+    Found {
+        key: Key,
+        letter: Box<Letter>,
+        subject: String,
+        result: Result<bool, Fault>,
     },
     LookedUp {
         key: Key,
@@ -72,6 +82,8 @@ enum Ended {
     },
     SentAgain {
         ordered_at: u64,
+        subject: String,
+        result: Result<bool, Fault>,
     },
     /// A record that was to stand after the one at `after`.
     Written {
@@ -103,47 +115,14 @@ pub(super) struct Runner {
     log: Log,
 }
 
-/// The writing of the job's own records: one at a time.
-struct Log {
-    /// The sequence of the last record that is known.
-    last: u64,
-    is_writing: bool,
-    /// Nothing is written until the log was read up to here.
-    read_first: u64,
-    not_before: Instant,
-    next_checkpoint: Instant,
-    /// What was last said.
-    said: (Counts, usize),
-    /// Why the job is to be given up, until that stands in the log.
-    abort: Option<String>,
-    is_finishing: bool,
-}
-
 impl Runner {
     pub(super) fn new((bus, me): (&Bus, &str), job: watch::Receiver<Job>, share: Share) -> Runner {
         let now = Instant::now();
         let it = job.borrow().clone();
-        let order = Order { by: it.asked.by.clone(), why: it.asked.why.clone(), again: false, job: it.id.clone() };
-        let errand = Errand {
-            bus: bus.clone(),
-            job: it.id.clone(),
-            selection: it.selection(),
-            cut_off: it.replay.cut_off,
-            replays: Replays::new(bus, order),
-        };
         let plan = it.plan();
-        let log = Log {
-            last: it.last_sequence,
-            is_writing: false,
-            read_first: 0,
-            not_before: now,
-            next_checkpoint: now,
-            said: (it.counts(), 0),
-            abort: None,
-            is_finishing: false,
-        };
+        let log = Log::new(it.last_sequence, it.counts());
         Runner {
-            errand: Arc::new(errand),
+            errand: Arc::new(Errand::of(bus, &it)),
             me: me.to_owned(),
             pace: plan.rate.map(|rate| Pace::new(rate, Duration::ZERO)),
             plan,
@@ -249,6 +228,7 @@ impl Runner {
     fn act(&mut self) -> Instant {
         let mut wake = Instant::now() + Duration::from_secs(60);
         self.repair();
+        self.ask_lanes();
         // Decided anew each time: an order may be heard of that was thought to be refused.
         self.log.is_finishing = false;
         self.account.queue.look_aside(self.account.read_to());
@@ -265,8 +245,9 @@ impl Runner {
                 Next::Advance => self.step += 1,
                 Next::Abort(why) => self.log.abort = Some(why),
                 Next::Finish => {
+                    let is_settled = self.settle() && self.letters == 0;
                     let is_all_copied = self.repairs == 0 && !self.account.misses_copies();
-                    self.log.is_finishing = self.letters == 0 && is_all_copied;
+                    self.log.is_finishing = is_settled && is_all_copied;
                     break;
                 }
                 Next::Wait => break,
@@ -274,6 +255,7 @@ impl Runner {
         }
         // What was put aside just now is looked at again soon.
         wake = self.account.queue.looks_next().map_or(wake, |again| wake.min(again));
+        wake = self.account.lanes.wakes().map_or(wake, |again| wake.min(again));
         if self.account.is_through() {
             self.account.queue.end();
         }
@@ -303,11 +285,7 @@ impl Runner {
             Turn::Nothing => return Dispatched::NothingToSend,
             Turn::Gone => {}
             Turn::Taken(key) => account.queue.skip(key, Some(Skip::ReplayedByOthers)),
-            Turn::Send if is_full => return Dispatched::NothingToSend,
-            Turn::Send => match self.take_moment() {
-                Ok(()) => self.send(),
-                Err(not_now) => return not_now,
-            },
+            Turn::Send => return self.send_to_lane(is_full),
             Turn::LookUp if is_full || self.look_ups >= MAX_LOOK_UPS => return Dispatched::NothingToSend,
             Turn::LookBack { .. } if self.look_ups >= MAX_LOOK_BACKS => return Dispatched::NothingToSend,
             Turn::LookUp => self.look_up(None),
@@ -344,12 +322,31 @@ impl Runner {
     /// Sends the copy of a letter that was ordered.
     fn copy(&mut self, key: Key, letter: Box<Letter>, replayed: Replayed) {
         let (errand, bytes) = (Arc::clone(&self.errand), letter.letter.payload.len());
+        let (subject, ordered_at) = (subject_of(&letter), replayed.ordered_at);
+        self.account.lanes.give(&subject, Instant::now());
         self.letters += 1;
         self.bytes += bytes;
         self.under_way.push(Box::pin(async move {
-            let outcome = errand.copy(&letter, &replayed).await;
-            Ended::Copied { key, bytes, outcome }
+            let result = errand.copy(&letter, &replayed).await;
+            Ended::Copied { key, bytes, subject, ordered_at, result }
         }));
+    }
+
+    /// Looks once more at letters whose order may be on its way. Whether none is left.
+    fn settle(&mut self) -> bool {
+        while self.look_ups < MAX_LOOK_UPS {
+            let Some((key, subject)) = self.account.next_in_doubt() else { return self.look_ups == 0 };
+            if !self.account.is_begun(key) {
+                self.account.look_at(key);
+                self.look_ups += 1;
+                let errand = Arc::clone(&self.errand);
+                self.under_way.push(Box::pin(async move {
+                    let todo = errand.look_up(&subject).await;
+                    Ended::LookedUp { key, todo }
+                }));
+            }
+        }
+        false
     }
 
     /// Looks at the history of the first letter; only at what it was where it is known that somebody else replayed it.
@@ -376,18 +373,31 @@ impl Runner {
                 self.bytes -= bytes;
                 self.answered(key, ordered);
             }
-            Ended::Copied { key, bytes, outcome } => {
+            Ended::Copied { key, bytes, subject, ordered_at, result } => {
                 self.letters -= 1;
                 self.bytes -= bytes;
-                self.came_of(key, outcome);
+                self.account.lanes.answered(&subject, Instant::now(), result.is_ok());
+                match result {
+                    Ok(()) => self.account.sent(key, ordered_at),
+                    Err(fault) => self.copy_waits(ordered_at, &subject, &fault),
+                }
+            }
+            Ended::Found { key, letter, subject, result } => {
+                self.look_ups -= 1;
+                self.consumer_was(key, letter, &subject, result);
             }
             Ended::LookedUp { key, todo } => {
                 self.look_ups -= 1;
                 self.looked_up(key, todo);
             }
-            Ended::SentAgain { ordered_at } => {
+            Ended::SentAgain { ordered_at, subject, result } => {
                 self.repairs -= 1;
-                self.account.copied(ordered_at);
+                self.account.lanes.answered(&subject, Instant::now(), result.as_ref().is_ok_and(|is_ours| *is_ours));
+                match result {
+                    Ok(true) => self.account.copied(ordered_at),
+                    Ok(false) => Key::of(&subject).into_iter().for_each(|key| self.account.disown(key)),
+                    Err(fault) => self.copy_waits(ordered_at, &subject, &fault),
+                }
             }
             Ended::Written { after, result } => self.written(after, result),
         }
@@ -410,7 +420,11 @@ impl Runner {
             }
             Ordered::NotNow(letter, fault) => {
                 self.refused(&fault);
-                self.account.put_back(key, letter);
+                // It was not found, and may be stored all the same.
+                match fault.effect() {
+                    Effect::None => self.account.put_back(key, letter),
+                    _ => self.account.put_back_in_doubt(key, letter),
+                }
             }
             Ordered::Changed(letter) => self.account.put_back(key, letter),
             Ordered::Outdated(letter) => {
@@ -438,9 +452,8 @@ impl Runner {
 
     fn came_of(&mut self, key: Key, outcome: Outcome) {
         match outcome {
-            Outcome::Sent { ordered_at } => self.account.sent(key, ordered_at),
             Outcome::Skipped(skip) => self.account.not_sent(key, Some(skip)),
-            Outcome::NotMeant => self.account.not_sent(key, None),
+            Outcome::NotMeant | Outcome::Counted => self.account.not_sent(key, None),
         }
     }
 
@@ -480,93 +493,13 @@ impl Runner {
 
     fn hear_record(&mut self, envelope: &Envelope) {
         let Some(delivery) = &envelope.delivery else { return };
-        let Some(Place::DeadLetter { letter, .. }) = Place::parse(&envelope.subject) else { return };
-        let (Some(key), Ok(record)) = (Key::of(letter), v1::LetterRecord::decode(envelope.payload.clone())) else {
-            return;
-        };
+        let Some(key) = Key::of(&envelope.subject) else { return };
+        // Of another letter than its subject's, or of a kind that is not known here: nothing, at its place in the stream.
+        let record = v1::LetterRecord { record: record_of(envelope) };
         // The broker keeps what its writer said: after which record of the letter it comes.
         let before = envelope.header(header::EXPECTED_LAST).and_then(|sequence| sequence.parse::<u64>().ok());
         let was_there = before.map(|before| before <= self.errand.cut_off);
         self.account.hear(key, (delivery.sequence, &envelope.subject), &record, was_there);
-    }
-
-    /// Sends copies that may be missing once more.
-    fn repair(&mut self) {
-        while self.repairs < MAX_REPAIRS
-            && let Some((ordered_at, subject)) = self.account.next_missing()
-        {
-            let errand = Arc::clone(&self.errand);
-            self.repairs += 1;
-            self.under_way.push(Box::pin(async move {
-                errand.send_again(&subject).await;
-                Ended::SentAgain { ordered_at }
-            }));
-        }
-    }
-
-    /// Writes what the log lacks, one record at a time. When to look again.
-    fn write(&mut self) -> Instant {
-        let now = Instant::now();
-        let far = now + Duration::from_secs(60);
-        if self.log.is_writing || self.job.borrow().last_sequence < self.log.read_first {
-            return far;
-        }
-        if now < self.log.not_before {
-            return self.log.not_before;
-        }
-        let record = match self.record(now) {
-            Ok(record) => record,
-            Err(moment) => return moment.unwrap_or(far),
-        };
-        let (errand, after) = (Arc::clone(&self.errand), self.log.last);
-        self.log.is_writing = true;
-        self.under_way.push(Box::pin(async move {
-            let result = append(&errand.bus, &errand.job, after, record).await;
-            Ended::Written { after, result }
-        }));
-        far
-    }
-
-    /// The record that is to be written now; else when there will be one.
-    fn record(&mut self, now: Instant) -> Result<Record, Option<Instant>> {
-        let at_ms = self.errand.bus.gate().clock().now_ms();
-        if let Some(why) = self.log.abort.clone().filter(|_| self.job.borrow().end.is_none()) {
-            return Ok(Record::Aborted(v1::JobAct { at_ms, by: self.me.clone(), why }));
-        }
-        let counts = self.account.counts();
-        let wire = Some(to_wire(&counts));
-        if self.log.is_finishing {
-            return Ok(Record::Finished(v1::JobFinished { at_ms, counts: wire }));
-        }
-        if !self.account.is_caught_up() || self.log.said == (counts, self.step) {
-            return Err(None);
-        }
-        if now < self.log.next_checkpoint {
-            return Err(Some(self.log.next_checkpoint));
-        }
-        let run_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.log.next_checkpoint = now + Duration::from_millis(checkpoint_every_ms(run_ms));
-        self.log.said = (counts, self.step);
-        let step = if self.plan.canary.steps().is_empty() { 0 } else { self.step + 1 };
-        let step = u32::try_from(step).unwrap_or(u32::MAX);
-        let copied_through = self.account.copied_through();
-        Ok(Record::Checkpoint(v1::JobCheckpoint { at_ms, counts: wire, copied_through, step }))
-    }
-
-    fn written(&mut self, after: u64, result: Result<u64, PublishError>) {
-        self.log.is_writing = false;
-        match result {
-            Ok(sequence) => {
-                self.log.last = self.log.last.max(sequence);
-                self.log.read_first = sequence;
-            }
-            // Somebody ordered something, or an acknowledgement of ours was lost: the log says so in a moment.
-            Err(error) if error.is_conflict() => self.log.read_first = after + 1,
-            Err(error) => {
-                tracing::warn!(%error, job = self.errand.job, "the job's log does not take a record: it is tried again");
-                self.log.not_before = Instant::now() + WRITE_AGAIN;
-            }
-        }
     }
 }
 

@@ -94,7 +94,8 @@ mod tests {
 
     #[test]
     fn a_letter_is_one_jobs_until_it_is_known_what_came_of_it() {
-        let (share, letter) = (Share::default(), Key::of(&"a".repeat(32)).unwrap());
+        let subject = format!("mesh1.dead.local.a.work.{}", "a".repeat(32));
+        let (share, letter) = (Share::default(), Key::of(&subject).unwrap());
         let mark = share.begin(letter).unwrap();
         assert!(share.begin(letter).is_none());
         let fate = share.of(letter).unwrap();

@@ -119,7 +119,7 @@ mod tests {
     use crate::dead_letter::{ActKind, LetterState};
 
     fn key() -> Key {
-        Key::of(&"0".repeat(32)).unwrap()
+        Key::of(&format!("mesh1.dead.local.a.work.{}", "0".repeat(32))).unwrap()
     }
 
     fn record(done: ActKind, generation: u32) -> LetterRecord {
@@ -192,7 +192,8 @@ mod tests {
     #[test]
     fn letters_that_come_while_a_job_runs_are_not_kept_until_something_is_done_to_them() {
         let mut others = Others::default();
-        let keys: Vec<Key> = (0..1000).filter_map(|number| Key::of(&format!("{number:032x}"))).collect();
+        let keys: Vec<Key> =
+            (0..1000).filter_map(|number| Key::of(&format!("mesh1.dead.local.a.work.{number:032x}"))).collect();
         keys.iter().for_each(|key| others.hear(*key, &record(ActKind::Captured, 0), Some(true)));
         assert!(others.known.is_empty());
         others.hear(keys[7], &record(ActKind::Replayed, 1), Some(false));

@@ -16,7 +16,7 @@ use crate::{
     envelope::Envelope,
     fault::Fault,
     operate::letters::behind,
-    subject::{DEAD_LETTER_STREAM, Place},
+    subject::DEAD_LETTER_STREAM,
 };
 
 /// How long after a loss the walk begins again.
@@ -42,7 +42,7 @@ impl Candidate {
     /// `None`: its id is none.
     pub(super) fn key(&self) -> Option<Key> {
         match self {
-            Candidate::Letter(letter) => Key::of(&letter.letter.id),
+            Candidate::Letter(letter) => Key::of(&subject_of(letter)),
             Candidate::LookUp { key, .. } => Some(*key),
         }
     }
@@ -160,8 +160,7 @@ fn fits(filter: &str, subject: &str) -> bool {
 /// What was open at the cut-off is meant. Its newest record is an open one up to there, or anything after.
 pub(super) fn candidate_now(envelope: &Envelope, cut_off: u64) -> Option<Candidate> {
     let sequence = envelope.delivery.as_ref()?.sequence;
-    let Some(Place::DeadLetter { letter, .. }) = Place::parse(&envelope.subject) else { return None };
-    let key = Key::of(letter)?;
+    let key = Key::of(&envelope.subject)?;
     let record = v1::LetterRecord::decode(envelope.payload.clone()).ok()?.record?;
     let subject = || envelope.subject.clone();
     let look_up = || Some(Candidate::LookUp { key, subject: subject(), seen: sequence, is_meant: false });

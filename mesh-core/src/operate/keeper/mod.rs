@@ -14,7 +14,6 @@ mod in_hand;
 mod index;
 mod lanes;
 mod outcomes;
-mod position;
 mod reconcile;
 mod rescue;
 mod serve;

@@ -17,7 +17,6 @@ use super::{
     hear::{self, AFTER_THE_STREAM, Heard},
     in_hand::Hand,
     outcomes::CLOCKS_DIFFER_MS,
-    position::Position,
     rescue::Rescue,
     until_done,
 };
@@ -26,6 +25,7 @@ use crate::{
     envelope::Envelope,
     fault::Fault,
     gate::Unopened,
+    operate::position::Position,
     policy::reconcile::{
         ConsumerView, Notice, Word, given_up_below, is_deletion_of_an_event, is_queue, needs_asking, was_settled,
     },

@@ -1,6 +1,10 @@
 //! Replay and discard: written into the letter's history by whoever saw its last record.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use mesh_proto::v1::{self, letter_record::Record};
 use prost::Message as _;
@@ -68,15 +72,16 @@ pub async fn discard(bus: &Bus, letter: &Letter, order: &Order) -> Result<(), Fa
 pub struct Replays {
     bus: Bus,
     order: Order,
-    /// Consumers that were found, by their names at the broker.
-    found: Mutex<BTreeSet<String>>,
+    /// Consumers by their names at the broker, and whether each was found. Who is asked for waits for the one answer, and keeps
+    /// those of no other waiting.
+    found: std::sync::Mutex<BTreeMap<String, Arc<Mutex<bool>>>>,
 }
 
 impl Replays {
     /// No letter is sent yet.
     #[must_use]
     pub fn new(bus: &Bus, order: Order) -> Replays {
-        Replays { bus: bus.clone(), order, found: Mutex::default() }
+        Replays { bus: bus.clone(), order, found: std::sync::Mutex::default() }
     }
 
     /// Sends a letter to the consumer that failed, and to no other.
@@ -181,6 +186,14 @@ impl Replays {
         Err(Fault::new(Code::FailedPrecondition, Effect::None, Reason::InvalidInput, message))
     }
 
+    /// Looks for the consumer of a letter, where that was not found before: without it there is no order.
+    ///
+    /// # Errors
+    /// It does not exist any more, or its lane can't be asked now. Nothing was done.
+    pub(crate) async fn find_consumer(&self, letter: &Letter) -> Result<(), Fault> {
+        self.check_consumer(&lane_of(letter)?).await
+    }
+
     async fn enter(&self, lane: &Lane, letter: &Letter) -> Result<Replayed, Fault> {
         let generation = letter.letter.generation + 1;
         let act = act(&self.bus, generation, &self.order);
@@ -204,10 +217,12 @@ impl Replays {
     }
 
     async fn check_consumer(&self, lane: &Lane) -> Result<(), Fault> {
-        // Held while it is asked for: the others of the same consumer wait for the one answer.
-        let mut found = self.found.lock().await;
-        let durable = lane.durable();
-        if found.contains(&durable) {
+        let found = {
+            let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(all.entry(lane.durable()).or_default())
+        };
+        let mut found = found.lock().await;
+        if *found {
             return Ok(());
         }
         // One that keeps the order of keys has a consumer for each partition.
@@ -220,7 +235,7 @@ impl Replays {
                 format!("the consumer {}/{} does not exist any more: nobody would get it", lane.service, lane.consumer);
             return Err(Fault::new(Code::NotFound, Effect::None, Reason::ConsumerMissing, message));
         }
-        found.insert(durable);
+        *found = true;
         Ok(())
     }
 }

@@ -81,6 +81,9 @@ pub(super) fn tell(job: &Job, shape: fn(Value) -> Value, output: &Output) -> any
     output.line(&format!("job {}  {}", job.id, line(job, Kept::Unknown)))?;
     if !job.is_finished() {
         output.line(&format!("  {}", job_words::plan(job)))?;
+        for waiting in job_words::waiting(job) {
+            output.line(&format!("  waits: {waiting}"))?;
+        }
     }
     tell_end(job, output)
 }
@@ -119,6 +122,9 @@ pub(super) fn line(job: &Job, kept: Kept) -> String {
     for (count, what) in others.into_iter().filter(|(count, _)| *count > 0) {
         line.push_str(&format!(", {} {what}", grouped(count)));
     }
+    for it in &job.checkpoint.waiting {
+        line.push_str(&format!(", {} waiting for {}", grouped(it.letters + it.copies), it.consumer));
+    }
     line
 }
 
@@ -131,6 +137,11 @@ pub(super) fn document(job: &Job) -> Value {
         let act = &moment.act;
         json!({ "what": moment.what, "atMs": act.at_ms, "by": act.by, "why": act.why })
     });
+    let waiting = job
+        .checkpoint
+        .waiting
+        .iter()
+        .map(|it| json!({ "consumer": it.consumer, "letters": it.letters, "copies": it.copies, "why": it.why }));
     json!({
         "id": job.id,
         "state": job.state().word(),
@@ -155,6 +166,7 @@ pub(super) fn document(job: &Job) -> Value {
             "withoutConsumer": counts.skipped.without_consumer,
             "refused": counts.skipped.refused,
         },
+        "waiting": waiting.collect::<Vec<_>>(),
         "history": history.collect::<Vec<_>>(),
     })
 }

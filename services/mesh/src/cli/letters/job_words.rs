@@ -4,12 +4,13 @@ use mesh_core::{
     bus::Bus,
     clock::Clock,
     operate::{
-        jobs::{Job, JobState},
+        jobs::{self, Job, JobState},
         letters::Selection,
     },
     policy::replay::Rate,
+    proto::v1,
     store::{Lease, LeaseSettings, Store},
-    subject::KEEPER,
+    subject::{KEEPER, Name},
 };
 
 use super::{super::text, counted, words};
@@ -100,6 +101,43 @@ fn letters(job: &Job) -> String {
     format!("{which} ({} open when asked)", counted(job.replay.selected, "letter"))
 }
 
+/// What waits because a consumer's lane is away: one line for each.
+pub(super) fn waiting(job: &Job) -> Vec<String> {
+    let line = |it: &v1::JobWaiting| {
+        let (letters, copies) = (counted(it.letters + it.copies, "letter"), grouped(it.copies));
+        let sent = if it.copies > 0 { format!(", {copies} of them ordered and not there yet") } else { String::new() };
+        format!("{letters} of {} until its lane takes them{sent}: {}", it.consumer, it.why)
+    };
+    job.checkpoint.waiting.iter().map(line).collect()
+}
+
+/// Whether two jobs, or a job and what is about to be replayed, may mean the same letters.
+pub(super) fn may_share(one: &jobs::Selection, other: &jobs::Selection) -> bool {
+    let (of, with) = (&one.filter, &other.filter);
+    let differ =
+        |one: &Option<Name>, other: &Option<Name>| matches!((one, other), (Some(one), Some(other)) if one != other);
+    let names_others = !one.ids.is_empty() && !other.ids.is_empty() && one.ids.is_disjoint(&other.ids);
+    !names_others && !differ(&of.service, &with.service) && !differ(&of.consumer, &with.consumer)
+}
+
+/// What is to be said of a job that may mean the same letters as a replay that is asked for. `None`: it has nothing left to send,
+/// and nothing that has not ended.
+pub(super) fn beside(job: &Job) -> Option<String> {
+    let (counts, id) = (job.counts(), &job.id);
+    let left = job.replay.selected.saturating_sub(counts.dispatched + counts.skipped.total());
+    let left = if job.end.is_none() { left } else { 0 };
+    if job.is_finished() || left + counts.in_flight() == 0 {
+        return None;
+    }
+    let (by, rate) = (&job.asked.by, rate(job.replay.rate_per_second));
+    let (left, sent) = (counted(left, "letter"), counted(counts.in_flight(), "letter"));
+    let state = job.state().word();
+    Some(format!(
+        "note: job {id} of {by} ({state}, {rate}) has {left} to send and {sent} sent and not ended, perhaps of these; what is sent now \
+         does not keep its rate; see mesh dead-letter jobs show {id}"
+    ))
+}
+
 /// The command that lists what failed again, where something did. Since it began, others may have failed beside.
 pub(super) fn next(job: &Job) -> Option<String> {
     if job.counts().failed == 0 {
@@ -113,8 +151,6 @@ pub(super) fn next(job: &Job) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use mesh_core::proto::v1;
-
     use super::*;
 
     fn job() -> Job {
@@ -164,6 +200,49 @@ mod tests {
         assert_eq!(at(&job, Kept::Unknown, 0), "waiting");
         job.is_paused = true;
         assert_eq!(at(&job, Kept::Missing, 0), "paused");
+    }
+
+    #[test]
+    fn a_job_says_which_consumer_holds_it_up() {
+        let mut job = job();
+        assert!(waiting(&job).is_empty());
+        let away =
+            v1::JobWaiting { consumer: "payments/charge".into(), letters: 1200, copies: 1, why: "no room".into() };
+        job.checkpoint.waiting = vec![away];
+        let said =
+            "1,201 letters of payments/charge until its lane takes them, 1 of them ordered and not there yet: no room";
+        assert_eq!(waiting(&job), [said]);
+    }
+
+    #[test]
+    fn a_job_is_told_beside_a_replay_while_it_has_letters() {
+        let mut job = job();
+        job.asked.by = "eve".into();
+        job.checkpoint.counts = Some(v1::JobCounts { dispatched: 11, resolved: 8, held: 10, ..Default::default() });
+        let said = beside(&job).unwrap();
+        assert!(
+            said.contains("job 4de4 of eve (waiting, 50/s) has 90 letters to send and 3 letters sent and not ended"),
+            "{said}"
+        );
+        assert!(said.contains("jobs show 4de4"), "{said}");
+        job.end = Some(jobs::End::Cancelled);
+        assert!(beside(&job).unwrap().contains("0 letters to send and 3 letters sent"));
+        job.finished_ms = Some(1);
+        assert_eq!(beside(&job), None);
+    }
+
+    #[test]
+    fn jobs_of_different_consumers_or_letters_share_nothing() {
+        let of = |service: &str, consumer: &str| {
+            let name = |text: &str| (!text.is_empty()).then(|| text.parse::<Name>().unwrap());
+            let filter = Selection { service: name(service), consumer: name(consumer), ..Default::default() };
+            jobs::Selection::new(Default::default(), &filter)
+        };
+        let all = jobs::Selection::default();
+        assert!(may_share(&all, &of("a", "work")) && may_share(&of("", "work"), &of("a", "work")));
+        assert!(!may_share(&of("a", "work"), &of("b", "work")) && !may_share(&of("a", "work"), &of("a", "other")));
+        let ids = |id: &str| jobs::Selection { ids: [id.to_owned()].into(), ..jobs::Selection::default() };
+        assert!(may_share(&ids("ab"), &all) && may_share(&ids("ab"), &ids("ab")) && !may_share(&ids("ab"), &ids("cd")));
     }
 
     #[test]

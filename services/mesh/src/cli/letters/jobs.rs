@@ -109,6 +109,9 @@ fn show(job: &Job, kept: Kept, output: &Output) -> anyhow::Result<()> {
     for (name, value) in job_words::facts(job) {
         output.line(&format!("  {name:<10}  {value}"))?;
     }
+    for waiting in job_words::waiting(job) {
+        output.line(&format!("  {:<10}  {waiting}", "waits"))?;
+    }
     for moment in &job.history {
         let act = &moment.act;
         let why = if act.why.is_empty() { String::new() } else { format!(": {}", act.why) };

@@ -7,7 +7,10 @@ use mesh_core::{
     bus::Bus,
     dead_letter::{Letter, LetterState},
     fault::{Effect, Fault},
-    operate::letters::{self, Order, Replayed, Replays},
+    operate::{
+        jobs,
+        letters::{self, Order, Replayed, Replays},
+    },
     subject::Name,
 };
 use serde_json::{Value, json};
@@ -38,6 +41,7 @@ pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) 
         check_again(&args, "more than a few letters are a job")?;
         return rollout::run(args, bus, (global, output)).await;
     };
+    rollout::tell_beside(&bus, &meant(&letters, &args)).await;
     if letters.is_empty() {
         instead::tell(NOTHING, &bus, &args.filters.selection(Wanted::Open), output).await;
         return nothing("", Status::Ok, output);
@@ -46,10 +50,13 @@ pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) 
         return nothing("nothing was replayed", Status::Failed, output);
     }
     let order = Order { by: place::person(), why: args.why.clone(), again: args.again, job: String::new() };
-    let (replayed, refused) = order_all(&bus, &letters, &order).await;
+    // From the first order on: whoever is told to end says what was sent.
+    let stop = Stop::listen()?;
+    let (replayed, refused) = order_all(&bus, &letters, &order, &stop).await;
+    let left = letters.len() - replayed.len() - refused.len();
     let became = match args.no_wait || replayed.is_empty() {
         true => Became::default(),
-        false => what_became(&bus, &replayed, args.timeout.unwrap_or(WAIT)).await?,
+        false => what_became((&bus, &stop), &replayed, args.timeout.unwrap_or(WAIT)).await,
     };
     let letters = &became.letters;
     bus.close().await;
@@ -60,6 +67,10 @@ pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) 
     }
     for fault in refused {
         status = failure::show(output, &fault.into());
+    }
+    if left > 0 {
+        status = Status::Failed;
+        mention(&format!("{} not sent: you ended it", counted(left as u64, "letter")));
     }
     if became.let_go {
         mention("they go on without you; look again: mesh dead-letter list --state replaying");
@@ -81,14 +92,13 @@ struct Became {
 }
 
 /// Waits for the ends of letters that were sent. Where the bus goes away meanwhile it is said that they were sent all the same.
-async fn what_became(bus: &Bus, replayed: &[Replayed], limit: Duration) -> anyhow::Result<Became> {
-    let stop = Stop::listen()?;
+async fn what_became((bus, stop): (&Bus, &Stop), replayed: &[Replayed], limit: Duration) -> Became {
     tokio::select! {
-        ended = letters::await_end(bus, replayed, limit) => Ok(match ended {
+        ended = letters::await_end(bus, replayed, limit) => match ended {
             Ok(letters) => Became { letters, ..Became::default() },
             Err(fault) => Became { unknown: Some(unknown(&fault, replayed.len())), ..Became::default() },
-        }),
-        () = stop.told() => Ok(Became { let_go: true, ..Became::default() }),
+        },
+        () = stop.told() => Became { let_go: true, ..Became::default() },
     }
 }
 
@@ -187,9 +197,16 @@ fn that_go(mut letters: Vec<Letter>, here: &Name, may_be_replaying: bool) -> Vec
     letters
 }
 
-async fn order_all(bus: &Bus, letters: &[Letter], order: &Order) -> (Vec<Replayed>, Vec<Fault>) {
+/// What is about to be replayed, as a job would say it: letters by their ids, or filters, whichever letters those mean.
+fn meant(letters: &[Letter], args: &ReplayArgs) -> jobs::Selection {
+    let named = letters.iter().filter(|_| !args.ids.is_empty());
+    let ids = named.map(|letter| letter.letter.id.clone()).collect();
+    jobs::Selection::new(ids, &args.filters.selection(Wanted::Open))
+}
+
+async fn order_all(bus: &Bus, letters: &[Letter], order: &Order, stop: &Stop) -> (Vec<Replayed>, Vec<Fault>) {
     let replays = Replays::new(bus, order.clone());
-    let orders = letters.iter().map(|letter| replays.replay(letter));
+    let orders = letters.iter().take_while(|_| !stop.is_told()).map(|letter| replays.replay(letter));
     let mut under_way = stream::iter(orders).buffered(UNDER_WAY);
     let (mut replayed, mut refused) = (Vec::new(), Vec::new());
     while let Some(result) = under_way.next().await {

@@ -19,7 +19,8 @@ use super::{
     GlobalArgs, Output, ReplayArgs, Status, ask,
     attach::{self, Looking},
     indexed, instead,
-    job_words::{Kept, kept},
+    job_words::{self, Kept, kept},
+    mention,
     preview::{self, Shown},
     replay,
     which::{Wanted, tell_unclear},
@@ -93,6 +94,7 @@ pub(super) async fn run(
     let catalog = contracts::catalog(global)?;
     let named = indexed::find_each(&bus, &args.ids).await?;
     let selection = selection(&bus, &named, &args, (global, output)).await?;
+    tell_beside(&bus, &selection).await;
     let preview = jobs::preview(&bus, &selection).await?;
     let stay = preview::that_stay(&named, bus.gate().identity().region());
     if args.rollout.dry_run {
@@ -139,6 +141,18 @@ pub(super) async fn run(
     }
     let ended = attach::run(&bus, &job.id, &Looking { limit: args.timeout, shape: in_a_replay }, output).await?;
     Ok(if stay.is_empty() { ended } else { status })
+}
+
+/// Says which jobs may have the same letters: what is sent beside one does not keep its rate, and what it has sent is not open.
+pub(super) async fn tell_beside(bus: &Bus, selection: &Selection) {
+    match jobs::list(bus).await {
+        Ok(jobs) => {
+            let beside = jobs.iter().filter(|job| job_words::may_share(selection, &job.selection()));
+            // For programs too: it is not among the data.
+            beside.filter_map(job_words::beside).for_each(|said| mention(&said));
+        }
+        Err(fault) => mention(&format!("note: whether a job has the same letters is not known: {}", fault.message())),
+    }
 }
 
 /// The job's own document, in that of a replay.

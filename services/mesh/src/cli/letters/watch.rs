@@ -31,6 +31,7 @@ pub(in crate::cli) struct WatchArgs {
 }
 
 pub(super) async fn run(args: WatchArgs, global: &GlobalArgs, output: &Output) -> anyhow::Result<Status> {
+    args.filters.check_news()?;
     let selector = args.filters.selector(Wanted::All, global)?;
     let bus = Place::find(global)?.connect().await?;
     let mut news = News::listen(&bus, &selector).await?;

@@ -155,6 +155,23 @@ impl FilterArgs {
         Ok(selector.map_err(|fault| Failure::new(fault, "docs/dead-letters.md has the names that --where may use"))?)
     }
 
+    /// What of them never fits a letter that is just captured.
+    pub(super) fn check_news(&self) -> Result<(), Failure> {
+        let what = match self.state {
+            Some(state @ (Wanted::Held | Wanted::Replaying | Wanted::Resolved | Wanted::Discarded)) => {
+                let word = state.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+                format!("--state {word}: watch tells of letters as they are captured, and those are open")
+            }
+            _ if self.since.is_some() || self.until.is_some() => {
+                "--since and --until: watch tells of letters that are captured from now on".to_owned()
+            }
+            _ => return Ok(()),
+        };
+        let help =
+            "leave it out; what stands already and what became of it: mesh dead-letter list, with the same filters";
+        Err(Failure::input(what, help))
+    }
+
     /// Whether no filter is given.
     pub(super) fn is_empty(&self) -> bool {
         self.selection(Wanted::All).is_everything() && self.state.is_none()
@@ -243,6 +260,23 @@ fn header(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_watch_for_what_no_new_letter_is_is_refused() {
+        let since = Some(text::when("2h").unwrap());
+        for (filters, said) in [
+            (FilterArgs { state: Some(Wanted::Held), ..FilterArgs::default() }, "--state held"),
+            (FilterArgs { state: Some(Wanted::Resolved), ..FilterArgs::default() }, "--state resolved"),
+            (FilterArgs { since, ..FilterArgs::default() }, "from now on"),
+            (FilterArgs { until: since, ..FilterArgs::default() }, "from now on"),
+        ] {
+            let refused = filters.check_news().unwrap_err().to_string();
+            assert!(refused.contains(said), "{refused}");
+        }
+        for state in [None, Some(Wanted::All), Some(Wanted::Waiting), Some(Wanted::Open), Some(Wanted::Parked)] {
+            assert!(FilterArgs { state, ..FilterArgs::default() }.check_news().is_ok(), "{state:?}");
+        }
+    }
 
     #[test]
     fn reasons_and_codes_are_read_as_people_write_them() {

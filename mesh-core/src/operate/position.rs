@@ -1,4 +1,4 @@
-//! How far a duty has read a stream: a record in the keeper's own store. It names the stream by when that was made: a sequence
+//! How far a duty of the keeper has read a stream: a record in the keeper's own store. It names the stream by when that was made: a sequence
 //! says nothing of one that was made anew.
 
 use mesh_proto::v1;
