@@ -191,7 +191,8 @@ fn unknown_or_none(failure: &Failure<'_>) -> Result<Again, Why> {
     match failure.fault.effect() {
         // An error stored for our key comes back for ever.
         Effect::None if failure.fault.reason() == Reason::VendorStoredError => Err(Why::Refused),
-        Effect::None if failure.fault.reason() == Reason::DeadlineExpired => Err(Why::Refused),
+        // Also where a deadline was over for somebody else: whose clock is ahead, or whose own was shorter. Whether this message's
+        // own leaves time is looked at with the delay.
         Effect::None => Ok(Again::Counted),
         _ if failure.repeat.is_safe_when_unknown() => Ok(Again::Counted),
         _ => Err(Why::Parked),
@@ -245,6 +246,19 @@ mod tests {
         assert_eq!(verdict(&stored, 1, Repeat::Keyed), letter);
         let busy = Fault::new(Code::Aborted, Effect::Unknown, Reason::VendorInProgress, "x");
         assert_eq!(verdict(&busy, 1, Repeat::Once), counted);
+        let expired = Fault::new(Code::DeadlineExceeded, Effect::None, Reason::DeadlineExpired, "of what it called");
+        assert_eq!(verdict(&expired, 1, Repeat::Once), counted);
+        assert_eq!(verdict(&expired, 5, Repeat::Once), Verdict::DeadLetter(Why::AttemptsExhausted));
+    }
+
+    #[test]
+    fn a_deadline_of_its_own_that_is_over_ends_it() {
+        let fault = Fault::new(Code::DeadlineExceeded, Effect::None, Reason::DeadlineExpired, "x");
+        let (age, remaining) = (Duration::ZERO, Some(Duration::ZERO));
+        let failure = Failure { fault: &fault, attempt: 1, repeat: Repeat::Keyed, age, remaining };
+        let over = Why::DeadlineBeforeRetry;
+        assert_eq!(decide(&RetryRule::default(), &failure, 0.0), Verdict::DeadLetter(over));
+        assert_eq!(repeat_call(&RetryRule::default(), &failure, 0.0), Err(over));
     }
 
     #[test]
@@ -292,7 +306,7 @@ mod tests {
             (fault(Code::Unauthenticated, Effect::None), Err(Why::Refused), Err(Why::Refused)),
             (fault(Code::InvalidArgument, Effect::None), Err(Why::Refused), Err(Why::Refused)),
             (stored, Err(Why::Refused), Err(Why::Refused)),
-            (expired, Err(Why::Refused), Err(Why::Refused)),
+            (expired, again, again),
         ] {
             for repeat in [Repeat::NoSideEffects, Repeat::Idempotent, Repeat::Keyed] {
                 assert_eq!(call(&fault, 1, repeat), safe, "{fault} {repeat:?}");
