@@ -20,7 +20,7 @@ pub struct RetryRule {
     pub base: Duration,
     /// No delay by backoff is longer. What the other side states (Retry-After) may be.
     pub cap: Duration,
-    /// A message older than this is not tried again.
+    /// A message older than this is not tried again. What was never tried waits so long for a target that is down.
     pub max_age: Duration,
 }
 
