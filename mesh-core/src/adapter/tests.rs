@@ -94,6 +94,18 @@ async fn throttling_without_a_time_gets_one() {
 }
 
 #[tokio::test]
+async fn throttling_for_no_time_at_all_pauses_longer_each_time() {
+    let vendor = vendor(|_| Response::builder().status(429).header("retry-after", "0").body("").unwrap()).await;
+    let (_, service, now) = adapter(&vendor.url);
+    for rest_ms in [1001, 2001, 4001, 8001] {
+        let rest = Duration::from_millis(rest_ms);
+        assert_eq!(call(&service).await.unwrap_err().retry_after(), Some(rest));
+        now.fetch_add(i64::try_from(rest_ms).unwrap(), Ordering::SeqCst);
+    }
+    assert_eq!(vendor.calls.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
 async fn a_deadline_that_is_over_costs_no_call() {
     let vendor = vendor(|_| answer(200, DONE)).await;
     let (_, service, _) = adapter(&vendor.url);

@@ -11,6 +11,7 @@ use std::{
 use mesh_proto::v1;
 
 use super::{
+    age::{free_of, is_replay},
     attempt::{Ended, panic_text},
     inbox::is_doubt,
     targets::{Admitted, Asks, Refused, Shelf, Targets},
@@ -19,7 +20,7 @@ use super::{
 use crate::{
     clock::millis,
     delayed::attempts_of,
-    envelope::Envelope,
+    envelope::{Envelope, TargetWait},
     fault::{Code, Effect, Fault, Reason},
     policy::{
         budget::Budget,
@@ -60,7 +61,17 @@ fn of_last(attempts: &v1::Attempts) -> Came {
 /// What was granted to a delivery before it began.
 pub(super) struct Granted<'a> {
     admitted: Option<Admitted<'a>>,
-    is_retry: bool,
+    /// It drew from the budget.
+    has_drawn: bool,
+}
+
+/// When what is put aside is too old to wait any longer, Unix milliseconds.
+#[derive(Clone, Copy)]
+enum TooOld {
+    /// It is a letter then.
+    Ends(i64),
+    /// It comes back before, if it can: whoever waits gets there.
+    ComesBack(i64),
 }
 
 /// Whether it is begun for the first time. What was put aside before comes over the lane then, without an attempt so far; what
@@ -68,6 +79,12 @@ pub(super) struct Granted<'a> {
 fn is_first(envelope: &Envelope) -> bool {
     let is_new = || envelope.attempt() == 1 && attempts_of(envelope).attempts.iter().all(is_doubt);
     envelope.note.lane.as_ref().is_none_or(|lane| lane.letter.is_none() && is_new())
+}
+
+/// Whether it asks the budget: a retry, or what came to nothing more than once without an attempt counted. Had each of those its
+/// turn for nothing, a backlog that is told *come at once* would come at once. A replay is a person's own.
+fn is_paid_for(envelope: &Envelope, free: u32) -> bool {
+    (envelope.attempt() > 1 || free > 1) && !is_replay(envelope)
 }
 
 /// What is remembered of a target's name: thousands may be, and it comes from the payload.
@@ -83,17 +100,20 @@ impl Worker {
             None => None,
             Some((targets, target)) => Some(self.admit(targets, target, envelope).await?),
         };
-        let lane = envelope.note.lane.as_ref();
-        let is_retry = envelope.attempt() > 1 && lane.is_none_or(|lane| lane.letter.is_none());
-        if is_retry && !self.draw() {
+        let free = free_of(&attempts_of(envelope), envelope.attempt());
+        let has_drawn = is_paid_for(envelope, free);
+        if has_drawn && !self.draw() {
             let aside = self.when_budget_allows(envelope);
-            return Err(self.put_aside_until(envelope, aside, "there is no budget for a retry"));
+            let too_old_ms = self.too_old_ms(envelope);
+            // What was told to come later is not given up for want of budget, however old it is: it gets there.
+            let too_old = if free > 0 { TooOld::ComesBack(too_old_ms) } else { TooOld::Ends(too_old_ms) };
+            return Err(self.put_aside_until(envelope, aside, too_old, "there is no budget for a retry"));
         }
         if is_first(envelope) {
             let mut budget = self.budget();
             *budget = budget.first_attempt(&self.settings.retry_budget);
         }
-        Ok(Granted { admitted, is_retry })
+        Ok(Granted { admitted, has_drawn })
     }
 
     /// Tells budget and target what came of it. `ran`: a handler was begun for this delivery. Without one nothing was learned.
@@ -101,7 +121,7 @@ impl Worker {
         if !ran {
             return;
         }
-        if granted.is_retry && matches!(ended, Ended::Done(_) | Ended::Refused(_)) {
+        if granted.has_drawn && matches!(ended, Ended::Done(_) | Ended::Refused(_)) {
             let mut budget = self.budget();
             *budget = budget.succeeded(&self.settings.retry_budget);
         }
@@ -143,37 +163,73 @@ impl Worker {
         let never_begun = envelope.attempt() == 1 && attempts_of(envelope).attempts.is_empty();
         let asks = Asks { never_begun, deadline_ms };
         targets.admit(&target, asks).await.map_err(|Refused { aside, holder }| {
-            let why = if aside.is_down { "its target is down" } else { "its target is slow" };
-            match self.put_aside_until(envelope, aside, why) {
-                Ended::PutAside { due_ms, turn, .. } if aside.waits_for_call => {
-                    Ended::PutAside { due_ms, turn, shelf: Some(Shelf { target, holder }) }
+            let mut ended = match (aside.is_down, never_begun && !is_replay(envelope)) {
+                (true, true) => self.put_aside_unbegun(envelope, aside),
+                (true, false) => {
+                    let too_old = TooOld::Ends(self.too_old_ms(envelope));
+                    self.put_aside_until(envelope, aside, too_old, "its target is down")
                 }
-                ended => ended,
+                // It answers: this wait is not counted.
+                (false, _) => {
+                    let too_old = TooOld::ComesBack(self.too_old_ms(envelope));
+                    let so_far = self.waited_until_now(envelope);
+                    self.put_aside_until(envelope, aside, too_old, "its target is slow").waiting(so_far)
+                }
+            };
+            if let (Ended::PutAside { shelf, .. }, true) = (&mut ended, aside.waits_for_call) {
+                *shelf = Some(Shelf { target, holder });
             }
+            ended
         })
+    }
+
+    /// What nobody began is not given up because it is old: it may have lain here while its consumer was off. It ends when its
+    /// target alone has kept it waiting for as long as the rule allows.
+    fn put_aside_unbegun(&self, envelope: &Envelope, aside: Aside) -> Ended {
+        let since_ms = match self.waited_until_now(envelope) {
+            Some(waits) => waits.since_ms,
+            None => self.bus.gate().clock().now_ms(),
+        };
+        let ends_ms = since_ms.saturating_add(millis(self.retry_rule(envelope).max_age));
+        if ends_ms < aside.earliest_ms {
+            let message = "it waited to be begun for as long as the rule allows: its target is down";
+            return Ended::DeadLetter(Fault::new(Code::Unavailable, Effect::None, Reason::NotBegun, message));
+        }
+        let waits = TargetWait { since_ms, until_ms: aside.due_ms };
+        self.put_aside_until(envelope, aside, TooOld::Ends(ends_ms), "its target is down").waiting(Some(waits))
+    }
+
+    /// The wait for its target that a copy brings along, as if it had ended now.
+    fn waited_until_now(&self, envelope: &Envelope) -> Option<TargetWait> {
+        let waits = envelope.note.lane.as_ref()?.waits?;
+        let now_ms = self.bus.gate().clock().now_ms();
+        Some(TargetWait { since_ms: now_ms.saturating_sub(waits.waited_ms(now_ms)), until_ms: now_ms })
     }
 
     /// On the lane until it is due, or for half of the time that is left to it if that is sooner. Where it can't begin in time in
     /// any case, that is said at once. `why` it may not begin.
-    fn put_aside_until(&self, envelope: &Envelope, aside: Aside, why: &str) -> Ended {
-        let Aside { earliest_ms, due_ms, is_down, .. } = aside;
+    fn put_aside_until(&self, envelope: &Envelope, aside: Aside, too_old: TooOld, why: &str) -> Ended {
+        let Aside { earliest_ms, due_ms, .. } = aside;
         let deadline_ms = envelope.note.deadline.map(|deadline| deadline.unix_ms());
         if deadline_ms.is_some_and(|deadline_ms| deadline_ms <= earliest_ms) {
             let message = format!("its deadline comes before it may begin: {why}");
             let fault = Fault::new(Code::DeadlineExceeded, Effect::None, Reason::DeadlineExpired, message);
             return Ended::DeadLetter(fault);
         }
-        let too_old_ms = self.too_old_ms(envelope);
-        // One that is slow answers: whoever waits for it gets there.
-        if is_down && too_old_ms < earliest_ms {
-            let message = format!("it is older than the rule allows, and may still not begin: {why}");
-            return Ended::DeadLetter(Fault::new(Code::Unavailable, Effect::None, Reason::AttemptsExhausted, message));
-        }
-        // Back in time to be begun, also where nobody calls it. What is too old already is not for one that is slow.
-        let too_old_ms = if is_down || too_old_ms > earliest_ms { too_old_ms } else { i64::MAX };
+        // Back in time to be begun, also where nobody calls it.
+        let too_old_ms = match too_old {
+            TooOld::Ends(at_ms) if at_ms < earliest_ms => {
+                let message = format!("it is older than the rule allows, and may still not begin: {why}");
+                let reason = Reason::AttemptsExhausted;
+                return Ended::DeadLetter(Fault::new(Code::Unavailable, Effect::None, reason, message));
+            }
+            TooOld::Ends(at_ms) => at_ms,
+            TooOld::ComesBack(at_ms) if at_ms > earliest_ms => at_ms,
+            TooOld::ComesBack(_) => i64::MAX,
+        };
         let last_ms = deadline_ms.map_or(too_old_ms, |deadline_ms| too_old_ms.min(deadline_ms)).max(earliest_ms);
         let in_time_ms = earliest_ms.saturating_add(last_ms.saturating_sub(earliest_ms) / 2);
-        Ended::PutAside { due_ms: due_ms.min(in_time_ms), turn: String::new(), shelf: None }
+        Ended::PutAside { due_ms: due_ms.min(in_time_ms), turn: String::new(), shelf: None, waits: None }
     }
 
     /// When it is older than the rule allows, Unix milliseconds.
@@ -216,6 +272,7 @@ mod tests {
             block: None,
             claim: None,
             key: None,
+            waits: None,
         };
         let attempts = encode_attempts(&v1::Attempts { attempts: attempts.to_vec() });
         Envelope {
@@ -229,6 +286,28 @@ mod tests {
             delivery: None,
             order: None,
         }
+    }
+
+    #[test]
+    fn a_retry_asks_the_budget_and_so_does_what_waits_again_and_again_without_one() {
+        let of = |code| {
+            let fault = Fault::new(code, Effect::None, Reason::Overloaded, "");
+            v1::Attempt { number: 1, fault: Some((&fault).into()), ..v1::Attempt::default() }
+        };
+        let (throttled, failed) = (of(Code::ResourceExhausted), of(Code::Unavailable));
+        let asks = |attempt: u32, so_far: &[&v1::Attempt]| {
+            let so_far: Vec<_> = so_far.iter().map(|attempt| (*attempt).clone()).collect();
+            let copy = copy(attempt, &so_far);
+            is_paid_for(&copy, free_of(&attempts_of(&copy), attempt))
+        };
+        assert!(!asks(1, &[]) && !asks(1, &[&throttled]));
+        assert!(asks(1, &[&throttled, &throttled]));
+        assert!(!asks(1, &[&throttled, &failed]));
+        assert!(asks(2, &[]) && asks(2, &[&throttled]));
+        let mut replay = copy(2, &[]);
+        let letter = LetterNote { id: String::new(), generation: 1, ordered_at: 1 };
+        replay.note.lane = replay.note.lane.map(|lane| LaneNote { letter: Some(letter), ..lane });
+        assert!(!is_paid_for(&replay, 5));
     }
 
     #[test]

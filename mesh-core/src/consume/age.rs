@@ -10,11 +10,19 @@ use crate::{
     delayed::{attempts_of, stored_at},
     envelope::Envelope,
     fault::{Code, Effect, Fault},
+    policy::retry::is_free,
 };
 
 /// Whether a person sent it again.
 pub(super) fn is_replay(envelope: &Envelope) -> bool {
     envelope.note.lane.as_ref().is_some_and(|lane| lane.letter.is_some())
+}
+
+/// How often the attempt of this number came to nothing that costs one; of very many, as many as a copy carries along.
+pub(super) fn free_of(attempts: &v1::Attempts, number: u32) -> u32 {
+    let of_it = attempts.attempts.iter().filter(|attempt| attempt.number == number);
+    let free = of_it.filter_map(|attempt| attempt.fault.clone()).filter(|fault| is_free(&Fault::from(fault.clone())));
+    u32::try_from(free.count()).unwrap_or(u32::MAX)
 }
 
 impl Worker {

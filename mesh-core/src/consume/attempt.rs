@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::{
+    age::free_of,
     feed::InHand,
     inbox::Trial,
     lease::Lease,
@@ -21,7 +22,7 @@ use crate::{
     clock::patient_delays,
     contract::{Context, Facts},
     delayed::attempts_of,
-    envelope::{Envelope, TraceContext},
+    envelope::{Envelope, TargetWait, TraceContext},
     fault::{Code, Effect, Fault, Reason, crash_point},
     gate::{Opened, Unopened},
     policy::retry::{self, Failure, RetryRule, Verdict, Why},
@@ -38,8 +39,9 @@ pub(super) enum Ended {
     /// Again, when it is due (Unix milliseconds).
     Again { due_ms: i64, attempt: u32 },
     /// Not begun: the same attempt again, when it is due (Unix milliseconds). `turn` tells it from every other time that the same
-    /// delivery is put aside, where that is remembered. `shelf`: who may call it back before.
-    PutAside { due_ms: i64, turn: String, shelf: Option<Shelf> },
+    /// delivery is put aside, where that is remembered. `shelf`: who may call it back before. `waits`: of what was never begun, how
+    /// long its target keeps it waiting.
+    PutAside { due_ms: i64, turn: String, shelf: Option<Shelf>, waits: Option<TargetWait> },
     /// To the letters.
     DeadLetter(Fault),
     /// Back to the broker, as if it had not been begun.
@@ -52,6 +54,16 @@ pub(super) enum Ended {
     SentAgain { first: u64 },
     /// Another process went on with it while this one was silent, and settles it.
     TakenOver,
+}
+
+impl Ended {
+    /// The same, where it is put aside: for so long its target has kept it waiting.
+    pub(super) fn waiting(mut self, so_far: Option<TargetWait>) -> Ended {
+        if let Ended::PutAside { waits, .. } = &mut self {
+            *waits = so_far;
+        }
+        self
+    }
 }
 
 impl Worker {
@@ -189,7 +201,7 @@ impl Worker {
             duration_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
             fault: Some((&fault).into()),
         });
-        self.judge(envelope, fault)
+        self.judge(envelope, fault, attempts)
     }
 
     /// Brings payload and headers of a copy that lie apart. While the bus does not give them, the copy waits here, leased, and
@@ -272,11 +284,12 @@ impl Worker {
         }
     }
 
-    fn judge(&self, envelope: &Envelope, fault: Fault) -> Ended {
+    fn judge(&self, envelope: &Envelope, fault: Fault, attempts: &v1::Attempts) -> Ended {
         let clock = self.bus.gate().clock();
         let failure = Failure {
             fault: &fault,
             attempt: envelope.attempt(),
+            free: free_of(attempts, envelope.attempt()),
             repeat: self.work.repeat(envelope),
             age: self.age(envelope),
             remaining: envelope.note.deadline.map(|deadline| deadline.remaining(clock)),

@@ -14,7 +14,7 @@ use crate::{
     bus::Ack,
     clock::patient_delays,
     dead_letter, delayed,
-    envelope::Envelope,
+    envelope::{Envelope, TargetWait},
     fault::{ASIDE_POINT, Effect, Fault, crash_point},
     subject::OUTCOME_STREAM,
     telemetry::metrics::How,
@@ -74,8 +74,9 @@ impl Worker {
             Ended::Again { due_ms, attempt } => {
                 (How::Delay, Box::pin(self.again(envelope, (attempt, due_ms), &attempts)).await)
             }
-            Ended::PutAside { due_ms, turn, shelf } => {
-                let stored = Box::pin(self.put_aside(envelope, (due_ms, &turn, shelf.as_ref()), &attempts)).await;
+            Ended::PutAside { due_ms, turn, shelf, waits } => {
+                let aside = (due_ms, turn.as_str(), shelf.as_ref());
+                let stored = Box::pin(self.put_aside(envelope, aside, (&attempts, waits))).await;
                 called_by = shelf.zip(stored.as_ref().ok().copied()).map(|(shelf, back_ms)| (shelf.target, back_ms));
                 (How::Delay, stored.map(drop))
             }
@@ -184,13 +185,14 @@ impl Worker {
         &self,
         envelope: &Envelope,
         (due_ms, turn, shelf): (i64, &str, Option<&Shelf>),
-        attempts: &v1::Attempts,
+        (attempts, waits): (&v1::Attempts, Option<TargetWait>),
     ) -> Result<i64, GivenUp> {
         let put_aside = || async {
             let (due_ms, holder) = self.held_until(due_ms, shelf);
             let aside = (due_ms, turn, holder);
+            let waits = waits.map(|waits| TargetWait { until_ms: waits.until_ms.min(due_ms), ..waits });
             // Where a copy of it waits already, that may be one of this process whose confirmation was lost.
-            delayed::put_aside(&self.bus, &self.lane, envelope, aside, attempts).await.map(|_| due_ms)
+            delayed::put_aside(&self.bus, &self.lane, envelope, aside, (attempts, waits)).await.map(|_| due_ms)
         };
         let back_ms = self.until_confirmed("a copy of what is put aside", put_aside).await?;
         crash_point(ASIDE_POINT);

@@ -11,7 +11,7 @@ use crate::{
     bus::{Bus, PublishError, Stored},
     claim,
     clock::rfc3339,
-    envelope::{Envelope, LaneNote, Note, header, is_own},
+    envelope::{Envelope, LaneNote, Note, TargetWait, header, is_own},
     fault::Fault,
     subject,
 };
@@ -75,6 +75,8 @@ pub async fn delay_in_turn(
 ///
 /// `holder`: the process that calls it back, where others know of that and do so in its place should it end.
 ///
+/// `waits`: of what was never begun, how long it has waited for its target.
+///
 /// `false`: another copy of it waits already.
 ///
 /// # Errors
@@ -84,13 +86,14 @@ pub async fn put_aside(
     lane: &Lane,
     envelope: &Envelope,
     (due_ms, turn, holder): (i64, &str, Option<&str>),
-    attempts: &v1::Attempts,
+    (attempts, waits): (&v1::Attempts, Option<TargetWait>),
 ) -> Result<bool, PublishError> {
     let id = match turn {
         "" => format!("{ASIDE}{}/{}", lane.durable(), unique(envelope)),
         turn => format!("{ASIDE}{}/{}/{turn}", lane.durable(), unique(envelope)),
     };
     let mut copy = later(lane, envelope, (envelope.attempt(), due_ms), (attempts, id));
+    copy.waits = waits;
     copy.headers.push((Cow::Borrowed(header::EXPECTED_LAST), "0".to_owned()));
     copy.headers.extend(holder.map(|holder| (Cow::Borrowed(header::HOLDER), holder.to_owned())));
     match store(bus, lane, envelope, copy).await {
@@ -175,7 +178,7 @@ fn later(
         (Cow::Borrowed(header::ATTEMPTS), encode_attempts(attempts)),
     ];
     let subject = subject::lane_hold(&lane.region, &lane.service, &lane.consumer, &unique(envelope));
-    Copy { subject, headers, attempt }
+    Copy { subject, headers, attempt, waits: None }
 }
 
 /// A copy of a delivery, without what it carries of it.
@@ -184,12 +187,16 @@ struct Copy {
     /// The mesh's own.
     headers: Vec<(Cow<'static, str>, String)>,
     attempt: u32,
+    waits: Option<TargetWait>,
 }
 
 /// Stores a copy. If it would not fit into one message, or its bytes lie apart already, it only says where they are.
 async fn store(bus: &Bus, lane: &Lane, envelope: &Envelope, copy: Copy) -> Result<Stored, PublishError> {
-    let Copy { subject, headers, attempt } = copy;
+    let Copy { subject, headers, attempt, waits } = copy;
     let mut note = note(envelope, attempt);
+    if let Some(of) = &mut note.lane {
+        of.waits = waits;
+    }
     let seal = |note: &Note, own, payload| {
         let noted = note.encode().map(|note| (Cow::Borrowed(header::MESH), note));
         let headers = [own, headers.clone()].into_iter().flatten().chain(noted).collect();
@@ -243,7 +250,7 @@ pub async fn follow(bus: &Bus, lane: &Lane, envelope: &Envelope) -> Result<Store
     let id = format!("follow/{}/{}", lane.durable(), unique(envelope));
     let headers = vec![(Cow::Borrowed(header::MESSAGE_ID), id)];
     let (subject, attempt) = (lane.due_for(&envelope.subject), envelope.attempt());
-    store(bus, lane, envelope, Copy { subject, headers, attempt }).await
+    store(bus, lane, envelope, Copy { subject, headers, attempt, waits: None }).await
 }
 
 /// The delivery as its delayed copy would come, for a wait so short that it is spent in hand.
@@ -282,6 +289,7 @@ fn note(envelope: &Envelope, attempt: u32) -> Note {
             block: envelope.order.as_ref().map(|order| block_of(&order.key)),
             claim: envelope.claim().cloned(),
             key: envelope.claim().and_then(|_| key_of(envelope)),
+            waits: None,
         }),
     }
 }

@@ -5,7 +5,7 @@ mod trace;
 
 use bytes::Bytes;
 use mesh_proto::v1;
-pub use note::{InvalidNote, LaneNote, LetterNote, MAX_APART_BYTES, MAX_PARTS, Note, is_claim};
+pub use note::{InvalidNote, LaneNote, LetterNote, MAX_APART_BYTES, MAX_PARTS, Note, TargetWait, is_claim};
 pub use trace::TraceContext;
 
 /// Names of the headers on the wire.

@@ -44,6 +44,25 @@ pub struct LaneNote {
     pub claim: Option<Claim>,
     /// `y`: the ordering key of what lies apart, where its consumer keeps the order of keys.
     pub key: Option<String>,
+    /// `w`: of what was never begun, how long it has waited because its target is down.
+    pub waits: Option<TargetWait>,
+}
+
+/// A wait for a target that is down, as if it were one: `<since>:<until>`, both Unix milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TargetWait {
+    /// Since when. What it waited before is counted in.
+    pub since_ms: i64,
+    /// Until when it is put aside. What comes back later waited for its consumer, and no longer for its target.
+    pub until_ms: i64,
+}
+
+impl TargetWait {
+    /// How long it has waited for its target, at `now_ms` (Unix milliseconds); in milliseconds.
+    #[must_use]
+    pub fn waited_ms(self, now_ms: i64) -> i64 {
+        now_ms.min(self.until_ms).saturating_sub(self.since_ms).max(0)
+    }
 }
 
 /// Which letter a replayed copy belongs to.
@@ -98,6 +117,9 @@ impl Note {
             }
             if let Some(key) = &lane.key {
                 put("y", key);
+            }
+            if let Some(TargetWait { since_ms, until_ms }) = lane.waits {
+                put("w", &format_args!("{since_ms}:{until_ms}"));
             }
             if let Some(letter) = &lane.letter {
                 put("l", &letter.id);
@@ -155,7 +177,16 @@ fn lane(pairs: &mut Pairs<'_>) -> Result<Option<LaneNote>, InvalidNote> {
         block: pairs.take("b"),
         claim: pairs.take("c").map(|text| claim(&text)).transpose()?,
         key: pairs.take("y"),
+        waits: pairs.take("w").map(|text| waits(&text)).transpose()?,
     }))
+}
+
+fn waits(text: &str) -> Result<TargetWait, InvalidNote> {
+    let read = || {
+        let (since, until) = text.split_once(':')?;
+        Some(TargetWait { since_ms: since.parse().ok()?, until_ms: until.parse().ok()? })
+    };
+    read().ok_or_else(|| InvalidNote(format!("w={text:?} is not <since>:<until>")))
 }
 
 /// `<letter>/<sha256>/<size>/<parts>`: names that fit a subject, and no more bytes than one can hold.
@@ -221,10 +252,11 @@ mod tests {
     }
 
     fn lane_note() -> impl Strategy<Value = LaneNote> {
-        let more = (option::of("[0-9a-f]{32}"), claimed(), option::of("\\PC{1,20}"));
+        let waits = (any::<i64>(), any::<i64>()).prop_map(|(since_ms, until_ms)| TargetWait { since_ms, until_ms });
+        let more = (option::of("[0-9a-f]{32}"), claimed(), option::of("\\PC{1,20}"), option::of(waits));
         let source = ("\\PC{1,10}", any::<u64>());
         (1u32.., "\\PC{1,30}", "\\PC{1,30}", source, any::<i64>(), option::of(letter()), more).prop_map(
-            |(attempt, subject, message_id, source, stored_at_ms, letter, (block, claim, key))| LaneNote {
+            |(attempt, subject, message_id, source, stored_at_ms, letter, (block, claim, key, waits))| LaneNote {
                 attempt,
                 subject,
                 message_id,
@@ -234,6 +266,7 @@ mod tests {
                 block,
                 claim,
                 key,
+                waits,
             },
         )
     }
@@ -273,6 +306,14 @@ mod tests {
         ] {
             assert!(claim(&wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_wait_for_a_target_is_over_when_it_is_to_come_back() {
+        let waits = TargetWait { since_ms: 1000, until_ms: 5000 };
+        let of = |now_ms| waits.waited_ms(now_ms);
+        assert_eq!((of(900), of(1000), of(1700), of(5000)), (0, 0, 700, 4000));
+        assert_eq!(of(90_000_000), 4000, "nobody was there to take it: that is no wait for its target");
     }
 
     #[test]

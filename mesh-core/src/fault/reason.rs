@@ -61,6 +61,7 @@ reasons! {
     JobMissing = "0029", "there is no such job";
     JobChanged = "0030", "the job has ended or changed meanwhile";
     ClaimMissing = "0031", "the bytes of the message lay apart and are gone";
+    NotBegun = "0032", "it waited to be begun for longer than the rule allows";
     VendorUnreachable = "0101", "the vendor could not be reached: nothing was sent";
     VendorThrottled = "0102", "the vendor asked to slow down";
     VendorRefused = "0103", "the vendor refused the request as wrong";

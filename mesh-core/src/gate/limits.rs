@@ -61,7 +61,7 @@ pub(crate) fn believed(text: &str, source: &Source) -> Option<Note> {
 mod tests {
     use super::*;
     use crate::{
-        envelope::{LaneNote, LetterNote},
+        envelope::{LaneNote, LetterNote, TargetWait},
         proto::v1::Claim,
     };
 
@@ -77,6 +77,7 @@ mod tests {
             block: Some("b".repeat(32)),
             claim: Some(Claim { letter: "c".repeat(32), sha256: "d".repeat(64), size: 1 << 28, parts: 64 }),
             key: Some("%".repeat(2048)),
+            waits: Some(TargetWait { since_ms: i64::MIN, until_ms: i64::MIN }),
         };
         Note { idempotency_key: Some("%".repeat(MAX_KEY)), lane: Some(lane), ..Note::default() }
     }

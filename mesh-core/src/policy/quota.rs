@@ -14,16 +14,17 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pause {
     until_ms: i64,
-    /// How many pauses without a stated time came in a row.
+    /// How many pauses without a stated time, or with one that says nothing, came in a row.
     unstated: u32,
 }
 
 impl Pause {
     /// The pause after the vendor asked, at `now_ms` (Unix milliseconds), to wait for `retry_after`. It never gets shorter:
-    /// answers to calls that were under way together may come in any order.
+    /// answers to calls that were under way together may come in any order. "At once" says nothing, be it a zero, a date gone by or
+    /// a fraction of a second, and who says it may say it for ever: it is as if no time were stated.
     #[must_use]
     pub fn throttled(self, now_ms: i64, retry_after: Option<Duration>) -> Pause {
-        match retry_after {
+        match retry_after.filter(|wait| *wait >= FIRST_PAUSE) {
             Some(wait) => Pause { until_ms: self.until_ms.max(end(now_ms, wait)), unstated: self.unstated },
             // Several answers to calls of the same moment are one refusal, not several.
             None if self.rest(now_ms).is_some() => self,
@@ -82,6 +83,22 @@ mod tests {
         assert_eq!(second.accepted().throttled(NOW + 9999, None).rest(NOW + 9999), Some(ms(1001)));
         let many = (0..40).fold(Pause::default(), |pause, i| pause.throttled(NOW + i * 100_000, None));
         assert_eq!(many.rest(NOW + 39 * 100_000), Some(LONGEST_PAUSE + ms(1)));
+    }
+
+    #[test]
+    fn who_says_at_once_again_and_again_is_asked_more_and_more_seldom() {
+        for said in [ms(0), ms(1), ms(999)] {
+            let (mut pause, mut now, mut rests) = (Pause::default(), NOW, Vec::new());
+            for _ in 0..20 {
+                pause = pause.throttled(now, Some(said));
+                let rest = pause.rest(now).unwrap();
+                now += i64::try_from(rest.as_millis()).unwrap();
+                rests.push(rest.as_secs());
+            }
+            assert_eq!(rests[..7], [1, 2, 4, 8, 16, 32, 60], "{said:?}");
+            assert!(rests[7..].iter().all(|rest| *rest == 60), "{rests:?}");
+            assert_eq!(pause.accepted().throttled(now, Some(said)).rest(now), Some(ms(1001)));
+        }
     }
 
     #[test]

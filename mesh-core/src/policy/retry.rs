@@ -20,7 +20,7 @@ pub struct RetryRule {
     pub base: Duration,
     /// No delay by backoff is longer. What the other side states (Retry-After) may be.
     pub cap: Duration,
-    /// A message older than this is not tried again.
+    /// A message older than this is not tried again. What was never tried waits so long for a target that is down.
     pub max_age: Duration,
 }
 
@@ -43,6 +43,8 @@ pub struct Failure<'a> {
     pub fault: &'a Fault,
     /// Which attempt it was; 1 for the first.
     pub attempt: u32,
+    /// How often this attempt came to nothing that costs one ([`is_free`]), this time included.
+    pub free: u32,
     /// What a repeat does.
     pub repeat: Repeat,
     /// How long ago the message was stored.
@@ -100,7 +102,7 @@ impl Why {
 enum Again {
     /// An attempt, after backoff or what the other side stated.
     Counted,
-    /// No attempt, after the stated time.
+    /// No attempt, after the stated time, or longer the more often that was.
     Free(Duration),
 }
 
@@ -112,7 +114,7 @@ pub fn decide(rule: &RetryRule, failure: &Failure<'_>, jitter: f64) -> Verdict {
     }
     let (delay, attempt) = match again(failure) {
         Err(why) => return Verdict::DeadLetter(why),
-        Ok(Again::Free(delay)) => (delay, failure.attempt),
+        Ok(Again::Free(stated)) => (free_wait(rule, failure.free, stated, jitter), failure.attempt),
         Ok(Again::Counted) if failure.attempt >= rule.max_attempts => {
             return Verdict::DeadLetter(Why::AttemptsExhausted);
         }
@@ -164,15 +166,29 @@ fn in_time(rule: &RetryRule, failure: &Failure<'_>, delay: Duration) -> Result<(
 /// How long throttled or unauthenticated work waits where nothing is stated.
 const UNSTATED_WAIT: Duration = Duration::from_secs(10);
 
+/// Whether an attempt that ended so costs none: nothing happened, and the same message will be taken later.
+#[must_use]
+pub fn is_free(fault: &Fault) -> bool {
+    matches!(fault.code(), Code::ResourceExhausted | Code::Unauthenticated) && fault.effect() == Effect::None
+}
+
+/// How long to wait for the `free`-th time without an attempt counted. No limit of attempts ends these waits, so they grow by
+/// themselves: who states *at once* again and again would be asked again at once for a day. What is stated is kept, and a random
+/// part comes on top of it: those who were told the same moment do not all come at it.
+fn free_wait(rule: &RetryRule, free: u32, stated: Duration, jitter: f64) -> Duration {
+    let half = backoff(rule, free, 1.0) / 2;
+    stated.max(half).saturating_add(half.mul_f64(jitter.clamp(0.0, 1.0)))
+}
+
 fn again(failure: &Failure<'_>) -> Result<Again, Why> {
     let fault = failure.fault;
     if fault.effect() == Effect::Done {
         return Err(Why::Refused);
     }
+    if is_free(fault) {
+        return Ok(Again::Free(fault.retry_after().unwrap_or(UNSTATED_WAIT)));
+    }
     match fault.code() {
-        Code::ResourceExhausted | Code::Unauthenticated if fault.effect() == Effect::None => {
-            Ok(Again::Free(fault.retry_after().unwrap_or(UNSTATED_WAIT)))
-        }
         // The vendor is still busy with this very key: waiting for its answer repeats nothing.
         Code::Aborted if fault.reason() == Reason::VendorInProgress => Ok(Again::Counted),
         Code::Unavailable
@@ -191,7 +207,8 @@ fn unknown_or_none(failure: &Failure<'_>) -> Result<Again, Why> {
     match failure.fault.effect() {
         // An error stored for our key comes back for ever.
         Effect::None if failure.fault.reason() == Reason::VendorStoredError => Err(Why::Refused),
-        Effect::None if failure.fault.reason() == Reason::DeadlineExpired => Err(Why::Refused),
+        // Also where a deadline was over for somebody else: whose clock is ahead, or whose own was shorter. Whether this message's
+        // own leaves time is looked at with the delay.
         Effect::None => Ok(Again::Counted),
         _ if failure.repeat.is_safe_when_unknown() => Ok(Again::Counted),
         _ => Err(Why::Parked),
@@ -215,7 +232,7 @@ mod tests {
     }
 
     fn verdict(fault: &Fault, attempt: u32, repeat: Repeat) -> Verdict {
-        let failure = Failure { fault, attempt, repeat, age: Duration::ZERO, remaining: None };
+        let failure = Failure { fault, attempt, free: 1, repeat, age: Duration::ZERO, remaining: None };
         decide(&RetryRule::default(), &failure, 1.0)
     }
 
@@ -245,13 +262,49 @@ mod tests {
         assert_eq!(verdict(&stored, 1, Repeat::Keyed), letter);
         let busy = Fault::new(Code::Aborted, Effect::Unknown, Reason::VendorInProgress, "x");
         assert_eq!(verdict(&busy, 1, Repeat::Once), counted);
+        let expired = Fault::new(Code::DeadlineExceeded, Effect::None, Reason::DeadlineExpired, "of what it called");
+        assert_eq!(verdict(&expired, 1, Repeat::Once), counted);
+        assert_eq!(verdict(&expired, 5, Repeat::Once), Verdict::DeadLetter(Why::AttemptsExhausted));
+    }
+
+    #[test]
+    fn a_deadline_of_its_own_that_is_over_ends_it() {
+        let fault = Fault::new(Code::DeadlineExceeded, Effect::None, Reason::DeadlineExpired, "x");
+        let (age, remaining) = (Duration::ZERO, Some(Duration::ZERO));
+        let failure = Failure { fault: &fault, attempt: 1, free: 0, repeat: Repeat::Keyed, age, remaining };
+        let over = Why::DeadlineBeforeRetry;
+        assert_eq!(decide(&RetryRule::default(), &failure, 0.0), Verdict::DeadLetter(over));
+        assert_eq!(repeat_call(&RetryRule::default(), &failure, 0.0), Err(over));
+    }
+
+    fn waits(stated: Duration, free: u32, jitter: f64) -> Duration {
+        let fault = fault(Code::ResourceExhausted, Effect::None).with_retry_after(stated);
+        let (age, repeat) = (Duration::ZERO, Repeat::Once);
+        let failure = Failure { fault: &fault, attempt: 7, free, repeat, age, remaining: None };
+        match decide(&RetryRule::default(), &failure, jitter) {
+            Verdict::Delay { delay, attempt: 7 } => delay,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn a_stated_time_is_kept_and_costs_no_attempt() {
-        let throttled = fault(Code::ResourceExhausted, Effect::None).with_retry_after(Duration::from_secs(90));
-        let expected = Verdict::Delay { delay: Duration::from_secs(90), attempt: 7 };
-        assert_eq!(verdict(&throttled, 7, Repeat::Once), expected);
+        let stated = Duration::from_secs(90);
+        for free in [1, 2, 7, 1000] {
+            assert_eq!(waits(stated, free, 0.0), stated);
+        }
+        // A random part on top, half of the backoff at most.
+        assert_eq!(waits(stated, 1, 1.0), Duration::from_millis(90_250));
+        assert_eq!(waits(stated, 1000, 1.0), Duration::from_secs(105));
+    }
+
+    #[test]
+    fn who_is_told_to_come_at_once_again_and_again_comes_more_and_more_seldom() {
+        for stated in [Duration::ZERO, Duration::from_millis(1)] {
+            let of = |free| waits(stated, free, 0.0).as_millis();
+            assert_eq!((1..=8).map(of).collect::<Vec<_>>(), [250, 500, 1000, 2000, 4000, 8000, 15_000, 15_000]);
+            assert_eq!(waits(stated, 20, 1.0), RetryRule::default().cap);
+        }
     }
 
     #[test]
@@ -260,6 +313,7 @@ mod tests {
         let failure = Failure {
             fault: &fault,
             attempt: 1,
+            free: 0,
             repeat: Repeat::Keyed,
             age: Duration::ZERO,
             remaining: Some(Duration::from_millis(400)),
@@ -269,8 +323,8 @@ mod tests {
     }
 
     fn call(fault: &Fault, attempt: u32, repeat: Repeat) -> Result<Duration, Why> {
-        let remaining = Some(Duration::from_secs(5));
-        repeat_call(&RetryRule::default(), &Failure { fault, attempt, repeat, age: Duration::ZERO, remaining }, 1.0)
+        let (age, remaining) = (Duration::ZERO, Some(Duration::from_secs(5)));
+        repeat_call(&RetryRule::default(), &Failure { fault, attempt, free: 0, repeat, age, remaining }, 1.0)
     }
 
     #[test]
@@ -292,7 +346,7 @@ mod tests {
             (fault(Code::Unauthenticated, Effect::None), Err(Why::Refused), Err(Why::Refused)),
             (fault(Code::InvalidArgument, Effect::None), Err(Why::Refused), Err(Why::Refused)),
             (stored, Err(Why::Refused), Err(Why::Refused)),
-            (expired, Err(Why::Refused), Err(Why::Refused)),
+            (expired, again, again),
         ] {
             for repeat in [Repeat::NoSideEffects, Repeat::Idempotent, Repeat::Keyed] {
                 assert_eq!(call(&fault, 1, repeat), safe, "{fault} {repeat:?}");
@@ -313,13 +367,22 @@ mod tests {
     }
 
     proptest! {
+        /// Never sooner than stated, and whatever is stated and drawn: never sooner than a half of what grows.
+        #[test]
+        fn a_free_wait_is_bounded_on_both_sides(stated_ms in 0u64..100_000, free in 0u32..100, jitter in 0.0f64..1.0) {
+            let (rule, stated) = (RetryRule::default(), Duration::from_millis(stated_ms));
+            let (delay, grown) = (waits(stated, free, jitter), backoff(&rule, free, 1.0));
+            prop_assert!(delay >= stated && delay >= grown / 2);
+            prop_assert!(delay <= stated.max(grown / 2) + grown / 2);
+        }
+
         /// No call is repeated that the contract does not allow, whatever came back.
         #[test]
         fn a_call_is_repeated_only_where_that_is_safe(code in 0i32..17, effect in 0i32..4, attempt in 1u32..9, jitter in 0.0f64..1.0) {
             let fault = fault(Code::try_from(code).unwrap(), Effect::try_from(effect).unwrap());
             for repeat in [Repeat::Once, Repeat::LookUp, Repeat::Keyed, Repeat::Idempotent, Repeat::NoSideEffects] {
                 let remaining = Some(Duration::from_secs(3600));
-                let failure = Failure { fault: &fault, attempt, repeat, age: Duration::ZERO, remaining };
+                let failure = Failure { fault: &fault, attempt, free: 0, repeat, age: Duration::ZERO, remaining };
                 if repeat_call(&RetryRule::default(), &failure, jitter).is_ok() {
                     prop_assert!(fault.effect() == Effect::None || repeat.is_safe_when_unknown());
                     prop_assert!(fault.effect() != Effect::Done && attempt < 5);
@@ -332,7 +395,7 @@ mod tests {
         fn once_is_never_repeated_blindly(code in 0i32..17, attempt in 1u32..9, jitter in 0.0f64..1.0) {
             let fault = fault(Code::try_from(code).unwrap(), Effect::Unknown);
             for repeat in [Repeat::Once, Repeat::LookUp] {
-                let failure = Failure { fault: &fault, attempt, repeat, age: Duration::ZERO, remaining: None };
+                let failure = Failure { fault: &fault, attempt, free: 1, repeat, age: Duration::ZERO, remaining: None };
                 let verdict = decide(&RetryRule::default(), &failure, jitter);
                 prop_assert!(!matches!(verdict, Verdict::Delay { .. }), "{:?}", verdict);
             }
@@ -341,7 +404,8 @@ mod tests {
         #[test]
         fn attempts_end(code in 0i32..17, effect in 1i32..4, jitter in 0.0f64..1.0) {
             let fault = fault(Code::try_from(code).unwrap(), Effect::try_from(effect).unwrap());
-            let failure = Failure { fault: &fault, attempt: 5, repeat: Repeat::Keyed, age: Duration::ZERO, remaining: None };
+            let (age, repeat) = (Duration::ZERO, Repeat::Keyed);
+            let failure = Failure { fault: &fault, attempt: 5, free: 1, repeat, age, remaining: None };
             if let Verdict::Delay { attempt, .. } = decide(&RetryRule::default(), &failure, jitter) {
                 prop_assert_eq!(attempt, 5, "only a wait that costs nothing goes on");
             }

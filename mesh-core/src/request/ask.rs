@@ -129,6 +129,8 @@ impl Asking {
         let failure = Failure {
             fault,
             attempt,
+            // Here each costs an attempt.
+            free: 0,
             repeat: self.target.repeat(),
             age: started.elapsed(),
             remaining: Some(self.deadline.remaining(clock).saturating_sub(took)),

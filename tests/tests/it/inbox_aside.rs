@@ -301,7 +301,7 @@ async fn a_copy_that_waits_is_not_replaced_by_one_that_was_not_begun() {
         // Twice: a crash before the ack.
         for _ in 0..2 {
             let delivery = in_hand(number, bytes::Bytes::new());
-            delayed::put_aside(bus, &lane, &delivery, (due_ms + 1000, "", None), &none).await.unwrap();
+            delayed::put_aside(bus, &lane, &delivery, (due_ms + 1000, "", None), (&none, None)).await.unwrap();
         }
     };
     let delay = async |number: u64| {

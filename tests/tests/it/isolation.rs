@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::StreamExt as _;
@@ -331,6 +331,52 @@ async fn what_waits_for_a_target_that_is_down_becomes_a_letter_when_it_is_too_ol
         (letters.len() == 100).then_some(())
     })
     .await;
+}
+
+/// The consumer was off for longer than a message may be tried. A moment in which its target fails makes letters of those that it
+/// failed, which were begun, and of no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_old_and_was_never_begun_waits_for_its_target_and_is_no_letter() {
+    const FAILED: usize = 5;
+    const EVENTS: usize = 500;
+    let max_age = Duration::from_secs(6);
+    let broker = TestBroker::start(&[orders(), consumer("depot", "ship")]).await.unwrap();
+    let sender = broker.connect("orders").await.unwrap();
+    let events = futures_util::stream::iter((1..=EVENTS).map(|n| (n.to_string(), order(n * 7))));
+    sender.publisher::<OrderPlaced>().publish_all(events, 64).collect::<Vec<_>>().await;
+    let stored = Instant::now();
+    eventually("all are too old", || async { (stored.elapsed() > max_age).then_some(()) }).await;
+
+    let (seen, begun) = (Seen::default(), Arc::new(AtomicUsize::new(0)));
+    let into = Arc::clone(&seen);
+    let handler = move |_cx: Context, event: OrderPlaced| {
+        let (into, begun) = (Arc::clone(&into), Arc::clone(&begun));
+        async move {
+            if begun.fetch_add(1, Ordering::SeqCst) < FAILED {
+                return Err(Fault::unavailable("the warehouse opens"));
+            }
+            into.lock().await.push(event.order_id);
+            Ok(())
+        }
+    };
+    let settings = ConsumerSettings {
+        concurrency: FAILED,
+        retry: RetryRule { max_age, ..RetryRule::default() },
+        ..ConsumerSettings::default()
+    };
+    let mesh = broker.connect("depot").await.unwrap();
+    let ship = mesh.consumer::<OrderPlaced>("ship").settings(settings);
+    ship.isolate_by(|event: &OrderPlaced| event.customer_id.clone()).start(handler).await.unwrap();
+    let operator = broker.connect("operator").await.unwrap();
+    let letters = async || letters::list(operator.bus(), &Selector::default()).await.unwrap().letters;
+    eventually("an end of all", || async {
+        let unbegun = letters().await.into_iter().find(|letter| letter.letter.attempts.is_empty());
+        assert!(unbegun.is_none(), "a letter of what was never begun: {:?}", unbegun.unwrap().letter.fault);
+        (seen.lock().await.len() == EVENTS - FAILED).then_some(())
+    })
+    .await;
+    mesh.drain().await;
+    assert_eq!(letters().await.len(), FAILED, "what failed is too old to be tried again");
 }
 
 /// Order 1 fails twice, and there is budget for one retry. Of customer 0, the target is down after the first order: what waits

@@ -11,6 +11,7 @@ mod claims_cli;
 mod claims_crash;
 mod claims_longest;
 mod claims_ordered;
+mod clock_ahead;
 mod command_line;
 mod commit;
 mod commit_outcomes;

@@ -7,7 +7,7 @@ use std::{
     process::Stdio,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -20,11 +20,12 @@ use mesh_core::{
     Context, Fault, Mesh,
     clock::{Clock, TaskScope},
     consume::ConsumerSettings,
+    fault::{Code, Effect, Reason},
     operate::letters::{self, Selector},
-    policy::retry::RetryRule,
+    policy::{budget::BudgetRule, retry::RetryRule},
     proto::v1,
 };
-use mesh_tests::{TestBroker, eventually, mesh_binary};
+use mesh_tests::{TestBroker, eventually, mesh_binary, within};
 use shop_proto::shop::payments::v1::{ChargeReply, ChargeRequest, Payments, PaymentsClient, PaymentsServer};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -36,7 +37,7 @@ use crate::shop::{bank, charge_of, till};
 const TOO_OLD: &str = "it is older than the rule allows to try again";
 
 /// A vendor that answers 503 to some customers, or to all, and counts the calls of each order and of each customer. The
-/// customer `recovers` gets 503 for the first call of an order.
+/// customer `recovers` gets 503 for the first call of an order. The customer `throttled` gets 429, and is told to come back at once.
 #[derive(Clone, Default)]
 struct Vendor {
     calls: Arc<Mutex<BTreeMap<String, usize>>>,
@@ -75,8 +76,13 @@ impl Vendor {
         for name in [format!("order {order}"), format!("customer {customer}"), "all".to_owned()] {
             *calls.entry(name).or_default() += 1;
         }
-        let (status, text) = if is_healthy { (200, r#"{"id":"ch_1","status":"succeeded"}"#) } else { (503, "{}") };
-        Ok(Response::builder().status(status).body(Full::new(Bytes::from_static(text.as_bytes()))).unwrap())
+        let response = match (is_healthy, customer.as_str()) {
+            (true, _) => Response::builder().status(200),
+            (_, "throttled") => Response::builder().status(429).header("retry-after", "0"),
+            _ => Response::builder().status(503),
+        };
+        let text = if is_healthy { r#"{"id":"ch_1","status":"succeeded"}"# } else { "{}" };
+        Ok(response.body(Full::new(Bytes::from_static(text.as_bytes()))).unwrap())
     }
 
     fn calls(&self, what: &str) -> usize {
@@ -230,6 +236,20 @@ async fn a_target_of_the_file_that_is_down_delays_no_other() {
     assert!(letters.is_empty(), "what waits for its target is no letter");
 }
 
+/// No attempt is counted and no budget asked for what is throttled: only the pause keeps it from being a hot loop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vendor_that_is_busy_and_says_come_at_once_is_asked_more_and_more_seldom() {
+    let shop = Shop::open().await;
+    let (url, vendor) = Vendor::start(&[], &shop.tasks).await;
+    let _adapter = shop.adapter("", "", &url).await;
+    let begun = Instant::now();
+    charge(&shop.till, 1, "throttled").await;
+    eventually("four calls", || async { (vendor.calls("order 1") >= 4).then_some(()) }).await;
+    // After one, two and four seconds.
+    assert!(begun.elapsed() >= Duration::from_secs(7), "four calls in {:?}", begun.elapsed());
+    assert!(letters::list(shop.operator.bus(), &Selector::default()).await.unwrap().letters.is_empty());
+}
+
 /// The file's rule is for queued work; a call is its caller's to repeat, and the key is the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_of_the_vendors_operation_is_repeated_by_its_caller_with_its_key() {
@@ -251,6 +271,95 @@ impl Payments for Failing {
         self.0.fetch_add(1, Ordering::SeqCst);
         Err(Fault::unavailable("not now"))
     }
+}
+
+/// Says to every charge, until it is mended, that there are too many, and that they may come again at once.
+#[derive(Clone, Default)]
+struct Busy {
+    /// Their numbers.
+    begun: Arc<Mutex<Vec<u32>>>,
+    charged: Arc<AtomicUsize>,
+    is_mended: Arc<AtomicBool>,
+}
+
+impl Payments for Busy {
+    async fn charge(&self, cx: Context, _request: ChargeRequest) -> Result<ChargeReply, Fault> {
+        self.begun.lock().unwrap().push(cx.attempt());
+        if self.is_mended.load(Ordering::SeqCst) {
+            self.charged.fetch_add(1, Ordering::SeqCst);
+            return Ok(ChargeReply::default());
+        }
+        let fault = Fault::new(Code::ResourceExhausted, Effect::None, Reason::Overloaded, "too many");
+        Err(fault.with_retry_after(Duration::ZERO))
+    }
+}
+
+impl Busy {
+    async fn serve(&self, shop: &Shop, settings: ConsumerSettings) -> Mesh {
+        let mesh = shop.broker.connect("bank").await.unwrap();
+        mesh.serve(PaymentsServer::new(self.clone())).settings(settings).start().await.unwrap();
+        mesh
+    }
+
+    fn times(&self) -> usize {
+        self.begun.lock().unwrap().len()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_says_come_at_once_is_begun_more_and_more_seldom() {
+    let (shop, busy) = (Shop::open().await, Busy::default());
+    let mesh = busy.serve(&shop, ConsumerSettings::default()).await;
+    let begun = Instant::now();
+    charge(&shop.till, 1, "a").await;
+    eventually("five times", || async { (busy.times() >= 5).then_some(()) }).await;
+    // At least half of 0.5, 1, 2 and 4 seconds.
+    assert!(begun.elapsed() >= Duration::from_millis(3750), "five times in {:?}", begun.elapsed());
+    mesh.drain().await;
+    assert!(busy.begun.lock().unwrap().iter().all(|attempt| *attempt == 1), "it cost no attempt");
+}
+
+/// How many copies wait on the bank's lane that were put aside and not begun.
+async fn put_aside(operator: &Mesh) -> usize {
+    let (mut count, mut next) = (0, 1);
+    while let Some(copy) = operator.bus().next_on("mesh1-lane-bank", "mesh1.lane.*.bank.*.hold.*", next).await.unwrap()
+    {
+        let copy = copy.open().envelope;
+        count += usize::from(copy.message_id.starts_with("aside/"));
+        next = copy.delivery.unwrap().sequence + 1;
+    }
+    count
+}
+
+/// What comes back again and again without an attempt counted draws from the budget, and becomes no letter where there is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_to_wait_again_and_again_asks_the_budget_and_is_not_given_up() {
+    const COUNT: usize = 12;
+    const SAVED: usize = 3;
+    let (shop, busy) = (Shop::open().await, Busy::default());
+    let retry = RetryRule { base: Duration::from_millis(20), cap: Duration::from_secs(16), ..RetryRule::default() };
+    let retry_budget = BudgetRule { share: 0.0, floor_per_s: 0.1, burst: 3.0 };
+    let begun = Instant::now();
+    let mesh = busy.serve(&shop, ConsumerSettings { retry, retry_budget, ..ConsumerSettings::default() }).await;
+    for number in 1..=COUNT {
+        charge(&shop.till, number, "a").await;
+    }
+    // Each was begun, and came back once without asking. Then there is budget for three, and for one more in ten seconds.
+    let all_wait = || async {
+        let is_all = put_aside(&shop.operator).await == COUNT;
+        let (times, paid) =
+            (busy.times(), 2 * COUNT + SAVED + usize::try_from(begun.elapsed().as_secs() / 10).unwrap());
+        assert!(times <= paid, "begun {times} times, {paid} were paid for");
+        is_all.then_some(times)
+    };
+    let times = eventually("all wait for budget", all_wait).await;
+    assert!(times >= 2 * COUNT + SAVED, "what was saved up was given: begun {times} times");
+    // The next that is granted is done, and so pays for the next.
+    busy.is_mended.store(true, Ordering::SeqCst);
+    let done = || async { (busy.charged.load(Ordering::SeqCst) == COUNT).then_some(()) };
+    within(Duration::from_secs(60), "all are charged", done).await;
+    mesh.drain().await;
+    assert!(letters::list(shop.operator.bus(), &Selector::default()).await.unwrap().letters.is_empty());
 }
 
 /// Nobody was there when a retry was due, and the key is forgotten when somebody is.

@@ -284,6 +284,7 @@ mod tests {
             block: Some("hash".into()),
             claim: None,
             key: None,
+            waits: None,
         };
         let delivery =
             Delivery { stream: String::new(), sequence, consumer_sequence: sequence, deliveries: 1, stored_at_ms: 1 };

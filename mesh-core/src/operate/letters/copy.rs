@@ -68,6 +68,7 @@ fn headers(
             block: None,
             claim: claim.cloned(),
             key: claim.map(|_| letter.key.clone()).filter(|key| !key.is_empty()),
+            waits: None,
         }),
     };
     // What lies apart brings its headers along.
