@@ -58,6 +58,7 @@ mod ordered_inbox;
 mod ordered_poison;
 mod outbox;
 mod outbox_away;
+mod overdue;
 mod own_contracts;
 mod replay;
 // The name of a pseudo-terminal is asked for as only Linux can.
