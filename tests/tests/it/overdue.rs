@@ -1,7 +1,8 @@
-//! A copy that is due while the broker has no room: it comes all the same, once there is room again.
+//! A copy that is due while the broker has no room: it comes all the same, once there is room again, and once.
 
 use std::{collections::BTreeSet, time::Duration};
 
+use futures_util::future::join_all;
 use mesh::engine::JetStream;
 use mesh_core::{
     Context, Fault, Mesh,
@@ -80,8 +81,49 @@ async fn what_is_due_while_there_is_no_room_comes_when_there_is_again() {
     eventually("the second attempt", async || (seen.lock().await.len() == 3).then_some(())).await;
     eventually("the copy that is done to be gone", async || (messages(&broker, &lane).await == 1).then_some(())).await;
     assert_eq!(seen.lock().await[2], (2, order_of(LARGE)));
-    let counted = "mesh_copies_stored_anew_total{stream=\"mesh1-lane-a\"} 1";
-    eventually("the count of it", async || keeper.mesh.metrics().encode().contains(counted).then_some(())).await;
+    eventually("the count of it", async || (stored_anew(&keeper) == 1).then_some(())).await;
     consumer.drain().await;
+    keeper.stop().await;
+}
+
+/// How many copies the keeper stored anew.
+fn stored_anew(keeper: &Running) -> u64 {
+    let text = keeper.mesh.metrics().encode();
+    let count =
+        text.lines().find_map(|line| line.strip_prefix("mesh_copies_stored_anew_total{stream=\"mesh1-lane-a\"} "));
+    count.map_or(0, |count| count.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_broker_emits_at_the_same_moment_comes_once() {
+    const COPIES: usize = 40;
+    let broker = TestBroker::start(&[orders(), consumer("a", "work")]).await.unwrap();
+    // It waits for nothing: what is due is stored anew, while the broker is about to emit it.
+    let settings = KeeperSettings {
+        overdue_every: Duration::from_millis(1),
+        overdue_after: Duration::ZERO,
+        ..KeeperSettings::default()
+    };
+    let keeper = Running::start(&broker, settings).await.unwrap();
+    let operator = broker.connect("operator").await.unwrap();
+    let lane = lane_stream("a");
+    let (consumer, seen) = consume(&broker).await;
+    let large = order_of(LARGE);
+    join_all((0..COPIES).map(|number| {
+        let (broker, large) = (&broker, &large);
+        async move { publish(broker, &number.to_string(), large).await }
+    }))
+    .await;
+    eventually("each twice", async || (seen.lock().await.len() >= 2 * COPIES).then_some(())).await;
+    eventually("an empty lane", async || (messages(&broker, &lane).await == 0).then_some(())).await;
+    let first = seen.lock().await.iter().filter(|(attempt, _)| *attempt == 1).count();
+    assert_eq!((first, seen.lock().await.len()), (COPIES, 2 * COPIES));
+    consumer.drain().await;
+    // Whatever was stored there: each copy, each again as often as it was counted, and each once as due.
+    let all = operator.bus().moment(&lane).await.unwrap().unwrap().last_sequence;
+    let anew = all - 2 * COPIES as u64;
+    assert!(anew > 0, "none was stored anew, so this shows nothing");
+    // A sweep counts when it has looked at all.
+    eventually("that as many were counted", async || (stored_anew(&keeper) == anew).then_some(())).await;
     keeper.stop().await;
 }
