@@ -4,6 +4,7 @@
 //! So the copy waits outside. The original is settled only after the broker has the copy.
 
 mod lane;
+mod rearm;
 
 use std::borrow::Cow;
 
@@ -19,6 +20,7 @@ use crate::{
 pub(crate) use lane::cut;
 pub use lane::{Lane, attempts_of, block_of, encode_attempts, letter_id, shortened};
 use mesh_proto::v1;
+pub(crate) use rearm::rearm;
 
 /// What comes back by itself within such a time is not called any more. In a cluster a copy that falls due while it is called
 /// would be there twice, and the broker's clock may differ from this one's.
@@ -153,7 +155,7 @@ pub(crate) async fn call_back(bus: &Bus, lane: &Lane, held: Envelope, due_ms: i6
 }
 
 /// When a waiting copy comes back by itself, Unix milliseconds.
-fn due_of(copy: &Envelope) -> Option<i64> {
+pub(crate) fn due_of(copy: &Envelope) -> Option<i64> {
     let at = copy.header(SCHEDULE)?.strip_prefix("@at ")?;
     chrono::DateTime::parse_from_rfc3339(at).ok().map(|due| due.timestamp_millis())
 }

@@ -19,23 +19,24 @@ use crate::{claims::foreign, shop::orders};
 
 const STREAM: &str = "mesh1-event-orders";
 
-async fn publish(bus: &Bus, id: &str) -> Result<(), PublishError> {
-    let subject = subject::event(&"local".parse().unwrap(), "orders", "shop.orders.v1.OrderPlaced", 0);
+async fn publish(bus: &Bus, producer: &str, id: &str) -> Result<(), PublishError> {
+    let subject = subject::event(&"local".parse().unwrap(), producer, "shop.orders.v1.OrderPlaced", 0);
     let headers = vec![(Cow::Borrowed(header::MESSAGE_ID), id.to_owned())];
-    bus.publish(STREAM, bus.gate().seal_own(subject, headers, vec![7; 1024].into())).await.map(drop)
+    let sealed = bus.gate().seal_own(subject, headers, vec![7; 1024].into());
+    bus.publish(&subject::event_stream(producer), sealed).await.map(drop)
 }
 
-/// Publishes until there is no room, one by one and many at once; JetStream's code for it.
-async fn fill(bus: &Bus) -> u64 {
+/// Publishes events of `producer` until there is no room, one by one and many at once; JetStream's code for it.
+pub(crate) async fn fill(bus: &Bus, producer: &str) -> u64 {
     let mut number = 0;
     let one = loop {
-        match publish(bus, &number.to_string()).await {
+        match publish(bus, producer, &number.to_string()).await {
             Ok(()) => number += 1,
             Err(error) => break error,
         }
         assert!(number < 10_000, "it is never full");
     };
-    let many = join_all((0..100).map(async |other| publish(bus, &format!("other/{other}")).await)).await;
+    let many = join_all((0..100).map(async |other| publish(bus, producer, &format!("other/{other}")).await)).await;
     for error in many.into_iter().filter_map(Result::err).chain([one.clone()]) {
         assert!(error.is_full() && !error.is_unknown(), "{error}");
         assert!(error.to_string().contains("there is no room"), "{error}");
@@ -54,7 +55,7 @@ async fn a_stream_without_room_is_full() {
     config.max_bytes = 100_000;
     jetstream.update_stream(config).await.unwrap();
     let operator = broker.connect("operator").await.unwrap();
-    assert_eq!(fill(operator.bus()).await, 10077);
+    assert_eq!(fill(operator.bus(), "orders").await, 10077);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,7 +63,7 @@ async fn a_server_without_room_is_full() {
     let jetstream = JetStream { max_file_bytes: 200_000, ..JetStream::default() };
     let broker = TestBroker::on(&[orders()], jetstream, &StreamLimits::default()).await.unwrap();
     let operator = broker.connect("operator").await.unwrap();
-    assert_eq!(fill(operator.bus()).await, 10023);
+    assert_eq!(fill(operator.bus(), "orders").await, 10023);
 }
 
 /// A server whose only account may keep so many bytes.
@@ -96,5 +97,5 @@ async fn an_account_without_room_is_full() {
     let folder = tempfile::tempdir().unwrap();
     let (_server, operator) = account_of(200_000, folder.path()).await;
     topology::apply(operator.bus(), &[orders()], &StreamLimits::default()).await.unwrap();
-    assert_eq!(fill(operator.bus()).await, 10002);
+    assert_eq!(fill(operator.bus(), "orders").await, 10002);
 }

@@ -63,6 +63,7 @@ mod ordered_window;
 mod outbox;
 mod outbox_away;
 mod outbox_term;
+mod overdue;
 mod own_contracts;
 mod replay;
 // The name of a pseudo-terminal is asked for as only Linux can.

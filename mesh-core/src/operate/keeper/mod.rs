@@ -14,6 +14,7 @@ mod in_hand;
 mod index;
 mod lanes;
 mod outcomes;
+mod overdue;
 mod reconcile;
 mod rescue;
 mod serve;
@@ -48,6 +49,10 @@ pub struct KeeperSettings {
     pub left_rest: Duration,
     /// How long nothing must refer to bytes that lie apart before they are taken away.
     pub claims_rest: Duration,
+    /// How often the lanes are looked at for copies that the broker did not emit when they were due.
+    pub overdue_every: Duration,
+    /// How long the broker must have left one there before it is stored anew: longer than it takes to emit what is due.
+    pub overdue_after: Duration,
 }
 
 impl Default for KeeperSettings {
@@ -60,6 +65,8 @@ impl Default for KeeperSettings {
             // and an ack wait.
             left_rest: Duration::from_secs(900),
             claims_rest: Duration::from_secs(60),
+            overdue_every: Duration::from_secs(60),
+            overdue_after: Duration::from_secs(30),
         }
     }
 }
@@ -133,6 +140,7 @@ impl Keeper {
             reconcile::run(&self.bus, &self.metrics, (&self.settings, &self.heard)),
             super::jobs::run(&self.bus, &self.holder),
             claims::run(&self.bus, &self.settings),
+            overdue::run(&self.bus, &self.metrics, &self.settings),
             // A further duty is a future that never ends by itself.
         );
     }

@@ -129,7 +129,7 @@ impl Kind {
             Kind::Overdue => (
                 "overdue",
                 "held longer than until they were due",
-                "see that the broker's clock is right and the lane's stream has a leader",
+                "see that a keeper runs and the broker has room: the keeper stores it anew within minutes; if it stays, see that the broker's clock is right and the lane's stream has a leader",
             ),
             Kind::Stray => (
                 "stray",

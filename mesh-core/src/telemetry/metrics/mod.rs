@@ -58,6 +58,7 @@ struct Families {
     relayed: Family<1, Counter>,
     outbox_stuck: Family<1, Gauge>,
     deletions_not_believed: Family<1, Counter>,
+    copies_stored_anew: Family<1, Counter>,
     denied: Family<1, Counter>,
     reconnects: Counter,
 }
@@ -122,6 +123,11 @@ impl Metrics {
                 "Words that a message of a queue was deleted unsettled, taken for those of acknowledgements",
                 ["stream"],
             ),
+            copies_stored_anew: names.family(
+                "copies_stored_anew",
+                "Copies on a lane that the broker had not emitted when they were due, stored anew by the keeper",
+                ["stream"],
+            ),
             denied: names.family("denied", "Acts refused by a rule", ["what"]),
             reconnects: names.plain("reconnects", "Connections to the bus that were made anew"),
         };
@@ -167,6 +173,11 @@ impl Metrics {
     /// acknowledgement.
     pub fn deletion_not_believed(&self, stream: &str) {
         self.0.families.deletions_not_believed.get([stream]).inc();
+    }
+
+    /// Counts copies on a lane that the broker had not emitted when they were due, and that were stored anew.
+    pub fn copies_stored_anew(&self, stream: &str, copies: u64) {
+        self.0.families.copies_stored_anew.get([stream]).inc_by(copies);
     }
 
     /// Counts one connection to the bus that was made anew.

@@ -95,6 +95,7 @@ fn everything_is_counted_under_its_name() {
     vendor.called(999, Duration::from_secs(5));
     metrics.denied("publish");
     metrics.deletion_not_believed("mesh1-lane-a");
+    metrics.copies_stored_anew("mesh1-lane-a", 3);
     metrics.reconnected();
 
     let message = ("message", "shop.v1.OrderPlaced");
@@ -121,6 +122,7 @@ fn everything_is_counted_under_its_name() {
         ("mesh_vendor_call_duration_seconds_count", stripe.to_vec(), 3.0),
         ("mesh_denied_total", vec![("what", "publish")], 1.0),
         ("mesh_deletions_not_believed_total", vec![("stream", "mesh1-lane-a")], 1.0),
+        ("mesh_copies_stored_anew_total", vec![("stream", "mesh1-lane-a")], 3.0),
         ("mesh_reconnects_total", vec![], 1.0),
     ] {
         assert_eq!(value(&metrics, name, &labels), Some(expected), "{name} {labels:?}\n{}", metrics.encode());
