@@ -33,7 +33,18 @@ impl Worker {
         } else {
             stored_at(envelope)
         };
-        let age_ms = if since_ms > 0 { self.bus.gate().clock().now_ms().saturating_sub(since_ms) } else { 0 };
+        self.since(since_ms)
+    }
+
+    /// How long ago it was stored where it was delivered from: a copy on the lane is younger than its original.
+    pub(super) fn age_here(&self, envelope: &Envelope) -> Duration {
+        let stored_at_ms = envelope.delivery.as_ref().map_or(0, |delivery| delivery.stored_at_ms);
+        self.since(stored_at_ms)
+    }
+
+    /// No time where nobody knows since when.
+    fn since(&self, at_ms: i64) -> Duration {
+        let age_ms = if at_ms > 0 { self.bus.gate().clock().now_ms().saturating_sub(at_ms) } else { 0 };
         Duration::from_millis(u64::try_from(age_ms).unwrap_or(0))
     }
 

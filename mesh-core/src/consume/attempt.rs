@@ -166,7 +166,7 @@ impl Worker {
         if let Some(ended) = unbegun {
             return ended;
         }
-        self.try_beside(trial).await
+        self.try_unwritten(trial).await
     }
 
     pub(super) async fn try_once(&self, trial: Trial<'_>) -> Ended {

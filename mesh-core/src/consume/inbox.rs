@@ -4,7 +4,7 @@
 //! Three kinds of deliveries are remembered: all of a consumer that asked for it, all whose contract forbids to repeat them
 //! blindly and all replays; and of the rest those that the broker delivered before without hearing what became of them.
 //! The record is written before the handler starts and again before what came of it is carried out, each time only if
-//! nobody else wrote meanwhile. A first delivery of the rest costs nothing.
+//! nobody else wrote meanwhile. A first delivery of the rest costs nothing, unless it becomes a letter.
 //!
 //! For an ordered consumer the owner of a partition decides what was delivered before in that sense: what another one handed
 //! back in peace was not.
@@ -60,7 +60,7 @@ pub(super) struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    fn again(&mut self) -> Trial<'_> {
+    pub(super) fn again(&mut self) -> Trial<'_> {
         let Trial { envelope, trace, lease, tenure, .. } = *self;
         Trial { envelope, attempts: self.attempts, trace, lease, tenure }
     }
@@ -96,7 +96,7 @@ impl Worker {
         let Some(delivery) = &envelope.delivery else {
             return match instead {
                 Some(ended) => ended,
-                None => self.try_beside(trial).await,
+                None => self.try_unwritten(trial).await,
             };
         };
         let (key, repeat) = (self.inbox_key(envelope), self.work.repeat(envelope));
@@ -152,7 +152,10 @@ impl Worker {
                     return overtaken(record, envelope);
                 }
                 Begin::Ended => return repeated(record, trial.attempts),
-                Begin::Park => return self.conclude(&key, found, trial, Ended::DeadLetter(parked())).await,
+                Begin::Park => {
+                    let parked = parked(record.is_some());
+                    return self.conclude(&key, found, trial, Ended::DeadLetter(parked)).await;
+                }
                 Begin::TooOften { starts } => {
                     return self.conclude(&key, found, trial, Ended::DeadLetter(ends_its_process(starts))).await;
                 }
@@ -175,7 +178,7 @@ impl Worker {
                 continue;
             }
             if !start.suspect && !start.begun && !self.is_always_remembered(envelope) {
-                return self.try_beside(trial).await;
+                return self.try_unwritten(trial).await;
             }
             let place = tokio::select! {
                 biased;
@@ -215,11 +218,6 @@ impl Worker {
 
     async fn place_for(&self, alone: bool) -> Place<'_> {
         if alone { self.quarantine.alone().await } else { self.quarantine.beside().await }
-    }
-
-    pub(super) async fn try_beside(&self, trial: Trial<'_>) -> Ended {
-        let _beside = self.quarantine.beside().await;
-        self.try_once(trial).await
     }
 
     async fn try_written_down(&self, trial: &mut Trial<'_>, place: Place<'_>, mut mine: Mine) -> Ended {
@@ -315,7 +313,7 @@ impl Worker {
         self.remember(mine, &mut trial, ended).await
     }
 
-    async fn recall(&self, key: &str) -> Result<Found, GivenUp> {
+    pub(super) async fn recall(&self, key: &str) -> Result<Found, GivenUp> {
         let entry = self.until_confirmed("what is remembered of a delivery", || self.store.get(key)).await?;
         Ok(entry.and_then(|entry| Some((InboxRecord::decode(entry.value).ok()?, entry.revision))))
     }
@@ -336,8 +334,22 @@ impl Worker {
     pub(super) fn kept_for(&self, record: &InboxRecord, repeat: Repeat) -> Option<Duration> {
         match record.state() == State::Begun || record.begun {
             true => self.start_kept_for(repeat),
-            false => Some(self.horizon()),
+            false => Some(self.end_kept_for(repeat)),
         }
+    }
+
+    /// The broker may be away, or a stream be full, for longer than the horizon that was asked for: what was done then and could not
+    /// be settled must not be done again.
+    fn end_kept_for(&self, repeat: Repeat) -> Duration {
+        if repeat.is_safe_when_unknown() { self.horizon() } else { self.horizon().max(HORIZON) }
+    }
+
+    /// Whether what was written down of this delivery, after it was stored, may be forgotten by now.
+    pub(super) fn may_be_forgotten(&self, envelope: &Envelope) -> bool {
+        let repeat = self.work.repeat(envelope);
+        let is_start_forgotten = self.start_kept_for(repeat).is_some_and(|kept| self.age(envelope) > kept);
+        let is_end_forgotten = self.age_here(envelope) > self.end_kept_for(repeat);
+        deliveries(envelope) > 1 && (is_start_forgotten || is_end_forgotten)
     }
 
     /// A start is remembered for as long as it may come again. If it may be harmful to act a second time, or may become so when
@@ -386,6 +398,7 @@ impl Worker {
             deliveries: delivery.deliveries,
             safe_to_repeat: self.may_repeat(envelope),
             exact: self.is_always_remembered(envelope),
+            may_be_forgotten: self.may_be_forgotten(envelope),
             at_ms: self.bus.gate().clock().now_ms(),
             lease: self.settings.ack_wait,
             longest: lease::longest(self.settings.handler_limit).saturating_add(self.settings.ack_wait),
@@ -475,7 +488,7 @@ pub(super) fn end_of(ended: &Ended) -> Option<End> {
 }
 
 /// The end that was written down, to be carried out again.
-fn repeated(record: Option<&InboxRecord>, attempts: &mut v1::Attempts) -> Ended {
+pub(super) fn repeated(record: Option<&InboxRecord>, attempts: &mut v1::Attempts) -> Ended {
     let Some(record) = record else { return Ended::Overtaken };
     *attempts = record.attempts.clone().unwrap_or_default();
     match record.end.clone() {
@@ -487,8 +500,12 @@ fn repeated(record: Option<&InboxRecord>, attempts: &mut v1::Attempts) -> Ended 
     }
 }
 
-fn parked() -> Fault {
-    let message = "its handler was started and left no word: whether it acted is unknown";
+/// `is_known`: whether a start of it is written down.
+fn parked(is_known: bool) -> Fault {
+    let message = match is_known {
+        true => "its handler was started and left no word: whether it acted is unknown",
+        false => "it was delivered before and nothing is remembered of it: whether it was begun, and acted, is unknown",
+    };
     Fault::new(Code::Unknown, Effect::Unknown, Reason::OutcomeUnknown, message)
         .with_detail("the process ended in the middle, or its lease ran out; to repeat it blindly is forbidden by its contract, or its key may be forgotten by now")
 }

@@ -21,6 +21,7 @@ mod settle;
 mod targets;
 mod tenure;
 mod unbegun;
+mod unwritten;
 mod work;
 mod worker;
 

@@ -39,7 +39,7 @@ impl Worker {
         mut start: Start,
         ended: &Ended,
     ) -> Result<Option<Ended>, GivenUp> {
-        start.begun |= self.may_be_forgotten(trial);
+        start.begun |= self.may_be_forgotten(trial.envelope);
         let mut ended = in_doubt(ended.clone(), start);
         let mut record = self.begun(trial.envelope, start, false);
         match end_of(&ended) {
@@ -64,12 +64,6 @@ impl Worker {
             }
             Written::Conflict => Ok(None),
         }
-    }
-
-    /// Whether a start of it may have been remembered and be forgotten by now.
-    fn may_be_forgotten(&self, trial: &Trial<'_>) -> bool {
-        let kept = self.start_kept_for(self.work.repeat(trial.envelope));
-        deliveries(trial.envelope) > 1 && kept.is_some_and(|kept| self.age(trial.envelope) > kept)
     }
 }
 

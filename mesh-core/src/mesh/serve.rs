@@ -73,7 +73,8 @@ impl ServeBuilder {
     }
 
     /// How long it is remembered that work was done (whole seconds), so that work that comes again is not done again. It costs
-    /// two durable writes for each piece of work. Default: only for operations whose contract forbids a blind repeat.
+    /// two durable writes for each piece of work. Default: only for operations whose contract forbids a blind repeat; of those it is
+    /// remembered for 24 hours at least, whatever is said here.
     pub fn inbox(mut self, horizon: std::time::Duration) -> ServeBuilder {
         self.settings.inbox = Some(horizon);
         self

@@ -7,6 +7,8 @@
 
 mod another;
 mod back;
+mod forgotten;
+mod letter;
 
 use std::time::Duration;
 
@@ -17,6 +19,8 @@ use mesh_proto::v1::{
 
 use another::of_another;
 pub use back::{Back, hand_back};
+use forgotten::nothing_there;
+pub use letter::{LetterOver, letter_over};
 
 /// The limits of one consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +53,8 @@ pub struct Now<'a> {
     pub safe_to_repeat: bool,
     /// Whether every delivery of this consumer is written down, not only suspects.
     pub exact: bool,
+    /// Whether what was written down of this delivery may be forgotten by now.
+    pub may_be_forgotten: bool,
     /// The time of day, Unix milliseconds.
     pub at_ms: i64,
     /// How long a delivery stays with whoever gives no sign of life.
@@ -103,7 +109,7 @@ const FRESH: Start = Start { suspect: false, alone: false, begun: false, ended_a
 /// Decides. `found` is what is remembered of the message.
 #[must_use]
 pub fn begin(rule: &InboxRule, found: Option<&InboxRecord>, now: &Now<'_>) -> Begin {
-    let Some(record) = found else { return unrecorded(now) };
+    let Some(record) = found else { return nothing_there(now) };
     if let Some(original) = now.original {
         return in_order(rule, record, now, original);
     }
@@ -184,11 +190,13 @@ fn sent_again(record: &InboxRecord, now: &Now<'_>) -> Begin {
 
 /// A broker that was killed forgets what it delivered, and delivers it again at once: to somebody else, while the first is at
 /// work and renews a lease that nobody knows of any more. Where the broker says that this is the first delivery, the start is
-/// believed for as long as a lease. Where a later delivery was begun, whoever has this one was silent for longer than its lease:
-/// the other one is believed until its handler must have ended.
+/// believed for as long as a lease, and so it is where the broker counts as many as the start did: it forgot the last one. Where a
+/// later delivery was begun, whoever has this one may have been silent for longer than its lease: the other one is believed until
+/// its handler must have ended.
 fn may_be_at_work(record: &InboxRecord, now: &Now<'_>) -> bool {
     let is_superseded = now.deliveries < record.deliveries && may_run(record, now);
-    is_superseded || now.deliveries <= 1 && now.waited < now.lease && age_of(record, now) < now.lease
+    let is_uncounted = now.deliveries <= 1 || now.deliveries == record.deliveries;
+    is_superseded || is_uncounted && now.waited < now.lease && age_of(record, now) < now.lease
 }
 
 /// Whether the handler of a start may be at work by the clocks. Where the start's clock is ahead, its age is not known: then it is
@@ -270,6 +278,7 @@ mod tests {
             deliveries,
             safe_to_repeat: true,
             exact: false,
+            may_be_forgotten: false,
             at_ms: 0,
             lease,
             longest,
@@ -356,6 +365,10 @@ mod tests {
             assert_eq!(decide(Some(&found), &Now { at_ms: 31_000, ..again }), over, "its lease is over");
             assert_eq!(decide(Some(&found), &Now { waited: lease, ..again }), over, "whatever the clocks say");
             assert_eq!(decide(Some(&found), &Now { deliveries: 2, ..again }), over, "the broker knows of the first");
+            let second = InboxRecord { deliveries: 2, ..found.clone() };
+            assert_eq!(decide(Some(&second), &Now { deliveries: 2, ..again }), Begin::Wait, "it forgot the second");
+            assert_eq!(decide(Some(&second), &Now { deliveries: 2, at_ms: 31_000, ..again }), over, "not for ever");
+            assert_eq!(decide(Some(&second), &Now { deliveries: 3, ..again }), over, "it knows of the second");
         }
     }
 

@@ -24,6 +24,8 @@ struct Place {
     aside: Option<usize>,
     /// Whether a copy of what came of it was made: that is made once.
     again: bool,
+    /// Whether it has lain there for longer than an end is remembered.
+    is_old: bool,
 }
 
 /// What is to come of a delivery, if nothing that is remembered says otherwise.
@@ -74,7 +76,7 @@ struct Gone;
 
 impl World {
     fn new(safe: bool) -> World {
-        let original = Place { attempt: 1, deliveries: 0, is_settled: false, aside: None, again: false };
+        let original = Place { attempt: 1, deliveries: 0, is_settled: false, aside: None, again: false, is_old: false };
         let (record, trouble) = (None, None);
         World {
             safe,
@@ -126,6 +128,7 @@ impl World {
             deliveries: place.deliveries,
             safe_to_repeat: self.safe,
             exact: true,
+            may_be_forgotten: place.is_old,
             at_ms: 0,
             lease: Duration::ZERO,
             longest: Duration::ZERO,
@@ -257,7 +260,13 @@ impl World {
             place.again |= !is_aside;
             place.aside = if is_aside { Some(next) } else { place.aside };
         }
-        self.places.push(Place { attempt, deliveries: 0, is_settled: false, aside: None, again: false });
+        self.places.push(Place { attempt, deliveries: 0, is_settled: false, aside: None, again: false, is_old: false });
+    }
+
+    /// More time than an end is remembered. A start is remembered until it is known what came of it.
+    fn time_passes(&mut self) {
+        self.record.take_if(|record| record.state() != State::Begun && !record.begun);
+        self.places.iter_mut().for_each(|place| place.is_old = true);
     }
 
     fn settle(&mut self, at: usize) {
@@ -358,6 +367,23 @@ proptest! {
         let mut world = World::new(safe);
         for step in &steps {
             world.deliver(*step);
+        }
+        world.comes_to_rest();
+        prop_assert!(world.trouble.is_none(), "{:?}: {:?}", world.trouble, world);
+        prop_assert!(world.announced, "lost: {world:?}");
+    }
+
+    /// What may not be repeated and was done is not done again, though that was forgotten before it was settled.
+    #[test]
+    fn what_was_done_and_not_settled_is_not_done_again_though_it_is_forgotten(steps in prop::collection::vec((any_step(), any::<bool>()), 1..14)) {
+        let mut world = World::new(false);
+        for (step, is_late) in steps {
+            // One place: what waits on the lane for so long is a first delivery when it comes.
+            let plan = if matches!(step.plan, Plan::HandBack | Plan::CutOff | Plan::Late) { step.plan } else { Plan::Done };
+            world.deliver(Step { plan, is_forgotten: false, is_stale: false, ..step });
+            if is_late {
+                world.time_passes();
+            }
         }
         world.comes_to_rest();
         prop_assert!(world.trouble.is_none(), "{:?}: {:?}", world.trouble, world);

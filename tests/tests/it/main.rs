@@ -23,6 +23,7 @@ mod inbox_aside;
 mod inbox_drain;
 mod inbox_forgotten;
 mod inbox_slow;
+mod inbox_unsettled;
 mod interop;
 mod isolation;
 mod keeper;

@@ -36,7 +36,10 @@ pub fn hand_back(found: Option<&InboxRecord>, now: &Now<'_>, begun: bool) -> Opt
     Some(Back::Itself(match record.deliveries + 1 >= now.deliveries {
         true => start,
         // Somebody had it in between who left no word: going back acquits it of nothing.
-        false => Start { begun: begun || !now.exact, ended_beside: ended_beside + 1, ..start },
+        false => {
+            let is_unknown = !now.exact || found.is_none() && now.may_be_forgotten;
+            Start { begun: begun || is_unknown, ended_beside: ended_beside + 1, ..start }
+        }
     }))
 }
 
