@@ -23,7 +23,7 @@ use crate::{
 
 const LEFT: &str = "position.advisory-left";
 /// As the consumers are made: long enough for a busy machine to say in time that it is at work.
-const ACK_WAIT: Duration = Duration::from_secs(2);
+const ACK_WAIT: Duration = Duration::from_secs(6);
 const STOCK: (&str, &str) = ("mesh1-event-orders", "stock_count");
 
 async fn two_consumers() -> TestBroker {

@@ -37,6 +37,9 @@ const AWAY: Duration = Duration::from_millis(250);
 /// stand still before somebody is told.
 const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
+/// After so long without a delivery of a lane that has more, the broker is asked whether it has.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// What the gathering waits for.
 pub(super) struct Waits {
     since: Instant,
@@ -109,15 +112,22 @@ pub(super) struct Rest {
     left: u64,
     /// The number of the last delivery of the lane's consumer.
     last_number: u64,
+    /// Since when nothing of it came.
+    quiet_from: Instant,
 }
 
 impl Rest {
     /// A delivery came. `false`: one went elsewhere meanwhile, so nobody knows what is missing.
     pub(super) fn comes(&mut self, number: u64, is_again: bool) -> bool {
         let follows = number == self.last_number + 1;
-        self.last_number = number;
+        (self.last_number, self.quiet_from) = (number, Instant::now());
         self.left = self.left.saturating_sub(u64::from(!is_again));
         follows
+    }
+
+    /// Whether nothing has come for so long that the broker may be asked: it is busy enough with what does come.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet_from.elapsed() >= QUIET
     }
 
     /// Whether all has come. The broker gives in the order of the stream what it gives for the first time: as many as waited then
@@ -214,7 +224,7 @@ impl Term {
             settled.extend(hands.take(come, &mut book));
         }
         let UnderWay { pending: left, number: last_number, .. } = of_lane;
-        let rest = (left > 0).then_some(Rest { left, last_number });
+        let rest = (left > 0).then_some(Rest { left, last_number, quiet_from: Instant::now() });
         if rest.is_some() {
             book.more_is_on_lane();
         }
@@ -342,7 +352,7 @@ mod tests {
 
     #[test]
     fn the_rest_is_here_when_as_many_came_for_the_first_time_as_waited() {
-        let mut rest = Rest { left: 2, last_number: 8 };
+        let mut rest = Rest { left: 2, last_number: 8, quiet_from: Instant::now() };
         assert!(rest.comes(9, false) && !rest.is_here(None));
         assert!(rest.comes(10, true), "one that we had comes again");
         assert!(!rest.is_here(Some(&now(3, 1, 10))));
@@ -351,7 +361,7 @@ mod tests {
 
     #[test]
     fn the_rest_is_here_too_when_nothing_waits_any_more_and_all_that_was_delivered_came_here() {
-        let mut rest = Rest { left: 2, last_number: 8 };
+        let mut rest = Rest { left: 2, last_number: 8, quiet_from: Instant::now() };
         assert!(rest.comes(9, false));
         assert!(!rest.is_here(Some(&now(9, 0, 10))), "one is on its way");
         assert!(rest.is_here(Some(&now(9, 0, 9))), "one was deleted");
@@ -359,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_copy_that_went_elsewhere_is_missed() {
-        let mut rest = Rest { left: 2, last_number: 8 };
+        let mut rest = Rest { left: 2, last_number: 8, quiet_from: Instant::now() };
         assert!(!rest.comes(10, false));
     }
 }

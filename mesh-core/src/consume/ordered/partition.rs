@@ -497,7 +497,7 @@ impl Owner {
         if !self.book.is_open() {
             self.look_for_the_rest().await;
         }
-        if self.rest.is_some() {
+        if self.rest.as_ref().is_some_and(Rest::is_quiet) {
             self.look_for_the_rest_of_the_lane().await;
         }
     }

@@ -112,13 +112,18 @@ impl Errand {
         }
     }
 
-    /// Sends the copy of a letter that this job ordered, once more. `false`: the job has not ordered it, or had nothing to order
-    /// there.
+    /// Sends the copy of a letter that this job ordered at this sequence, once more. `false`: the job has not ordered it, or had
+    /// nothing to order there.
     ///
     /// # Errors
-    /// Of [`copy`](Errand::copy).
-    pub(super) async fn send_again(&self, subject: &str) -> Result<bool, Fault> {
-        match self.look_up(subject).await {
+    /// Of [`copy`](Errand::copy); the order is not among what can be read now: of it nothing is known.
+    pub(super) async fn send_again(&self, subject: &str, ordered_at: u64) -> Result<bool, Fault> {
+        let read = self.read(subject).await;
+        if read.read_to < ordered_at {
+            // It was heard of elsewhere: a new leader may not have it yet.
+            return Err(Fault::unavailable("the letter's history is not read as far as its order"));
+        }
+        match self.todo(read.then, read.now) {
             Todo::Copy(letter, replayed) => self.copy(&letter, &replayed).await.map(|()| true),
             Todo::Nothing(outcome) => Ok(outcome == Outcome::Counted),
             Todo::Order(_) => Ok(false),
@@ -154,10 +159,15 @@ impl Errand {
 
     /// What is to be done with a letter that something happened to.
     pub(super) async fn look_up(&self, subject: &str) -> Todo {
+        let read = self.read(subject).await;
+        self.todo(read.then, read.now)
+    }
+
+    async fn read(&self, subject: &str) -> ReadLetter {
         let mut delays = patient_delays();
         loop {
             match read_letter(&self.bus, subject, self.cut_off).await {
-                Ok((then, now)) => return self.todo(then, now),
+                Ok(read) => return read,
                 Err(fault) => wait(&mut delays, &fault, "a letter can't be read").await,
             }
         }
@@ -216,12 +226,18 @@ impl Errand {
     }
 }
 
-/// A letter as it stood at the cut-off, and as it stands now.
-pub(super) async fn read_letter(
-    bus: &Bus,
-    subject: &str,
-    cut_off: u64,
-) -> Result<(Option<Letter>, Option<Letter>), Fault> {
+/// A letter as its history says.
+pub(super) struct ReadLetter {
+    /// As it stood at the cut-off.
+    pub(super) then: Option<Letter>,
+    /// As it stands now.
+    pub(super) now: Option<Letter>,
+    /// The sequence of its last record, whatever that says.
+    read_to: u64,
+}
+
+/// Reads a letter as it stood at the cut-off, and as it stands now.
+pub(super) async fn read_letter(bus: &Bus, subject: &str, cut_off: u64) -> Result<ReadLetter, Fault> {
     let (mut then, mut now) = (Letters::default(), Letters::default());
     let mut from = 1;
     while let Some(message) = bus.next_on(DEAD_LETTER_STREAM, subject, from).await? {
@@ -234,7 +250,7 @@ pub(super) async fn read_letter(
         from = sequence + 1;
     }
     let only = |letters: Letters| letters.into_map().into_values().next();
-    Ok((only(then), only(now)))
+    Ok(ReadLetter { then: only(then), now: only(now), read_to: from - 1 })
 }
 
 pub(super) fn subject_of(letter: &Letter) -> String {

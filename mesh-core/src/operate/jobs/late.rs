@@ -103,13 +103,14 @@ impl Known {
         }
     }
 
-    /// What every job at work has seen to.
+    /// What every job at work has seen to, and every one that has finished since.
     fn seen_to(&self) -> u64 {
         let at_work = self.jobs.values().filter_map(|stand| match stand {
             Stand::AtWork(seen_to) => Some(*seen_to),
             Stand::Finished(_) => None,
         });
-        at_work.min().unwrap_or(u64::MAX)
+        // Of a job that has finished the rest is read once more, and is in nobody's account until then.
+        at_work.chain(self.finished.iter().map(|(_, seen_to)| *seen_to)).min().unwrap_or(u64::MAX)
     }
 
     fn is_late(&self, given: &Given) -> Option<bool> {
@@ -243,7 +244,7 @@ impl Late {
             let job = patiently("a job", || find(&bus, &given.job)).await;
             if let Some(job) = job.filter(Job::is_finished) {
                 let errand = Errand::of(&bus, &job);
-                patiently("the copy of a late order", || errand.send_again(&given.subject)).await;
+                patiently("the copy of a late order", || errand.send_again(&given.subject, given.at)).await;
             }
             (of, given.at)
         }));

@@ -24,6 +24,7 @@ use super::{
     dispatch::{Errand, Ordered, Outcome, Skip, Todo, subject_of},
     follow::{Heard, Reading, follow},
     intake::Intake,
+    lanes::Lanes,
     log::append,
     progress::Key,
     queue::Turn,
@@ -255,7 +256,9 @@ impl Runner {
         }
         // What was put aside just now is looked at again soon.
         wake = self.account.queue.looks_next().map_or(wake, |again| wake.min(again));
-        wake = self.account.lanes.wakes().map_or(wake, |again| wake.min(again));
+        // Where no more may ask, the end of one that does wakes this.
+        let lanes = Some(&self.account.lanes).filter(|_| self.repairs < MAX_REPAIRS);
+        wake = lanes.and_then(Lanes::wakes).map_or(wake, |again| wake.min(again));
         if self.account.is_through() {
             self.account.queue.end();
         }

@@ -184,7 +184,7 @@ async fn preview_once(bus: &Bus, selection: &Selection, cut_off: u64) -> Result<
 async fn as_of(bus: &Bus, candidate: Candidate, cut_off: u64) -> Result<Option<Letter>, Fault> {
     match candidate {
         Candidate::Letter(letter) => Ok(Some(*letter)),
-        Candidate::LookUp { subject, .. } => Ok(read_letter(bus, &subject, cut_off).await?.0),
+        Candidate::LookUp { subject, .. } => Ok(read_letter(bus, &subject, cut_off).await?.then),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where the broker is and who connects: options and environment first, else a running cluster of this machine.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use mesh_core::{
     bus::{Bus, BusSettings},
@@ -15,6 +15,9 @@ use secrecy::SecretString;
 
 use super::{Failure, GlobalArgs};
 use crate::cluster::{ClusterContext, MAKER, OPERATOR, Registry};
+
+/// How long it may take to find out which regions there are.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A broker that tools can connect to.
 pub(super) struct Place {
@@ -71,12 +74,17 @@ impl Place {
     pub(super) async fn connect(&self) -> anyhow::Result<Bus> {
         let bus = self.connect_as(&OPERATOR.parse()?).await?;
         // Where it can't be asked, what is done next says why.
-        let others =
-            if self.is_region_sure { None } else { regions::instead_of(&bus, &self.region).await.ok().flatten() };
+        let others = if self.is_region_sure { None } else { self.regions_instead(&bus).await };
         match others {
             Some(others) => Err(no_region(&self.region, &others).into()),
             None => Ok(bus),
         }
+    }
+
+    /// `None`, too, where that can't be said soon: a stream without a leader holds nothing up that needs it not.
+    async fn regions_instead(&self, bus: &Bus) -> Option<BTreeSet<String>> {
+        let asked = tokio::time::timeout(PATIENCE, regions::instead_of(bus, &self.region)).await;
+        asked.ok()?.ok()?
     }
 
     /// Connects as the service `user`.

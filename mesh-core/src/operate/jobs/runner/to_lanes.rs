@@ -81,7 +81,9 @@ impl Runner {
     }
 
     fn lane_is_away(&mut self, subject: &str, fault: &Fault) {
-        if self.account.lanes.fails(subject, &fault.to_string(), Instant::now()) {
+        // What the broker said: what else there is speaks of one letter, and of what a person would do.
+        let why = if fault.detail().is_empty() { fault.message() } else { fault.detail() };
+        if self.account.lanes.fails(subject, why, Instant::now()) {
             let job = &self.errand.job;
             tracing::warn!(%fault, job, subject, "a consumer's lane is away: its letters wait, the others go on");
         }
@@ -105,7 +107,7 @@ impl Runner {
         self.account.lanes.give(&subject, Instant::now());
         self.repairs += 1;
         self.under_way.push(Box::pin(async move {
-            let result = errand.send_again(&subject).await;
+            let result = errand.send_again(&subject, ordered_at).await;
             Ended::SentAgain { ordered_at, subject, result }
         }));
     }

@@ -23,7 +23,7 @@ const GROUPS: u32 = 1000;
 /// Beginnings of ids that the index is asked for, at most: each is a question.
 const ASKED: usize = 32;
 /// How long an index may take for one answer. It takes milliseconds; one that hangs must not keep a person waiting.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where at most `limit` letters lie, the oldest capture first, and how many there are. `None`: only reading every letter says.
 pub(super) async fn oldest(

@@ -1,6 +1,10 @@
 //! Replay: to the consumer that failed, and to no other.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
 use mesh_core::{
@@ -52,8 +56,7 @@ pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) 
     let order = Order { by: place::person(), why: args.why.clone(), again: args.again, job: String::new() };
     // From the first order on: whoever is told to end says what was sent.
     let stop = Stop::listen()?;
-    let (replayed, refused) = order_all(&bus, &letters, &order, &stop).await;
-    let left = letters.len() - replayed.len() - refused.len();
+    let Sent { replayed, refused, left, unanswered } = order_all(&bus, &letters, &order, &stop).await;
     let became = match args.no_wait || replayed.is_empty() {
         true => Became::default(),
         false => what_became((&bus, &stop), &replayed, args.timeout.unwrap_or(WAIT)).await,
@@ -71,6 +74,11 @@ pub(super) async fn run(args: ReplayArgs, global: &GlobalArgs, output: &Output) 
     if left > 0 {
         status = Status::Failed;
         mention(&format!("{} not sent: you ended it", counted(left as u64, "letter")));
+    }
+    if unanswered > 0 {
+        status = Status::Failed;
+        let letters = counted(unanswered as u64, "letter");
+        mention(&format!("{letters} perhaps sent: the bus had not answered; look first: mesh dead-letter show ID"));
     }
     if became.let_go {
         mention("they go on without you; look again: mesh dead-letter list --state replaying");
@@ -204,18 +212,39 @@ fn meant(letters: &[Letter], args: &ReplayArgs) -> jobs::Selection {
     jobs::Selection::new(ids, &args.filters.selection(Wanted::Open))
 }
 
-async fn order_all(bus: &Bus, letters: &[Letter], order: &Order, stop: &Stop) -> (Vec<Replayed>, Vec<Fault>) {
-    let replays = Replays::new(bus, order.clone());
-    let orders = letters.iter().take_while(|_| !stop.is_told()).map(|letter| replays.replay(letter));
+/// What was sent of a few letters.
+#[derive(Default)]
+struct Sent {
+    replayed: Vec<Replayed>,
+    refused: Vec<Fault>,
+    /// Letters that were not begun: a person ended it.
+    left: usize,
+    /// Letters that were begun, and of which nothing was heard as a person ended it for the second time.
+    unanswered: usize,
+}
+
+/// Begins no more once it is told to stop; told again, it waits for no answer.
+async fn order_all(bus: &Bus, letters: &[Letter], order: &Order, stop: &Stop) -> Sent {
+    let (replays, begun) = (Replays::new(bus, order.clone()), AtomicUsize::new(0));
+    let orders = letters.iter().take_while(|_| !stop.is_told()).map(|letter| {
+        begun.fetch_add(1, Ordering::Relaxed);
+        replays.replay(letter)
+    });
     let mut under_way = stream::iter(orders).buffered(UNDER_WAY);
-    let (mut replayed, mut refused) = (Vec::new(), Vec::new());
-    while let Some(result) = under_way.next().await {
-        match result {
-            Ok(one) => replayed.push(one),
-            Err(fault) => refused.push(fault),
+    let mut sent = Sent::default();
+    loop {
+        tokio::select! {
+            next = under_way.next() => match next {
+                Some(Ok(one)) => sent.replayed.push(one),
+                Some(Err(fault)) => sent.refused.push(fault),
+                None => break,
+            },
+            () = stop.told_again() => break,
         }
     }
-    (replayed, refused)
+    drop(under_way);
+    let begun = begun.into_inner();
+    Sent { left: letters.len() - begun, unanswered: begun - sent.replayed.len() - sent.refused.len(), ..sent }
 }
 
 struct Told<'a> {

@@ -145,7 +145,10 @@ pub(super) async fn run(
 
 /// Says which jobs may have the same letters: what is sent beside one does not keep its rate, and what it has sent is not open.
 pub(super) async fn tell_beside(bus: &Bus, selection: &Selection) {
-    match jobs::list(bus).await {
+    let Ok(listed) = tokio::time::timeout(indexed::PATIENCE, jobs::list(bus)).await else {
+        return mention("note: whether a job has the same letters is not known: nobody says which jobs there are");
+    };
+    match listed {
         Ok(jobs) => {
             let beside = jobs.iter().filter(|job| job_words::may_share(selection, &job.selection()));
             // For programs too: it is not among the data.
