@@ -13,7 +13,10 @@ use super::{
     },
     Dispatched, Ended, MAX_LOOK_UPS, MAX_REPAIRS, Runner,
 };
-use crate::{dead_letter::Letter, fault::Fault};
+use crate::{
+    dead_letter::Letter,
+    fault::{Fault, Reason},
+};
 
 impl Runner {
     /// Orders the first letter, as far as its lane goes.
@@ -81,8 +84,8 @@ impl Runner {
     }
 
     fn lane_is_away(&mut self, subject: &str, fault: &Fault) {
-        // What the broker said: what else there is speaks of one letter, and of what a person would do.
-        let why = if fault.detail().is_empty() { fault.message() } else { fault.detail() };
+        // Where nothing is known, what the broker said: what else there is tells a person to send one letter again.
+        let why = if fault.reason() == Reason::PublishUnconfirmed { fault.detail() } else { fault.message() };
         if self.account.lanes.fails(subject, why, Instant::now()) {
             let job = &self.errand.job;
             tracing::warn!(%fault, job, subject, "a consumer's lane is away: its letters wait, the others go on");
