@@ -21,6 +21,9 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long a pull that is closed waits for the broker, at each of two steps.
 const CLOSING: Duration = Duration::from_secs(1);
 
+/// More than come between the last round trip and the end of the subscription, but for a rush: then some come again later.
+const LAST_WORDS: u64 = 32;
+
 /// How a delivery is settled on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ack {
@@ -66,6 +69,8 @@ pub struct Pull {
     generation: u64,
     /// Asked for and not yet come.
     asked: usize,
+    /// All that came over the subscription, whatever it was.
+    came: u64,
     heard: Instant,
     expires: Duration,
 }
@@ -90,6 +95,7 @@ impl Bus {
             generation: self.link_state().generation,
             link: self.0.link.watch(),
             asked: 0,
+            came: 0,
             heard: Instant::now(),
             expires: EXPIRES,
         })
@@ -169,7 +175,7 @@ impl Pull {
             tokio::select! {
                 biased;
                 message = self.subscription.next() => {
-                    self.heard = Instant::now();
+                    (self.heard, self.came) = (Instant::now(), self.came + 1);
                     let Some(message) = message else { return Pulled::Away("the connection is closed") };
                     if let Some(pulled) = self.received(message.into()) {
                         return pulled;
@@ -196,19 +202,23 @@ impl Pull {
 
     /// Takes no more, and gives what had come already, so that it can be handed back.
     ///
-    /// The client forgets the subscription in its next turn after it wrote UNSUB; what comes later is lost to it, and is
-    /// delivered again when its lease is over. So what was asked for is let come first, until nothing came in two round trips. In a
-    /// cluster a delivery may still be on its way from another server, and anywhere one that is stored in that very moment.
+    /// The client forgets a subscription as it writes UNSUB, or in its next turn; what comes later would be lost to it, and be
+    /// delivered again when its lease is over. So what was asked for is let come first, until nothing came in two round trips, and
+    /// then the subscription ends after a number of messages that both sides count alike: what is still missing of it are words
+    /// to ourselves. In a cluster a delivery may still be on its way from another server, and anywhere one that the broker sends
+    /// in the very moment in which the subscription ends there.
     pub async fn close(mut self) -> Vec<Unopened> {
         let (mut left, mut in_vain) = (Vec::new(), 0);
         while self.asked > 0 && in_vain < 2 && self.bus.round_trip(CLOSING).await.is_ok() {
             let before = left.len();
             while let Some(Some(message)) = self.subscription.next().now_or_never() {
+                self.came += 1;
                 self.keep(message.into(), &mut left);
             }
             in_vain = if left.len() == before { in_vain + 1 } else { 0 };
         }
-        let _ = within(CLOSING, self.subscription.drain()).await;
+        // Best effort: where the link is away, what was asked for is forgotten there.
+        let _ = within(CLOSING, self.end()).await;
         let over = Instant::now() + CLOSING;
         // Where the link is away, nothing comes, and no end either.
         while let Ok(Some(message)) = timeout_at(over, self.subscription.next()).await {
@@ -217,8 +227,24 @@ impl Pull {
         left
     }
 
+    /// Ends the subscription, and what waits at the broker for something to deliver over it.
+    async fn end(&mut self) -> Result<(), PublishError> {
+        let closed = |_| PublishError::Disconnected;
+        if self.asked == 0 {
+            return self.subscription.drain().await.map_err(closed);
+        }
+        self.subscription.unsubscribe_after(self.came + LAST_WORDS).await.map_err(closed)?;
+        for _ in 0..LAST_WORDS {
+            self.bus.send(self.inbox.clone(), None, Vec::new(), Bytes::new()).await?;
+        }
+        Ok(())
+    }
+
     fn keep(&mut self, received: Received, left: &mut Vec<Unopened>) {
-        if let Some(Pulled::Delivery(delivery)) = self.received(received) {
+        // Our own last words want no ack.
+        if let Some(Pulled::Delivery(delivery)) = self.received(received)
+            && delivery.reply().is_some()
+        {
             left.push(delivery);
         }
     }
