@@ -272,11 +272,6 @@ async fn order_is_kept_while_processes_come_and_go_and_messages_fail() {
     assert_eq!((of_events.len(), of_replays.len()), (FAILED, FAILED));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn order_is_kept_where_short_waits_are_spent_in_hand() {
-    Box::pin(come_and_go(settings_with(Duration::from_millis(150)))).await;
-}
-
 /// So many of what comes and goes fail for good, until they are replayed.
 const FAILED: usize = 12;
 

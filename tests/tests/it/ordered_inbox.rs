@@ -30,3 +30,8 @@ async fn owners_that_are_killed_lose_nothing_and_nothing_overtakes() {
 async fn owners_that_are_killed_during_short_waits_lose_nothing_and_nothing_overtakes() {
     Box::pin(are_killed(settings(Duration::from_millis(150)))).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn order_is_kept_without_an_inbox_where_short_waits_are_spent_in_hand() {
+    Box::pin(come_and_go(settings_with(Duration::from_millis(150)))).await;
+}
