@@ -10,3 +10,4 @@ mod position;
 pub mod regions;
 mod served;
 pub mod topology;
+mod until_done;

@@ -30,7 +30,7 @@ use crate::{
     dead_letter::record_of,
     envelope::Envelope,
     fault::Fault,
-    operate::position::Position,
+    operate::{position::Position, until_done::until_done},
     subject::{DEAD_LETTER_STREAM, Place, WIRE},
 };
 
@@ -161,7 +161,7 @@ impl Late {
     pub(super) async fn begin(bus: &Bus, book: Book) -> Late {
         let mut delays = patient_delays();
         let position = loop {
-            let mut position = patiently("how far the orders were read", || Position::load(bus, DUTY)).await;
+            let mut position = until_done("how far the orders were read", || Position::load(bus, DUTY)).await;
             if position.stream_created_ms() != 0 {
                 break position;
             }
@@ -212,7 +212,7 @@ impl Late {
         let mut is_late = self.book.is_late(&given);
         if is_late.is_none() {
             // Of a keeper that is ahead with the jobs' logs; or of nobody, where there is no such job.
-            let job = patiently("a job", || find(&self.bus, &given.job)).await;
+            let job = until_done("a job", || find(&self.bus, &given.job)).await;
             job.iter().for_each(|job| self.book.tell(job));
             is_late = self.book.is_late(&given);
         }
@@ -229,7 +229,7 @@ impl Late {
                 continue;
             }
             let (bus, read_to) = (&self.bus, self.read_to);
-            let missed = patiently("what a job had not read", || orders_between(bus, &job, (seen_to, read_to))).await;
+            let missed = until_done("what a job had not read", || orders_between(bus, &job, (seen_to, read_to))).await;
             missed.into_iter().for_each(|given| self.see_to(given));
         }
     }
@@ -241,10 +241,10 @@ impl Late {
         let (bus, of) = (self.bus.clone(), self.position.stream_created_ms());
         self.under_way.push(Box::pin(async move {
             tracing::warn!(job = given.job, subject = given.subject, "an order was stored after its job had finished");
-            let job = patiently("a job", || find(&bus, &given.job)).await;
+            let job = until_done("a job", || find(&bus, &given.job)).await;
             if let Some(job) = job.filter(Job::is_finished) {
                 let errand = Errand::of(&bus, &job);
-                patiently("the copy of a late order", || errand.send_again(&given.subject, given.at)).await;
+                until_done("the copy of a late order", || errand.send_again(&given.subject, given.at)).await;
             }
             (of, given.at)
         }));
@@ -289,18 +289,4 @@ async fn orders_between(bus: &Bus, job: &str, (after, to): (u64, u64)) -> Result
     })
     .await?;
     Ok(orders)
-}
-
-async fn patiently<T, F, Fut>(what: &str, act: F) -> T
-where
-    F: Fn() -> Fut,
-    Fut: Future<Output = Result<T, Fault>>,
-{
-    let mut delays = patient_delays();
-    loop {
-        match act().await {
-            Ok(done) => return done,
-            Err(fault) => wait(&mut delays, &fault, &format!("{what} can't be had or sent now")).await,
-        }
-    }
 }

@@ -23,8 +23,7 @@ use std::time::Duration;
 
 use crate::{
     bus::Bus,
-    clock::{TaskScope, patient_delays},
-    fault::Fault,
+    clock::TaskScope,
     store::{Lease, LeaseSettings, Store},
     telemetry::metrics::Metrics,
 };
@@ -143,21 +142,5 @@ impl Keeper {
             overdue::run(&self.bus, &self.metrics, &self.settings),
             // A further duty is a future that never ends by itself.
         );
-    }
-}
-
-/// Tries until it is done: letters wait while the bus does not take them, and the keeper says so.
-async fn until_done<T, F, Fut>(what: &str, act: F) -> T
-where
-    F: Fn() -> Fut,
-    Fut: Future<Output = Result<T, Fault>>,
-{
-    let mut delays = patient_delays();
-    loop {
-        match act().await {
-            Ok(done) => return done,
-            Err(fault) => tracing::warn!(%fault, "{what} can't be had or written now: the keeper waits"),
-        }
-        tokio::time::sleep(delays.next().unwrap_or_default()).await;
     }
 }

@@ -18,7 +18,6 @@ use super::{
     in_hand::Hand,
     outcomes::CLOCKS_DIFFER_MS,
     rescue::Rescue,
-    until_done,
 };
 use crate::{
     bus::{Bus, Followed, Probed, PublishError, Stop},
@@ -26,6 +25,7 @@ use crate::{
     fault::Fault,
     gate::Unopened,
     operate::position::Position,
+    operate::until_done::until_done,
     policy::reconcile::{
         ConsumerView, Notice, Word, given_up_below, is_deletion_of_an_event, is_queue, needs_asking, was_settled,
     },

@@ -13,7 +13,7 @@ use super::{
     beside::Beside,
     deletions::Deletions,
     in_hand::{self, Hand},
-    outcomes, until_done,
+    outcomes,
 };
 use crate::{
     bus::{Bus, PublishError},
@@ -21,6 +21,7 @@ use crate::{
     delayed::{Lane, attempts_of},
     envelope::{Delivery, Envelope, Note},
     fault::{Code, Effect, Fault, Origin, Reason, crash_point},
+    operate::until_done::until_done,
     policy::reconcile::{Notice, Verdict, Word, consumer_of, decide, is_queue},
     subject::{self, DEAD_LETTER_STREAM, OUTCOME_STREAM, Place},
     telemetry::metrics::Metrics,

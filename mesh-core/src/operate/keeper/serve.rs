@@ -11,12 +11,13 @@ use mesh_proto::v1;
 use prost::Message;
 use tokio::{sync::watch, time::Instant};
 
-use super::{index::Index, until_done};
+use super::index::Index;
 use crate::{
     bus::{Bus, Followed},
     clock::TaskScope,
     contract::{BoxFuture, Context, OperationInfo, Repeat, Service, generated::unknown_method},
     fault::{Code, Effect, Fault, Reason},
+    operate::until_done::until_done,
     request::{Discovery, Responder, ResponderSettings},
     subject::DEAD_LETTER_STREAM,
     telemetry::metrics::Metrics,
